@@ -1,0 +1,56 @@
+"""`everyframe VERB ...`: finds the verb's file and turns an `InputError` into one clear line."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+from everyframe.errors import InputError
+
+VERBS = {
+    "demo": "synthetic videos -> train -> label every frame -> evaluate -> report, in minutes on a CPU",
+    "data": "check a data set before training (data check PATH)",
+    "train": "train a recipe",
+    "predict": "label every frame of videos, folders, cameras, streams",
+    "evaluate": "measure predictions or a model, and write a report",
+    "models": "list the models with parameters and cost",
+    "bench": "measure speed and memory (bench metrics, bench predict)",
+}
+"""Verb -> one line of help. The verb's file is `everyframe/cli/VERB.py` with `main(arguments: list[str]) -> int`."""
+
+
+def usage() -> str:
+    """Return the help text."""
+    lines = [f"  {verb:10s} {text}" for verb, text in VERBS.items()]
+    return "\n".join(["usage: everyframe VERB [arguments]", "", *lines, "", "everyframe VERB --help tells more."])
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one verb and return the exit status: 0 done, 1 the input cannot be used or a part failed, 2 bad usage."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] in {"-h", "--help"}:
+        print(usage())
+        return 0 if arguments else 2
+    if arguments[0] in {"-V", "--version"}:
+        from importlib.metadata import version
+
+        print(f"everyframe {version('everyframe')}")
+        return 0
+    verb, *rest = arguments
+    if verb not in VERBS:
+        print(f"everyframe: no verb {verb!r}; expected one of {', '.join(VERBS)}", file=sys.stderr)
+        return 2
+    try:
+        return int(import_module(f"everyframe.cli.{verb}").main(rest))
+    except InputError as error:
+        print(f"everyframe {verb}: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        return 0
+    except KeyboardInterrupt:
+        print(f"everyframe {verb}: stopped", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

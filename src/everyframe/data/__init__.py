@@ -1,0 +1,1 @@
+"""Data: layouts, label budgets, clip sampling, augmentation, synthetic videos, the checker."""

@@ -1,0 +1,58 @@
+"""What a layout returns: videos as paths, nothing decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from everyframe.labels import LabelSpace
+
+
+@dataclass(frozen=True, slots=True)
+class FrameRef:
+    """Where one frame and its label map lie.
+
+    Attributes:
+        index: position in the video, from 0.
+        name: file name without ending under which results are written.
+        image: picture file, or None when the frame lies inside `VideoRef.file`.
+        label: mask file, or None when the frame is not labelled.
+    """
+
+    index: int
+    name: str
+    image: Path | None = None
+    label: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class VideoRef:
+    """One video: a folder of pictures, a video file, or a still image (a video of one frame).
+
+    Attributes:
+        name: unique within the split; results are written under it.
+        frames: all frames in order of time, labelled or not.
+        file: the video file when the frames lie inside one.
+        space: how this video's masks are read, when that differs from the split's label space.
+    """
+
+    name: str
+    frames: tuple[FrameRef, ...]
+    file: Path | None = None
+    space: LabelSpace | None = None
+
+    @property
+    def labelled(self) -> tuple[int, ...]:
+        """Positions of the labelled frames."""
+        return tuple(frame.index for frame in self.frames if frame.label is not None)
+
+    def keep_labels(self, indices: set[int]) -> VideoRef:
+        """Return this video with the labels of the other frames left out."""
+        frames = tuple(f if f.index in indices else replace(f, label=None) for f in self.frames)
+        return replace(self, frames=frames)
+
+
+Split = tuple[list[VideoRef], LabelSpace]
+Layout = Callable[[Path, str], Split]
+"""`layout(root, split) -> (videos in a stable order, label space)`."""

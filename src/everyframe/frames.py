@@ -1,0 +1,120 @@
+"""Frames and clips: the only things that packages hand each other.
+
+Shapes are spelled once for the whole package: B batch, T frames of a clip, C channels, H height, W width, K classes,
+N any number of frames.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Self
+
+import torch
+from torch import Tensor
+
+IGNORE = 255
+"""The train id of pixels that no loss and no metric may count."""
+
+
+class Role(StrEnum):
+    """What a frame does in a training clip."""
+
+    QUERY = "query"
+    """Predicted, and compared with its label map where it has one."""
+    ADJACENT = "adjacent"
+    """A neighbour in time that the query may look at."""
+    REFERENCE = "reference"
+    """A distant frame of the same video that the query may look at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One decoded frame.
+
+    Attributes:
+        image: uint8 [3, H, W], RGB, upright (rotation metadata already applied).
+        index: position in the video, from 0.
+        time: presentation time in seconds from the start of the video.
+        name: file name without its ending under which results of this frame are written.
+    """
+
+    image: Tensor
+    index: int
+    time: float
+    name: str
+
+    def __post_init__(self) -> None:
+        if self.image.dtype != torch.uint8 or self.image.ndim != 3 or self.image.shape[0] != 3:
+            came = f"{str(self.image.dtype).removeprefix('torch.')} {list(self.image.shape)}"
+            raise ValueError(f"Frame.image: expected uint8 [3, H, W] in RGB order, came {came}")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) in pixels."""
+        return self.image.shape[1], self.image.shape[2]
+
+
+@dataclass(slots=True)
+class Clip:
+    """Some frames of one video, in the order of `roles`, cut and flipped alike; or a batch of such clips.
+
+    Attributes:
+        images: uint8 [T, 3, H, W] (a batch: [B, T, 3, H, W]), RGB.
+        labels: uint8 [T, H, W] (a batch: [B, T, H, W]), train ids; all `IGNORE` where a frame has no label map.
+        labelled: bool [T] (a batch: [B, T]), whether the frame has a label map.
+        roles: what each of the T frames does; the same for all clips of a batch.
+        indices: int64 [T] (a batch: [B, T]), position of each frame in its video.
+        videos: name of the video, one per clip.
+    """
+
+    images: Tensor
+    labels: Tensor
+    labelled: Tensor
+    roles: tuple[Role, ...]
+    indices: Tensor
+    videos: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        *batch, t, c, h, w = self.images.shape
+        if c != 3 or self.labels.shape != (*batch, t, h, w) or len(self.roles) != t:
+            raise ValueError(
+                f"Clip: expected images [T, 3, H, W], labels [T, H, W] and T roles (each with an optional leading B), "
+                f"came {list(self.images.shape)}, {list(self.labels.shape)} and {len(self.roles)} roles"
+            )
+
+    @classmethod
+    def stack(cls, clips: list[Clip]) -> Self:
+        """Join clips of equal size and roles into one batch, a new first dimension."""
+        if len({clip.roles for clip in clips}) != 1:
+            raise ValueError(f"Clip.stack: expected equal roles, came {sorted({str(c.roles) for c in clips})}")
+        return cls(
+            images=torch.stack([clip.images for clip in clips]),
+            labels=torch.stack([clip.labels for clip in clips]),
+            labelled=torch.stack([clip.labelled for clip in clips]),
+            roles=clips[0].roles,
+            indices=torch.stack([clip.indices for clip in clips]),
+            videos=tuple(name for clip in clips for name in clip.videos),
+        )
+
+    @property
+    def query_labels(self) -> Tensor:
+        """Label maps of the query frames: uint8 [..., Q, H, W]."""
+        queries = [t for t, role in enumerate(self.roles) if role is Role.QUERY]
+        return self.labels[..., queries, :, :]
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Clip:
+        """Move the tensors to `device`."""
+        return Clip(
+            images=self.images.to(device, non_blocking=non_blocking),
+            labels=self.labels.to(device, non_blocking=non_blocking),
+            labelled=self.labelled.to(device, non_blocking=non_blocking),
+            roles=self.roles,
+            indices=self.indices,
+            videos=self.videos,
+        )
+
+    def pin_memory(self) -> Clip:
+        """Pin the tensors for an asynchronous copy (called by `torch.utils.data.DataLoader`)."""
+        self.images, self.labels = self.images.pin_memory(), self.labels.pin_memory()
+        return self

@@ -1,0 +1,1 @@
+"""Inference: `Stream` and predictors that nest (window, flip, scales)."""

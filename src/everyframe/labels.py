@@ -1,0 +1,246 @@
+"""LabelSpace: the one table between the ids in files (raw ids) and the ids in the program (train ids)."""
+
+from __future__ import annotations
+
+import colorsys
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from everyframe.errors import InputError
+from everyframe.frames import IGNORE
+
+Color = tuple[int, int, int]
+
+
+def distinct_colors(count: int) -> tuple[Color, ...]:
+    """Return `count` well separated RGB colours, always the same ones (golden-ratio steps in hue)."""
+    levels = ((0.75, 0.95), (0.95, 0.7), (0.5, 0.85), (0.85, 0.5))
+    colors = []
+    for i in range(count):
+        saturation, value = levels[i % len(levels)]
+        red, green, blue = colorsys.hsv_to_rgb((i * 0.61803398875) % 1.0, saturation, value)
+        colors.append((round(red * 255), round(green * 255), round(blue * 255)))
+    return tuple(colors)
+
+
+@dataclass(frozen=True)
+class LabelSpace:
+    """Names and colours of K classes, and how the ids found in mask files become train ids.
+
+    Inside the program a label map is uint8 with train ids 0..K-1 and 255 = ignore; files hold raw ids. The table is
+    explicit: a raw id that is not in it is refused, never guessed.
+
+    Attributes:
+        names: class names; the position is the train id. 1 to 255 of them.
+        palette: RGB colour of each class, as many as names; made up when left out.
+        raw_to_train: raw id (0..255 in mask files; other ids, such as Cityscapes' -1, may stand in the table too) ->
+            train id or 255. Left out: raw id = train id, and 255 = ignore.
+        colors: RGB -> raw id, for masks stored as colour pictures; None when such masks are not expected.
+
+    Example:
+        >>> space = LabelSpace(("road", "car"), raw_to_train={0: 255, 1: 0, 2: 1})
+        >>> space.encode(np.array([[0, 1, 2]], np.uint8)).tolist()
+        [[255, 0, 1]]
+        >>> space.decode(np.array([[255, 0, 1]], np.uint8)).tolist()
+        [[255, 1, 2]]
+    """
+
+    names: tuple[str, ...]
+    palette: tuple[Color, ...] = ()
+    raw_to_train: Mapping[int, int] = field(default_factory=dict)
+    colors: Mapping[Color, int] | None = None
+
+    def __post_init__(self) -> None:
+        set_ = object.__setattr__  # frozen: normalise the fields once, here
+        set_(self, "names", tuple(str(name) for name in self.names))
+        count = len(self.names)
+        if not 1 <= count <= IGNORE:
+            raise InputError(f"LabelSpace: expected 1 to {IGNORE} class names, came {count}")
+        if len(set(self.names)) != count:
+            twice = sorted({name for name in self.names if self.names.count(name) > 1})
+            raise InputError(f"LabelSpace: class names must differ, came twice: {', '.join(twice)}")
+        set_(self, "palette", tuple(_color(c) for c in self.palette) or distinct_colors(count))
+        if len(self.palette) != count:
+            raise InputError(f"LabelSpace: expected {count} colours, one per class, came {len(self.palette)}")
+        table = {int(raw): int(train) for raw, train in self.raw_to_train.items()}
+        set_(self, "raw_to_train", table or {**{i: i for i in range(count)}, IGNORE: IGNORE})
+        wrong = {raw: t for raw, t in self.raw_to_train.items() if t != IGNORE and not 0 <= t < count}
+        if wrong:
+            raise InputError(
+                f"LabelSpace: train ids must be 0..{count - 1} or {IGNORE} (ignore), came raw id -> train id {wrong}"
+            )
+        if self.colors is not None:
+            set_(self, "colors", {_color(c): int(raw) for c, raw in self.colors.items()})
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    # -- raw ids <-> train ids ---------------------------------------------------------------------------------------
+
+    def encode(self, raw: NDArray[np.integer[Any]], source: str | Path = "label map") -> NDArray[np.uint8]:
+        """Turn raw ids into train ids.
+
+        Args:
+            raw: [H, W] integers as they stand in the file.
+            source: named in the error message, normally the file.
+
+        Returns:
+            uint8 [H, W], 0..K-1 and 255.
+
+        Raises:
+            InputError: an id is not in the table.
+        """
+        values = np.asarray(raw)
+        if values.dtype == np.uint8:
+            encoded = self._lookup()[values]
+            unknown = encoded < 0
+        else:
+            encoded = np.full(values.shape, -1, np.int16)
+            for raw_id, train_id in self.raw_to_train.items():
+                encoded[values == raw_id] = train_id
+            unknown = encoded < 0
+        if unknown.any():
+            raise InputError(self._unknown_ids(np.unique(values[unknown]).tolist(), source))
+        return encoded.astype(np.uint8)
+
+    def decode(self, train: NDArray[np.uint8], ignore: int | None = None) -> NDArray[np.uint8]:
+        """Turn train ids into raw ids: the lowest raw id of each class.
+
+        Args:
+            train: uint8 [H, W].
+            ignore: raw id for 255; when left out 255 where the table ignores it or does not know it, else the lowest
+                raw id that the table maps to ignore.
+
+        Raises:
+            InputError: a class without a raw id in 0..255 occurs.
+        """
+        back = np.full(256, -1, np.int16)
+        for raw_id, train_id in sorted(self.raw_to_train.items(), reverse=True):
+            if 0 <= raw_id <= 255:
+                back[train_id] = raw_id
+        if ignore is not None:
+            back[IGNORE] = ignore
+        elif self.raw_to_train.get(IGNORE, IGNORE) == IGNORE:
+            back[IGNORE] = IGNORE
+        raw = back[train]
+        if (raw < 0).any():
+            lost = np.unique(train[raw < 0]).tolist()
+            raise InputError(f"LabelSpace.decode: no raw id in 0..255 for train ids {lost}; add them to raw_to_train")
+        return raw.astype(np.uint8)
+
+    def encode_rgb(self, rgb: NDArray[np.uint8], source: str | Path = "label map") -> NDArray[np.uint8]:
+        """Turn a colour mask, uint8 [H, W, 3], into train ids by `colors`.
+
+        Raises:
+            InputError: there is no colour table, or a colour is not in it.
+        """
+        if self.colors is None:
+            raise InputError(
+                f"{source}: expected one id per pixel, came an RGB picture; give the colour of each class "
+                f"(`colors` of the classes file, or CVAT's labelmap.txt beside the masks)"
+            )
+        packed = (rgb[..., 0].astype(np.int32) << 16) | (rgb[..., 1].astype(np.int32) << 8) | rgb[..., 2]
+        encoded = np.full(packed.shape, -1, np.int16)
+        for (red, green, blue), raw_id in self.colors.items():
+            if raw_id not in self.raw_to_train:
+                raise InputError(self._unknown_ids([raw_id], source))
+            encoded[packed == (red << 16 | green << 8 | blue)] = self.raw_to_train[raw_id]
+        if (encoded < 0).any():
+            lost = int(packed[encoded < 0][0])
+            color = (lost >> 16, lost >> 8 & 255, lost & 255)
+            raise InputError(
+                f"{source}: colour {color} is not in the table of {len(self.colors)} colours; add it to the classes "
+                f"file, or save the masks without anti-aliasing or JPEG compression"
+            )
+        return encoded.astype(np.uint8)
+
+    def colorize(self, train: NDArray[np.uint8], ignore: Color = (0, 0, 0)) -> NDArray[np.uint8]:
+        """Paint a label map, uint8 [H, W] -> RGB uint8 [H, W, 3]."""
+        table = np.zeros((256, 3), np.uint8)
+        table[: len(self)] = self.palette
+        table[IGNORE] = ignore
+        return table[train]
+
+    def _lookup(self) -> NDArray[np.int16]:
+        table = np.full(256, -1, np.int16)
+        for raw_id, train_id in self.raw_to_train.items():
+            if 0 <= raw_id <= 255:
+                table[raw_id] = train_id
+        return table
+
+    def _unknown_ids(self, ids: Sequence[int], source: str | Path) -> str:
+        known = sorted(self.raw_to_train)
+        span = f"{known[0]}..{known[-1]}" if known == list(range(known[0], known[-1] + 1)) else str(known)
+        return (
+            f"{source}: id{'s' * (len(ids) > 1)} {', '.join(map(str, ids))} not in the class table "
+            f"({len(self)} classes, known raw ids {span}); add to the classes file: `{ids[0]}: <class name>`, "
+            f"or `{ids[0]}: ignore` to leave these pixels out"
+        )
+
+    # -- into another label space ------------------------------------------------------------------------------------
+
+    def mapped(self, target: LabelSpace, table: Mapping[int, int]) -> LabelSpace:
+        """Return `target`'s classes with this space's raw ids: reads these files as labels of `target`.
+
+        Args:
+            target: the label space to train or evaluate in.
+            table: train id here -> train id in `target`; classes left out become ignore.
+        """
+        raw = {r: table.get(t, IGNORE) if t != IGNORE else IGNORE for r, t in self.raw_to_train.items()}
+        return LabelSpace(target.names, target.palette, raw, self.colors)
+
+    # -- JSON --------------------------------------------------------------------------------------------------------
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain lists and dicts that JSON can hold."""
+        return {
+            "names": list(self.names),
+            "palette": [list(color) for color in self.palette],
+            "ignore": IGNORE,
+            "raw_to_train": {str(raw): train for raw, train in sorted(self.raw_to_train.items())},
+            "colors": None if self.colors is None else [[*color, raw] for color, raw in self.colors.items()],
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Build from what `to_dict` returned."""
+        colors = data.get("colors")
+        return cls(
+            names=tuple(data["names"]),
+            palette=tuple(_color(c) for c in data.get("palette", ())),
+            raw_to_train={int(raw): int(train) for raw, train in data.get("raw_to_train", {}).items()},
+            colors=None if colors is None else {(r, g, b): raw for r, g, b, raw in colors},
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write as JSON."""
+        Path(path).write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read what `save` wrote.
+
+        Raises:
+            InputError: the file is missing or is not a label space.
+        """
+        try:
+            return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            raise InputError(f"{path}: expected a label space in JSON, found no file") from None
+        except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(
+                f"{path}: expected a label space in JSON (as LabelSpace.save writes it), came {error!r}"
+            ) from None
+
+
+def _color(values: Iterable[int]) -> Color:
+    red, green, blue = (int(value) for value in values)
+    if not all(0 <= value <= 255 for value in (red, green, blue)):
+        raise InputError(f"LabelSpace: expected RGB colours in 0..255, came {(red, green, blue)}")
+    return red, green, blue

@@ -1,0 +1,1 @@
+"""Models: backbones, heads, temporal modules, and the `Segmenter` that joins them."""

@@ -1,0 +1,1 @@
+"""Converters: published checkpoints' key layouts -> ours."""

@@ -1,0 +1,1 @@
+"""Heads: maps -> per-frame embedding -> logits."""

@@ -1,0 +1,44 @@
+"""What a head is: maps -> per-frame embedding (may be kept and shown to other frames) -> logits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from everyframe.models.temporal.base import Embedding
+
+Outputs = dict[str, Tensor]
+"""What a head predicts, each tensor [N, ...]. Per-pixel heads: {"logits": [N, K, h, w]}."""
+
+
+class Head(nn.Module):
+    """Contract of every head. Two stages, so that a temporal module can stand between them.
+
+    Attributes:
+        num_classes: K.
+        stride: pixels of the frame per cell of the logits.
+    """
+
+    num_classes: int
+    stride: int
+
+    def embed(self, maps: Sequence[Tensor]) -> Embedding:
+        """Turn the backbone's pyramid into what this frame shows to the next stage and to other frames.
+
+        The key "auxiliary", where present, holds logits [N, K, h', w'] for an auxiliary loss; heads that need them
+        for the loss alone leave them out in eval mode.
+        """
+        raise NotImplementedError
+
+    def predict(self, embedding: Embedding) -> Outputs:
+        """Turn an embedding into outputs."""
+        raise NotImplementedError
+
+    def semantic(self, outputs: Outputs) -> Tensor:
+        """Return logits [N, K, h, w] from outputs; heads that predict masks and classes override it."""
+        return outputs["logits"]
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """Run both stages on a single frame's maps: logits [N, K, h, w]."""
+        return self.semantic(self.predict(self.embed(maps)))

@@ -1,0 +1,1 @@
+"""Operations shared by backbones and heads, in plain PyTorch."""

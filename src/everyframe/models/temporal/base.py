@@ -1,0 +1,81 @@
+"""What a temporal module is: it turns the query's embedding into one that has seen other frames."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from everyframe.frames import Role
+
+Embedding = dict[str, Tensor]
+"""A head's per-frame stage: named tensors [N, ...] (for example "pixels" [N, D, h, w], "regions" [N, K, D])."""
+
+Memory = Any
+"""A pytree (named tuples, tuples, dicts) of tensors whose size does not grow with the video; None before frame 0."""
+
+
+class Features(NamedTuple):
+    """All that one frame shows to itself and to others. Knows no time, so it is computed once and may be kept.
+
+    Attributes:
+        maps: backbone pyramid, fine to coarse, each [N, C, h, w].
+        embedding: the head's per-frame stage, see `Head.embed`.
+        image: the normalised frame [N, 3, H, W] for modules with `needs_image`, else None.
+    """
+
+    maps: tuple[Tensor, ...]
+    embedding: Embedding
+    image: Tensor | None = None
+
+
+class TemporalModule(nn.Module):
+    """Contract of every temporal module.
+
+    The module holds weights only; what it remembers travels through `forward` as `memory`. A causal module gives the
+    same logits when a clip is folded through `forward` frame by frame as when it runs on a stream, because both are
+    the same fold.
+
+    Attributes:
+        causal: looks only at frames before the query.
+        needs_image: `Features.image` must be filled (flow-based modules).
+        adjacent: frame offsets that training clips should offer, for example (-6, -3).
+        reference: whether training clips should offer a distant frame.
+    """
+
+    causal: bool = True
+    needs_image: bool = False
+    adjacent: tuple[int, ...] = ()
+    reference: bool = False
+
+    def forward(self, query: Features, memory: Memory, head: nn.Module) -> tuple[Embedding, Memory]:
+        """Return the query's embedding with time in it, and the memory for the next frame.
+
+        Args:
+            query: features of the frame to predict.
+            memory: what the previous call returned; None at the first frame.
+            head: the head whose `embed` made `query.embedding`, for modules that change the maps before it.
+        """
+        raise NotImplementedError
+
+    def gather(self, frames: Sequence[Features], roles: Sequence[Role], head: nn.Module) -> Memory:
+        """Return the memory that a query meets after the context frames of a training clip, in clip order.
+
+        The default folds `forward` over them, which is right for every causal module whose memory is made by it.
+        """
+        memory: Memory = None
+        for frame in frames:
+            _, memory = self(frame, memory, head)
+        return memory
+
+
+def map_tensors(function: Callable[[Tensor], Tensor], tree: Any) -> Any:
+    """Apply `function` to every tensor of a memory (or any pytree): detach, move, index."""
+    return pytree.tree_map_only(Tensor, function, tree)
+
+
+def state_bytes(tree: Any) -> int:
+    """Return how many bytes the tensors of a memory hold."""
+    return sum(leaf.numel() * leaf.element_size() for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor))

@@ -1,0 +1,1 @@
+"""Reports: overlay pictures and the self-contained HTML page."""

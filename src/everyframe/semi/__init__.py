@@ -1,0 +1,1 @@
+"""Semi-supervised training: teacher, pseudo-labels, iterative self-training."""

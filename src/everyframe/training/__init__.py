@@ -1,0 +1,1 @@
+"""Training: Lightning modules and callbacks: step, log, nothing else."""
