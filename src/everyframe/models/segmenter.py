@@ -153,6 +153,8 @@ class Segmenter(nn.Module):
         """
         from everyframe.predict import stream
 
+        return stream(self, source, **options)
+
     def save_pretrained(self, folder: str) -> None:
         """Write `config.json` and `model.safetensors`; `everyframe.load(folder)` reads them."""
         from everyframe.models.checkpoint import save
