@@ -1,0 +1,298 @@
+"""Results: every number of an evaluation, each beside the name of its definition."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from everyframe.errors import InputError
+from everyframe.metrics.definitions import DEFINITIONS
+
+FORMAT = 1
+"""Version of the JSON form."""
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One number and what it means.
+
+    Attributes:
+        name: "mIoU", "VC8", "flicker", ...
+        variant: which definition, such as "in-ground-truth" or "vspw-script"; `DEFINITIONS` explains each.
+        value: NaN when the data do not define it (no labels, videos too short, ...).
+        low: lower end of the bootstrap interval over videos, or None.
+        high: upper end of the bootstrap interval over videos, or None.
+    """
+
+    name: str
+    variant: str
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def title(self) -> str:
+        """Name and variant as tables print them: `mIoU [in-ground-truth]`."""
+        return f"{self.name} [{self.variant}]"
+
+    @property
+    def definition(self) -> str:
+        """One sentence: which pixels, which classes, which windows."""
+        name = self.name.rstrip("0123456789")  # VC8, VC16 -> VC
+        return DEFINITIONS.get((name, self.variant), "")
+
+
+@dataclass(frozen=True, slots=True)
+class ClassResult:
+    """One class over all labelled pixels of all videos.
+
+    Attributes:
+        name: class name.
+        color: RGB colour of the class.
+        pixels: pixels of the class in the ground truth.
+        predicted: pixels predicted as the class where the ground truth is not ignored.
+        iou: intersection over union; NaN when the class is neither in the ground truth nor predicted.
+        accuracy: share of its ground-truth pixels that are predicted right (recall); NaN when absent.
+        precision: share of its predicted pixels that are right; NaN when never predicted.
+    """
+
+    name: str
+    color: tuple[int, int, int]
+    pixels: int
+    predicted: int
+    iou: float
+    accuracy: float
+    precision: float
+
+
+@dataclass(slots=True)
+class Timeline:
+    """One video frame by frame; all lists are equally long, NaN where a value is not defined.
+
+    Attributes:
+        frame: position in the video.
+        name: frame name, as in the file names of the label maps.
+        miou: mIoU [in-ground-truth] of the frame alone; NaN when it has no label map.
+        pixel_accuracy: share of its labelled pixels that are right.
+        flicker: share of pixels whose predicted class differs from the frame before; NaN at the first frame.
+        flip_back: share of pixels that changed at the frame before and change back at this one (A-B-A).
+        tc: temporal consistency with the frame before, when a flow was given.
+    """
+
+    frame: list[int] = field(default_factory=list)
+    name: list[str] = field(default_factory=list)
+    miou: list[float] = field(default_factory=list)
+    pixel_accuracy: list[float] = field(default_factory=list)
+    flicker: list[float] = field(default_factory=list)
+    flip_back: list[float] = field(default_factory=list)
+    tc: list[float] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+
+@dataclass(slots=True)
+class VideoResult:
+    """One video.
+
+    Attributes:
+        name: as in the split.
+        frames: frames that were evaluated.
+        labelled: how many of them had a label map.
+        scores: the same names and variants as `Results.overall`, of this video alone.
+        timeline: numbers of each frame.
+    """
+
+    name: str
+    frames: int
+    labelled: int
+    scores: list[Score]
+    timeline: Timeline
+
+    def score(self, name: str, variant: str | None = None) -> Score:
+        """The score of that name (and variant; the first one when left out)."""
+        return _find(self.scores, name, variant)
+
+
+@dataclass(slots=True)
+class Results:
+    """All numbers of an evaluation.
+
+    Attributes:
+        overall: scores of the whole data set, the recommended variant of each name first.
+        classes: one entry per class, in the order of train ids.
+        videos: one entry per video, in the order they were evaluated.
+        confusion: [K][K+1] pixel counts: row = ground truth, column = prediction; the last column counts labelled
+            pixels whose prediction is no class (an id outside 0..K-1, such as 255).
+        title: what was evaluated, for headings.
+        notes: things a reader must know, such as how many frames had no label map.
+    """
+
+    overall: list[Score]
+    classes: list[ClassResult]
+    videos: list[VideoResult]
+    confusion: list[list[int]]
+    title: str = ""
+    notes: list[str] = field(default_factory=list)
+
+    def score(self, name: str, variant: str | None = None) -> Score:
+        """The overall score of that name (and variant; the first, recommended one when left out)."""
+        return _find(self.overall, name, variant)
+
+    def worst_frames(self, count: int = 12) -> list[tuple[str, int, str, float]]:
+        """(video, frame, frame name, mIoU of the frame), the lowest first; without labels the most flickering."""
+        labelled = any(not math.isnan(value) for video in self.videos for value in video.timeline.miou)
+        ranked: list[tuple[float, tuple[str, int, str, float]]] = []
+        for video in self.videos:
+            line = video.timeline
+            values = line.miou if labelled else line.flicker
+            for frame, name, value in zip(line.frame, line.name, values, strict=True):
+                if not math.isnan(value):
+                    ranked.append((value if labelled else -value, (video.name, frame, name, value)))
+        return [entry for _, entry in sorted(ranked)[:count]]
+
+    # -- text --------------------------------------------------------------------------------------------------------
+
+    def table(self, classes: bool = True, videos: bool = True) -> str:
+        """Text tables: overall, then per class and per video; the definitions of the overall numbers last."""
+        parts = [self.title] if self.title else []
+        parts.append(_aligned(["score", "value", "95 % interval over videos"], self._overall_rows()))
+        if classes and any(c.pixels or c.predicted for c in self.classes):
+            rows = [[c.name, f"{c.pixels}", _percent(c.iou), _percent(c.accuracy), _percent(c.precision)]
+                    for c in self.classes if c.pixels or c.predicted]  # fmt: skip
+            parts.append(_aligned(["class", "pixels", "IoU", "accuracy", "precision"], rows))
+            absent = sum(1 for c in self.classes if not (c.pixels or c.predicted))
+            if absent:
+                parts[-1] += f"\n({absent} classes neither in the ground truth nor predicted)"
+        if videos and self.videos:
+            titles = [score.title for score in self.overall if _in_video_table(score, self.videos)]
+            rows = []
+            for video in self.videos:
+                values = {score.title: score.value for score in video.scores}
+                rows.append([video.name, f"{video.labelled}/{video.frames}",
+                             *(_percent(values.get(title, math.nan)) for title in titles)])  # fmt: skip
+            parts.append(_aligned(["video", "labelled", *titles], rows))
+        parts += [f"note: {note}" for note in self.notes]
+        lines = [f"  {score.title}: {score.definition}" for score in self.overall if score.definition]
+        parts.append("\n".join(["definitions", *lines]))
+        return "\n\n".join(parts)
+
+    def _overall_rows(self) -> Iterator[list[str]]:
+        for score in self.overall:
+            interval = (
+                "" if score.low is None or score.high is None else f"{_percent(score.low)} .. {_percent(score.high)}"
+            )
+            yield [score.title, _percent(score.value), interval]
+
+    # -- JSON --------------------------------------------------------------------------------------------------------
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists and dicts; NaN becomes None, so that any JSON reader takes it."""
+        data = _without_nan({"format": FORMAT, **asdict(self)})
+        data["definitions"] = {score.title: score.definition for score in self.overall}
+        return data
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Build from what `to_dict` returned.
+
+        Raises:
+            InputError: not the JSON of an evaluation, or of a newer version.
+        """
+        if data.get("format") != FORMAT:
+            raise InputError(
+                f"Results: expected the JSON of an evaluation, format {FORMAT}, came format {data.get('format')!r}; "
+                f"evaluate again with this version"
+            )
+        return cls(
+            overall=[_score(score) for score in data["overall"]],
+            classes=[
+                ClassResult(**_with_nan(c, ("iou", "accuracy", "precision")) | {"color": tuple(c["color"])})
+                for c in data["classes"]
+            ],  # fmt: skip
+            videos=[
+                VideoResult(
+                    video["name"],
+                    video["frames"],
+                    video["labelled"],
+                    [_score(score) for score in video["scores"]],
+                    Timeline(
+                        **{k: [math.nan if v is None else v for v in column] for k, column in video["timeline"].items()}
+                    ),
+                )
+                for video in data["videos"]
+            ],  # fmt: skip
+            confusion=data["confusion"],
+            title=data["title"],
+            notes=list(data["notes"]),
+        )
+
+    def to_json(self, path: str | Path | None = None) -> str:
+        """Return the JSON text, and write it to `path` when given."""
+        text = json.dumps(self.to_dict(), allow_nan=False)
+        if path is not None:
+            Path(path).write_text(text + "\n", encoding="utf-8")
+        return text
+
+    @classmethod
+    def from_json(cls, source: str | Path) -> Self:
+        """Read from a file (a `Path`), or from JSON text (a `str`).
+
+        Raises:
+            InputError: the file does not hold the JSON of an evaluation.
+        """
+        text = source.read_text(encoding="utf-8") if isinstance(source, Path) else source
+        try:
+            data = json.loads(text)
+        except json.JSONDecodeError as error:
+            where = source if isinstance(source, Path) else "text"
+            raise InputError(
+                f"{where}: expected the JSON of an evaluation, came text that is no JSON ({error})"
+            ) from None
+        return cls.from_dict(data)
+
+
+def _find(scores: Sequence[Score], name: str, variant: str | None) -> Score:
+    for score in scores:
+        if score.name == name and variant in (None, score.variant):
+            return score
+    raise KeyError(
+        f"no score {name!r}" + (f" [{variant}]" if variant else "") + f"; there are {[s.title for s in scores]}"
+    )
+
+
+def _score(data: Mapping[str, Any]) -> Score:
+    return Score(**_with_nan(data, ("value",)))
+
+
+def _with_nan(data: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
+    return {key: math.nan if value is None and key in keys else value for key, value in data.items()}
+
+
+def _without_nan(data: Any) -> Any:
+    if isinstance(data, dict):
+        return {key: _without_nan(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_without_nan(value) for value in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data
+
+
+def _in_video_table(score: Score, videos: Sequence[VideoResult]) -> bool:
+    return any(v.title == score.title and not math.isnan(v.value) for video in videos for v in video.scores)
+
+
+def _percent(value: float) -> str:
+    return "-" if math.isnan(value) else f"{100 * value:.2f}"
+
+
+def _aligned(header: Sequence[str], rows: Sequence[Sequence[str]] | Iterator[list[str]]) -> str:
+    """First column to the left, the others to the right, a rule below the header."""
+    cells = [list(header), *map(list, rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    lines = ["  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]).rstrip()
+             for row in cells]  # fmt: skip
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
