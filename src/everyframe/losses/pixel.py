@@ -1,0 +1,221 @@
+"""Losses that compare logits with a label map pixel by pixel: cross entropy, OHEM, Dice, Lovász.
+
+Rules that hold for all of them:
+
+- logits [N, K, h, w] of any resolution and float type; labels uint8 [N, H, W], train ids, 255 = ignore;
+- logits are upsampled (bilinear, `align_corners=False`) to the labels' size *before* the softmax. Interpolating
+  log-probabilities instead gives something that is no distribution;
+- computed in float32 whatever autocast says;
+- an ignored pixel has zero gradient; when every pixel is ignored the loss is exactly 0 and the gradient exactly zero,
+  so a batch without labels neither stops a run nor leaves a rank of a distributed run without a gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from everyframe.frames import IGNORE
+
+Average = Literal["labelled", "pixels"]
+"""Divisor of a mean over pixels: the labelled ones, or all of them (mmsegmentation's default)."""
+
+
+def upsample(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return float32 logits [N, K, H, W] at `size`; bilinear, `align_corners=False`."""
+    logits = logits.float()
+    if logits.shape[-2:] == torch.Size(size):
+        return logits
+    return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+
+
+def cross_entropy(
+    logits: Tensor,
+    labels: Tensor,
+    class_weights: Tensor | None = None,
+    pixel_weights: Tensor | None = None,
+    average: Average = "labelled",
+    divisor: Tensor | None = None,
+) -> Tensor:
+    """Weighted mean of -log softmax(logits)[label] over pixels.
+
+    The upsampled logits of a batch are the largest tensor of a training step (K x H x W floats per image, several
+    times over in autograd). Here they exist for one image at a time: its gradient is computed in the forward pass and
+    kept at the size of `logits`.
+
+    Args:
+        logits: [N, K, h, w].
+        labels: uint8 [N, H, W].
+        class_weights: [K], a factor for the pixels of each class.
+        pixel_weights: [N, H, W], a factor for each pixel, for example `ohem_weights`; it scales a pixel's loss and,
+            with `average="labelled"`, its share of the divisor.
+        average: "labelled" divides by the summed weights of the labelled pixels. "pixels" divides by the number of
+            all pixels, ignored ones included (with `class_weights`: by the summed class weights of the labelled ones),
+            which is what mmsegmentation's `CrossEntropyLoss` does by default.
+        divisor: a given divisor in place of the one that `average` names, for example one summed over processes.
+
+    Returns:
+        Scalar float32.
+    """
+    weights = labelled_weights(labels, class_weights, None if average == "pixels" else pixel_weights)
+    if divisor is None:
+        by_pixels = average == "pixels" and class_weights is None
+        divisor = weights.new_tensor(float(labels.numel())) if by_pixels else weights.sum()
+    if average == "pixels" and pixel_weights is not None:
+        weights = weights * pixel_weights
+
+    def summed_loss(image: Tensor, n: int) -> Tensor:
+        target = labels[n : n + 1].long()
+        full = upsample(image, (labels.shape[-2], labels.shape[-1]))
+        return (F.cross_entropy(full, target, ignore_index=IGNORE, reduction="none") * weights[n : n + 1]).sum()
+
+    used = (weights != 0).flatten(1).any(1).tolist()
+    total = _SumOverImages.apply(logits, summed_loss, used)
+    return total / divisor.clamp(min=torch.finfo(torch.float32).tiny)
+
+
+def labelled_weights(
+    labels: Tensor, class_weights: Tensor | None = None, pixel_weights: Tensor | None = None
+) -> Tensor:
+    """Return the weight of each pixel, float32 [N, H, W]: 0 where ignored, else class weight times pixel weight.
+
+    Its sum is the divisor of `cross_entropy(..., average="labelled")`.
+    """
+    weights = (labels != IGNORE).float()
+    if class_weights is not None:
+        table = torch.zeros(IGNORE + 1, device=labels.device)
+        table[: len(class_weights)] = class_weights.to(labels.device)
+        weights = table[labels.long()]
+    return weights if pixel_weights is None else weights * pixel_weights
+
+
+@torch.no_grad()
+def ohem_weights(logits: Tensor, labels: Tensor, threshold: float | None = 0.7, min_kept: int = 100_000) -> Tensor:
+    """Choose the hard pixels: online hard example mining, as mmsegmentation's `OHEMPixelSampler` does.
+
+    Kept are the pixels whose probability of the true class is below `threshold`, and at least about
+    `min_kept` pixels per image (counted over the batch) even when fewer are that hard. Without a threshold, the
+    `min_kept` pixels per image of the largest loss.
+
+    Args:
+        logits: [N, K, h, w].
+        labels: uint8 [N, H, W].
+        threshold: probability in 0..1, or None.
+        min_kept: pixels per image.
+
+    Returns:
+        float32 [N, H, W], 1 for pixels to keep: `pixel_weights` of `cross_entropy`.
+    """
+    size = (labels.shape[-2], labels.shape[-1])
+    valid = labels != IGNORE
+    probability = torch.full(labels.shape, torch.inf, device=labels.device)
+    for n in range(len(labels)):  # one image at a time: see `cross_entropy`
+        target = torch.where(valid[n], labels[n], 0).long()[None, None]
+        true = upsample(logits[n : n + 1], size).log_softmax(1).gather(1, target)[0, 0].exp()
+        probability[n] = torch.where(valid[n], true, torch.inf)
+    count = int(valid.sum())
+    kept = min_kept * len(labels)
+    if count == 0:
+        return torch.zeros_like(probability)
+    if threshold is None:
+        chosen = torch.zeros(labels.numel(), device=labels.device)
+        chosen[probability.flatten().topk(min(kept, count), largest=False).indices] = 1.0
+        return chosen.view(labels.shape)
+    # The (kept + 1)-th smallest probability: raises the threshold until `kept` pixels lie below it.
+    lowest = probability.flatten().kthvalue(min(kept, count - 1) + 1).values
+    return (probability < lowest.clamp(min=threshold)).float()
+
+
+def dice(logits: Tensor, labels: Tensor, classes: Literal["present", "all"] = "present", smooth: float = 1.0) -> Tensor:
+    """Soft Dice loss over the batch: the mean over classes of 1 - (2 |P.G| + s) / (|P| + |G| + s).
+
+    P is the softmax probability, G the one-hot label map, both only over labelled pixels (Milletari et al., V-Net,
+    2016, in the first-power form).
+
+    Args:
+        logits: [N, K, h, w].
+        labels: uint8 [N, H, W].
+        classes: average over the classes that occur in `labels`, or over all K.
+        smooth: s, in pixels.
+
+    Returns:
+        Scalar float32 in 0..1.
+    """
+    probabilities, target = _labelled_pixels(logits, labels)  # [P, K], [P]
+    k = probabilities.shape[1]
+    overlap = torch.zeros(k, device=logits.device).index_add(
+        0, target, probabilities.gather(1, target[:, None]).squeeze(1)
+    )
+    area = torch.bincount(target, minlength=k)
+    losses = 1 - (2 * overlap + smooth) / (probabilities.sum(0) + area + smooth)
+    counted = area > 0 if classes == "present" else torch.full_like(area, len(target)) > 0
+    return torch.where(counted, losses, 0.0).sum() / counted.sum().clamp(min=1)
+
+
+def lovasz(logits: Tensor, labels: Tensor, classes: Literal["present", "all"] = "present") -> Tensor:
+    """Lovász-softmax loss over the batch: the convex surrogate of 1 - IoU, averaged over classes.
+
+    For each class the errors |G - P| are sorted in falling order and weighted by the steps of the Jaccard loss along
+    that order (Berman et al., CVPR 2018, eq. 8 and 11). Sorts all labelled pixels once per class.
+
+    Args:
+        logits: [N, K, h, w].
+        labels: uint8 [N, H, W].
+        classes: average over the classes that occur in `labels`, or over all K.
+
+    Returns:
+        Scalar float32.
+    """
+    probabilities, target = _labelled_pixels(logits, labels)
+    losses = []
+    for k in range(probabilities.shape[1]):
+        truth = (target == k).float()
+        if len(target) == 0 or (classes == "present" and not truth.any()):
+            continue
+        errors, order = (truth - probabilities[:, k]).abs().sort(descending=True)
+        hits = truth[order]
+        # Jaccard loss when the pixels up to here are wrong, then its increments.
+        intersection = hits.sum() - hits.cumsum(0)
+        union = hits.sum() + (1 - hits).cumsum(0)
+        jaccard = 1 - intersection / union
+        # A product and a sum: autocast would run `@` in half precision.
+        losses.append((errors * jaccard.diff(prepend=jaccard.new_zeros(1))).sum())
+    return torch.stack(losses).mean() if losses else probabilities.sum()  # the sum of nothing: 0 with a graph
+
+
+def _labelled_pixels(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return probabilities [P, K] and train ids int64 [P] of the labelled pixels of a batch."""
+    full = upsample(logits, (labels.shape[-2], labels.shape[-1]))
+    valid = labels != IGNORE
+    return full.permute(0, 2, 3, 1)[valid].softmax(1), labels[valid].long()
+
+
+class _SumOverImages(torch.autograd.Function):
+    """Sum a loss over the images of a batch with only one image's intermediate tensors alive."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, loss: Callable[[Tensor, int], Tensor], used: list[bool]) -> Tensor:
+        """Sum `loss(logits[n:n+1], n)` over the images with `used[n]`."""
+        gradient = torch.zeros_like(logits, dtype=torch.float32) if ctx.needs_input_grad[0] else None
+        total = torch.zeros((), device=logits.device)
+        with torch.autocast(logits.device.type, enabled=False):
+            for n in (n for n, counts in enumerate(used) if counts):
+                image = logits[n : n + 1].detach().float().requires_grad_(gradient is not None)
+                with torch.set_grad_enabled(gradient is not None):
+                    value = loss(image, n)
+                if gradient is not None:
+                    gradient[n] = torch.autograd.grad(value, image)[0][0]
+                total += value.detach()
+        ctx.gradient, ctx.dtype = gradient, logits.dtype
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:
+        """Scale the gradient kept by `forward`."""
+        return (ctx.gradient * upstream).to(ctx.dtype), None, None
