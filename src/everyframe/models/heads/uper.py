@@ -1,0 +1,75 @@
+"""UperNet head: pyramid pooling at the top, a feature pyramid below it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from everyframe.models.heads.base import Head, Outputs
+from everyframe.models.heads.psp import PyramidPooling
+from everyframe.models.ops.conv import ConvNormAct, classifier
+from everyframe.models.ops.resize import resize
+from everyframe.models.temporal.base import Embedding
+
+
+class UperHead(Head):
+    """Pyramid pooling on the coarsest map, then a top-down feature pyramid whose levels are joined at the finest.
+
+    Xiao et al., "Unified Perceptual Parsing for Scene Understanding" (ECCV 2018), the semantic branch, as mmseg's
+    `UPerHead` lays it out.
+
+    Args:
+        channels: channels of each backbone map.
+        strides: stride of each backbone map.
+        num_classes: K.
+        width: channels D of every level.
+        bins: cells per side of each pyramid-pooling level.
+        dropout: share of channels dropped before the classifier in training.
+        align_corners: how maps are resized.
+        norm: see `ConvNormAct`.
+        auxiliary: head for an auxiliary loss, or None.
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        strides: Sequence[int],
+        num_classes: int,
+        width: int = 256,
+        bins: Sequence[int] = (1, 2, 3, 6),
+        dropout: float = 0.1,
+        align_corners: bool = False,
+        norm: str = "batch",
+        auxiliary: Head | None = None,
+    ) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.stride = strides[0]
+        self.channels = width
+        self.align_corners = align_corners
+        self.pyramid = PyramidPooling(channels[-1], width, bins, align_corners, norm)
+        self.bottleneck = ConvNormAct(self.pyramid.out_channels, width, 3, norm=norm)
+        self.laterals = nn.ModuleList(ConvNormAct(c, width, norm=norm) for c in channels[:-1])
+        self.smooth = nn.ModuleList(ConvNormAct(width, width, 3, norm=norm) for _ in channels[:-1])
+        self.fuse = ConvNormAct(width * len(channels), width, 3, norm=norm)
+        self.dropout = nn.Dropout2d(dropout)
+        self.classifier = classifier(width, num_classes)
+        self.auxiliary = auxiliary
+
+    def embed(self, maps: Sequence[Tensor]) -> Embedding:
+        """See `Head.embed`: "pixels" [N, D, h, w] at the finest map's stride."""
+        top = self.bottleneck(self.pyramid(maps[-1]))
+        merged = [top]  # coarse to fine
+        for x, lateral in zip(reversed(maps[:-1]), reversed(self.laterals), strict=True):
+            fine = lateral(x)
+            merged.append(fine + resize(merged[-1], fine.shape[-2:], self.align_corners))
+        levels = [smooth(x) for x, smooth in zip(reversed(merged[1:]), self.smooth, strict=True)]
+        size = levels[0].shape[-2:] if levels else top.shape[-2:]
+        joined = torch.cat([resize(x, size, self.align_corners) for x in (*levels, top)], dim=1)
+        return {"pixels": self.fuse(joined), **self.embed_auxiliary(maps)}
+
+    def predict(self, embedding: Embedding) -> Outputs:
+        """See `Head.predict`."""
+        return {"logits": self.classifier(self.dropout(embedding["pixels"]))}

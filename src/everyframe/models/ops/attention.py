@@ -1,0 +1,59 @@
+"""Plain transformer blocks on token sequences."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self attention with joint projections.
+
+    Args:
+        width: channels D of the tokens.
+        heads: number of heads; D must divide by it.
+        bias: whether the joint projection adds one.
+    """
+
+    def __init__(self, width: int, heads: int, bias: bool = True) -> None:
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"SelfAttention: expected a width that divides by {heads} heads, came {width}")
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width, bias=bias)
+        self.output = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, M, D] -> [N, M, D]."""
+        query, key, value = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each N heads M d
+        return self.output(F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
+
+
+class TransformerBlock(nn.Module):
+    """Pre-norm block: tokens + attention, then tokens + MLP (Dosovitskiy et al., ICLR 2021).
+
+    Args:
+        width: channels D of the tokens.
+        heads: number of attention heads.
+        mlp_width: hidden channels of the MLP.
+        bias: see `SelfAttention`.
+        eps: of the layer norms.
+        dropout: in the MLP and after the attention, in training.
+    """
+
+    def __init__(
+        self, width: int, heads: int, mlp_width: int, bias: bool = True, eps: float = 1e-5, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width, eps=eps)
+        self.attention = SelfAttention(width, heads, bias)
+        self.norm2 = nn.LayerNorm(width, eps=eps)
+        self.mlp = nn.Sequential(
+            nn.Linear(width, mlp_width), nn.GELU(), nn.Dropout(dropout), nn.Linear(mlp_width, width)
+        )
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, M, D] -> [N, M, D]."""
+        x = x + self.dropout(self.attention(self.norm1(x)))
+        return x + self.dropout(self.mlp(self.norm2(x)))
