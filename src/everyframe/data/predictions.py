@@ -1,0 +1,131 @@
+"""Predicted label maps on disk, FOLDER/<video>/<frame>.png as `everyframe predict` writes them, read for evaluation."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from everyframe.data.layout import FrameRef, VideoRef
+from everyframe.errors import InputError
+from everyframe.frames import IGNORE
+from everyframe.io.label_png import read_label
+from everyframe.labels import LabelSpace
+
+Ids = Literal["raw", "train"]
+"""Which ids the files hold: raw ids of the masks, or train ids 0..K-1."""
+
+
+class SavedPredictions:
+    """A folder of predicted label maps.
+
+    The ids mean what FOLDER/labels.json says; without that file, what the data's own label space says. Classes of
+    another order or another set are matched by name.
+
+    Args:
+        folder: holds <video>/<frame>.png.
+        space: the label space to evaluate in.
+        ids: "raw" as `everyframe predict` and annotation tools write, or "train".
+
+    Attributes:
+        notes: which classes do not match, in words; empty when all do.
+
+    Raises:
+        InputError: no such folder, or no class in common.
+    """
+
+    def __init__(self, folder: str | Path, space: LabelSpace, ids: Ids = "raw") -> None:
+        self.folder = Path(folder)
+        if not self.folder.is_dir():
+            raise InputError(f"{folder}: expected a folder of predictions (<video>/<frame>.png), found none")
+        table = self.folder / "labels.json"
+        own = LabelSpace.load(table) if table.is_file() else space
+        self.table, self.notes = table_by_name(own, space, str(table))
+        self.space = own if ids == "raw" else LabelSpace(own.names, own.palette)
+        self.ids = ids
+        self._listing: dict[str, frozenset[str]] = {}
+
+    def path(self, video: VideoRef, frame: FrameRef) -> Path:
+        """The file that holds the prediction of a frame."""
+        return self.folder / video.name / f"{frame.name}.png"
+
+    def has(self, video: VideoRef, frame: FrameRef) -> bool:
+        """Whether the file is there; each folder is listed once."""
+        if video.name not in self._listing:
+            folder = self.folder / video.name
+            self._listing[video.name] = frozenset(os.listdir(folder) if folder.is_dir() else ())
+        return f"{frame.name}.png" in self._listing[video.name]
+
+    def missing(self, videos: Sequence[VideoRef]) -> dict[str, list[str]]:
+        """Names of the labelled frames without a prediction, per video that lacks some."""
+        lost = {
+            video.name: [f.name for f in video.frames if f.label is not None and not self.has(video, f)]
+            for video in videos
+        }
+        return {video: names for video, names in lost.items() if names}
+
+    def read(self, video: VideoRef, frame: FrameRef) -> NDArray[np.uint8]:
+        """Read one prediction as train ids of the label space to evaluate in: uint8 [H, W], 255 = no class of it.
+
+        Raises:
+            InputError: missing, truncated, or with an id that `labels.json` or the data do not know.
+        """
+        path = self.path(video, frame)
+        try:
+            labels = read_label(path, self.space)
+        except InputError as error:
+            if self.ids == "train" or "not in the class table" not in str(error):
+                raise
+            raise InputError(
+                f"{error}; if the files hold train ids 0..{len(self.space) - 1}, say --pred-ids train"
+            ) from None
+        return self.table[labels]
+
+
+def table_by_name(source: LabelSpace, target: LabelSpace, what: str) -> tuple[NDArray[np.uint8], list[str]]:
+    """Match classes by name, whatever their order; letter case, blanks, `-` and `_` do not matter.
+
+    Args:
+        source: the classes that were predicted.
+        target: the classes to evaluate in.
+        what: where `source` comes from, named in the error and the notes.
+
+    Returns:
+        uint8 [256]: train id in `source` -> train id in `target` or 255; and notes on the classes of either side that
+        the other lacks.
+
+    Raises:
+        InputError: not one class in common.
+    """
+    position = {_plain(name): i for i, name in enumerate(target.names)}
+    table = np.full(256, IGNORE, np.uint8)
+    for i, name in enumerate(source.names):
+        table[i] = position.get(_plain(name), IGNORE)
+    if (table == IGNORE).all():
+        raise InputError(
+            f"{what}: expected classes of the data ({_some(target.names)}), came {len(source)} others "
+            f"({_some(source.names)}); evaluate on the data it was trained for, or train it on these classes"
+        )
+    unknown = [name for i, name in enumerate(source.names) if table[i] == IGNORE]
+    never = [name for i, name in enumerate(target.names) if i not in table[: len(source)]]
+    notes = []
+    if never:
+        notes.append(f"{what} has no class for {_some(never, 12)}: never predicted, their pixels count as wrong")
+    if unknown:
+        notes.append(
+            f"classes of {what} that the data do not have ({_some(unknown, 12)}) count as wrong wherever predicted"
+        )
+    return table, notes
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\s_\-]+", " ", name.strip().casefold())
+
+
+def _some(names: Sequence[str], most: int = 4) -> str:
+    return ", ".join(names[:most]) + (f", ... {len(names)} in all" if len(names) > most else "")
