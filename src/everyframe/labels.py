@@ -77,6 +77,8 @@ class LabelSpace:
             )
         if self.colors is not None:
             set_(self, "colors", {_color(c): int(raw) for c, raw in self.colors.items()})
+            if not self.colors:
+                raise InputError("LabelSpace: expected at least one colour in `colors`, or None, came none")
 
     def __len__(self) -> int:
         return len(self.names)
@@ -97,14 +99,15 @@ class LabelSpace:
             InputError: an id is not in the table.
         """
         values = np.asarray(raw)
+        if values.dtype.kind not in "iu":
+            raise InputError(f"{source}: expected whole numbers as ids, came {values.dtype}; save the ids as integers")
         if values.dtype == np.uint8:
             encoded = self._lookup()[values]
-            unknown = encoded < 0
         else:
             encoded = np.full(values.shape, -1, np.int16)
             for raw_id, train_id in self.raw_to_train.items():
                 encoded[values == raw_id] = train_id
-            unknown = encoded < 0
+        unknown = encoded < 0
         if unknown.any():
             raise InputError(self._unknown_ids(np.unique(values[unknown]).tolist(), source))
         return encoded.astype(np.uint8)
@@ -114,8 +117,8 @@ class LabelSpace:
 
         Args:
             train: uint8 [H, W].
-            ignore: raw id for 255; when left out 255 where the table ignores it or does not know it, else the lowest
-                raw id that the table maps to ignore.
+            ignore: raw id for 255; when left out 255 where the table ignores it, else the lowest raw id that the
+                table maps to ignore, so that `encode` takes back what `decode` gives; 255 where there is none.
 
         Raises:
             InputError: a class without a raw id in 0..255 occurs.
@@ -126,8 +129,11 @@ class LabelSpace:
                 back[train_id] = raw_id
         if ignore is not None:
             back[IGNORE] = ignore
-        elif self.raw_to_train.get(IGNORE, IGNORE) == IGNORE:
+        elif self.raw_to_train.get(IGNORE) == IGNORE or (back[IGNORE] < 0 and IGNORE not in self.raw_to_train):
             back[IGNORE] = IGNORE
+        train = np.asarray(train)
+        if train.dtype != np.uint8:
+            raise InputError(f"LabelSpace.decode: expected a uint8 label map of train ids, came {train.dtype}")
         raw = back[train]
         if (raw < 0).any():
             lost = np.unique(train[raw < 0]).tolist()
@@ -145,20 +151,25 @@ class LabelSpace:
                 f"{source}: expected one id per pixel, came an RGB picture; give the colour of each class "
                 f"(`colors` of the classes file, or CVAT's labelmap.txt beside the masks)"
             )
+        if rgb.ndim < 1 or rgb.shape[-1] != 3 or rgb.dtype != np.uint8:
+            raise InputError(f"{source}: expected an RGB picture, uint8 [H, W, 3], came {rgb.dtype} {list(rgb.shape)}")
+        strange = sorted(set(self.colors.values()) - set(self.raw_to_train))
+        if strange:
+            raise InputError(self._unknown_ids(strange, source))
+        known = sorted((r << 16 | g << 8 | b, self.raw_to_train[raw_id]) for (r, g, b), raw_id in self.colors.items())
+        keys, train_ids = np.array(known, np.int32).reshape(-1, 2).T
         packed = (rgb[..., 0].astype(np.int32) << 16) | (rgb[..., 1].astype(np.int32) << 8) | rgb[..., 2]
-        encoded = np.full(packed.shape, -1, np.int16)
-        for (red, green, blue), raw_id in self.colors.items():
-            if raw_id not in self.raw_to_train:
-                raise InputError(self._unknown_ids([raw_id], source))
-            encoded[packed == (red << 16 | green << 8 | blue)] = self.raw_to_train[raw_id]
-        if (encoded < 0).any():
-            lost = int(packed[encoded < 0][0])
-            color = (lost >> 16, lost >> 8 & 255, lost & 255)
+        place = np.searchsorted(keys, packed).clip(max=len(keys) - 1)
+        unknown = keys[place] != packed
+        if unknown.any():
+            lost, counts = np.unique(packed[unknown], return_counts=True)
+            often = [(int(c) >> 16, int(c) >> 8 & 255, int(c) & 255) for c in lost[counts.argsort()[::-1][:3]]]
             raise InputError(
-                f"{source}: colour {color} is not in the table of {len(self.colors)} colours; add it to the classes "
-                f"file, or save the masks without anti-aliasing or JPEG compression"
+                f"{source}: {len(lost)} colour{'s' * (len(lost) > 1)} not in the table of {len(self.colors)} colours, "
+                f"most often {', '.join(map(str, often))}; add to the classes file, or save the masks without "
+                f"anti-aliasing or JPEG compression"
             )
-        return encoded.astype(np.uint8)
+        return train_ids[place].astype(np.uint8)
 
     def colorize(self, train: NDArray[np.uint8], ignore: Color = (0, 0, 0)) -> NDArray[np.uint8]:
         """Paint a label map, uint8 [H, W] -> RGB uint8 [H, W, 3]."""
@@ -192,6 +203,9 @@ class LabelSpace:
             target: the label space to train or evaluate in.
             table: train id here -> train id in `target`; classes left out become ignore.
         """
+        strange = sorted(t for t in table if not 0 <= t < len(self))
+        if strange:
+            raise InputError(f"LabelSpace.mapped: expected train ids 0..{len(self) - 1} to map from, came {strange}")
         raw = {r: table.get(t, IGNORE) if t != IGNORE else IGNORE for r, t in self.raw_to_train.items()}
         return LabelSpace(target.names, target.palette, raw, self.colors)
 
@@ -233,7 +247,9 @@ class LabelSpace:
             return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
         except FileNotFoundError:
             raise InputError(f"{path}: expected a label space in JSON, found no file") from None
-        except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
+        except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(
                 f"{path}: expected a label space in JSON (as LabelSpace.save writes it), came {error!r}"
             ) from None
