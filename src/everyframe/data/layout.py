@@ -35,12 +35,15 @@ class VideoRef:
         frames: all frames in order of time, labelled or not.
         file: the video file when the frames lie inside one.
         space: how this video's masks are read, when that differs from the split's label space.
+        height: read frames and masks at this many rows and int(height * width / height of the file) columns; None
+            reads them as they are.
     """
 
     name: str
     frames: tuple[FrameRef, ...]
     file: Path | None = None
     space: LabelSpace | None = None
+    height: int | None = None
 
     @property
     def labelled(self) -> tuple[int, ...]:

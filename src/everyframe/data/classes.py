@@ -1,0 +1,229 @@
+"""The small file that names the classes of the user's own data, and CVAT's labelmap.txt.
+
+classes.yaml (or classes.json, same content):
+
+    0: ignore                              # left out of training and evaluation ("void" means the same)
+    1: road
+    2: {name: car, color: [0, 0, 142]}     # colour: for RGB masks, and for overlays
+    7: {name: background, ignore: true}    # a name that a labelmap.txt uses, left out
+    8: car                                 # a second id of the same class
+
+or a plain list of names, which then are the ids 0, 1, 2, ...
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from everyframe.errors import InputError
+from everyframe.frames import IGNORE
+from everyframe.labels import Color, LabelSpace, distinct_colors
+
+IGNORE_NAMES = frozenset({"ignore", "void", "unlabelled", "unlabeled"})
+CLASS_FILES = ("classes.yaml", "classes.yml", "classes.json")
+EXAMPLE = "for example `0: ignore`, `1: road`, `2: car`, one line per id in the masks"
+
+
+@dataclass(frozen=True, slots=True)
+class Classes:
+    """What a classes file says.
+
+    Attributes:
+        space: the label space.
+        ignored: names that are left out.
+    """
+
+    space: LabelSpace
+    ignored: frozenset[str] = field(default=IGNORE_NAMES)
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that refuses a key written twice, where YAML would silently keep the last."""
+
+
+def _mapping_without_twins(loader: _Loader, node: yaml.MappingNode) -> dict[Hashable, Any]:
+    pairs = [(loader.construct_object(k, deep=True), loader.construct_object(v, deep=True)) for k, v in node.value]
+    keys = [key for key, _ in pairs]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise yaml.constructor.ConstructorError(None, None, f"{key!r} stands there twice", node.start_mark)
+    return dict(pairs)
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping_without_twins)
+
+
+def find_classes(root: Path) -> Path | None:
+    """Return the classes file of a data set, if it has one."""
+    return next((root / name for name in CLASS_FILES if (root / name).is_file()), None)
+
+
+def read_classes(path: str | Path) -> Classes:
+    """Read classes.yaml or classes.json.
+
+    Train ids follow the ids of the file in ascending order; ids of the same name are one class.
+
+    Raises:
+        InputError: missing, no YAML, an id written twice, or something else than names.
+    """
+    path = Path(path)
+    try:
+        data = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_Loader)
+    except FileNotFoundError:
+        raise InputError(f"{path}: expected the names of the classes, found no file; write it, {EXAMPLE}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: expected YAML, came {' '.join(str(error).split())}; {EXAMPLE}") from None
+    if isinstance(data, Mapping) and set(data) == {"classes"}:
+        data = data["classes"]
+    if isinstance(data, list):
+        data = dict(enumerate(data))
+    if not isinstance(data, Mapping) or not data:
+        raise InputError(f"{path}: expected one line per class id, came {str(data)[:60]!r}; {EXAMPLE}")
+    return _build(path, sorted((_id(path, raw), _entry(path, raw, value)) for raw, value in data.items()))
+
+
+def _build(path: Path, entries: list[tuple[int, tuple[str, Color | None, bool]]]) -> Classes:
+    kept = [(name, color) for _, (name, color, ignored) in entries if not ignored]
+    names = tuple(dict.fromkeys(name for name, _ in kept))
+    if not names:
+        raise InputError(f"{path}: expected at least one class that is not ignored, came none; {EXAMPLE}")
+    train_ids = {name: train for train, name in enumerate(names)}
+    palette = list(distinct_colors(len(names)))
+    for name, color in reversed(kept):
+        palette[train_ids[name]] = color or palette[train_ids[name]]
+    colors: dict[Color, int] = {}
+    for raw, (_, color, _) in entries:
+        if color is not None and colors.setdefault(color, raw) != raw:
+            raise InputError(f"{path}: expected another colour for each id, came {color} for {colors[color]} and {raw}")
+    table = {raw: IGNORE if ignored else train_ids[name] for raw, (name, _, ignored) in entries}
+    if len(table) < len(entries):
+        raise InputError(f"{path}: expected each id once, came one twice (as a number and as text); remove one line")
+    ignored_names = IGNORE_NAMES | {name for _, (name, _, ignored) in entries if ignored}
+    return Classes(LabelSpace(names, tuple(palette), table, colors or None), ignored_names)
+
+
+def _id(path: Path, raw: Any) -> int:
+    try:
+        if isinstance(raw, bool):
+            raise ValueError
+        return int(raw)
+    except (TypeError, ValueError):
+        raise InputError(f"{path}: expected whole numbers before the colons, came {raw!r}; {EXAMPLE}") from None
+
+
+def _entry(path: Path, raw: Any, value: Any) -> tuple[str, Color | None, bool]:
+    """Return name, colour, and whether the id is left out."""
+    color = None
+    ignored = False
+    if isinstance(value, Mapping):
+        extra = set(value) - {"name", "color", "colour", "ignore"}
+        if extra:
+            raise InputError(f"{path}: id {raw}: expected name, color or ignore, came {', '.join(map(str, extra))}")
+        color = _rgb(path, raw, value.get("color", value.get("colour")))
+        ignored = value.get("ignore", False) is True
+        value = value.get("name", "ignore" if ignored else None)
+    if not isinstance(value, str) or not value.strip():
+        raise InputError(
+            f"{path}: id {raw}: expected a class name, came {value!r}; write it in quotes (YAML reads a bare yes, no, "
+            f"on, off or number as something else)"
+        )
+    name = value.strip()
+    return name, color, ignored or name.lower() in IGNORE_NAMES
+
+
+def _rgb(path: Path, raw: Any, value: Any) -> Color | None:
+    if value is None:
+        return None
+    if isinstance(value, str) and len(value) == 7 and value.startswith("#"):
+        try:
+            value = list(bytes.fromhex(value[1:]))
+        except ValueError:
+            value = [value]
+    if (
+        not isinstance(value, list)
+        or len(value) != 3
+        or not all(isinstance(v, int) and not isinstance(v, bool) and 0 <= v <= 255 for v in value)
+    ):
+        raise InputError(f"{path}: id {raw}: expected color: [red, green, blue] in 0..255, came {value!r}")
+    return value[0], value[1], value[2]
+
+
+# -- CVAT ------------------------------------------------------------------------------------------------------------
+
+
+def read_labelmap(path: str | Path) -> list[tuple[str, Color]]:
+    """Read CVAT's labelmap.txt (`name:red,green,blue:parts:actions` per line) as names and colours in order.
+
+    Format: https://docs.cvat.ai/docs/dataset_management/formats/format-smask
+
+    Raises:
+        InputError: a line is not of that form, or a colour stands there twice.
+    """
+    path = Path(path)
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: expected CVAT's labelmap.txt, came {error}; export the masks again") from None
+    entries: list[tuple[str, Color]] = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        # A label may itself hold a colon; the last three fields never do.
+        fields = line.strip().rsplit(":", 3) if line.count(":") >= 3 else line.strip().rsplit(":", 1)
+        try:
+            red, green, blue = (int(value) for value in fields[1].split(","))
+        except (IndexError, ValueError):
+            raise InputError(
+                f"{path}:{number}: expected `name:red,green,blue::`, came {line.strip()!r}; export the masks again"
+            ) from None
+        entries.append((fields[0], (red, green, blue)))
+    if not entries or len({color for _, color in entries}) < len(entries):
+        raise InputError(f"{path}: expected another colour for each label, came {entries}; export the masks again")
+    return entries
+
+
+def labelmap_space(path: str | Path, classes: Classes | None = None) -> LabelSpace:
+    """Return how masks beside a labelmap.txt are read: by colour, or, in grey masks, by the number of the line from 0.
+
+    Args:
+        path: labelmap.txt.
+        classes: decides train ids and which names are left out; without it all names of the labelmap are classes
+            (`background` too, as in Pascal VOC), except "ignore", "void" and "unlabelled".
+
+    Raises:
+        InputError: the labelmap has a name that the classes file does not know.
+    """
+    entries = read_labelmap(path)
+    colors = {color: line for line, (_, color) in enumerate(entries)}
+    if classes is None:
+        kept = [(name, color) for name, color in entries if name.lower() not in IGNORE_NAMES]
+        names = tuple(dict.fromkeys(name for name, _ in kept))
+        palette = tuple(next(color for other, color in kept if other == name) for name in names)
+        classes = Classes(LabelSpace(names, palette))
+    unknown = [name for name, _ in entries if name not in classes.space.names and name.lower() not in classes.ignored]
+    unknown = [name for name in unknown if name not in classes.ignored]
+    if unknown:
+        raise InputError(
+            f"{path}: expected the class names of the classes file ({', '.join(classes.space.names)}), came "
+            f"{', '.join(unknown)} too; add a line `<id>: {{name: {unknown[0]}}}`, or "
+            f"`<id>: {{name: {unknown[0]}, ignore: true}}` to leave these pixels out"
+        )
+    train_ids = {name: train for train, name in enumerate(classes.space.names)}
+    table = {line: train_ids.get(name, IGNORE) for line, (name, _) in enumerate(entries)}
+    return LabelSpace(classes.space.names, classes.space.palette, table, colors)
+
+
+def write_labelmap(path: str | Path, space: LabelSpace) -> None:
+    """Write labelmap.txt for masks in the palette of `space`, as CVAT's import of Segmentation mask 1.1 wants it."""
+    lines = ["# label:color_rgb:parts:actions", "background:0,0,0::"]
+    lines += [
+        f"{name}:{','.join(map(str, color))}::"
+        for name, color in zip(space.names, space.palette, strict=True)
+        if color != (0, 0, 0)
+    ]
+    Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -1,0 +1,89 @@
+"""Still pictures and their masks: every picture is a video of one frame.
+
+    ROOT/classes.yaml                    names of the ids (see everyframe/data/classes.py)
+    ROOT/images/NAME.jpg                 subfolders are fine
+    ROOT/masks/NAME.png                  same name; the folder may be called masks, labels, annotations
+    ROOT/images/train, ROOT/masks/train  folders per split (train or training, val or validation, test or testing)
+    ROOT/train.txt, val.txt, test.txt    or lists of names; without either see `everyframe.data.listing.pick_split`
+
+A CVAT export "Segmentation mask 1.1" with images (JPEGImages, SegmentationClass, labelmap.txt) is read as it is.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from everyframe.data.classes import EXAMPLE, find_classes, labelmap_space, read_classes
+from everyframe.data.findings import found
+from everyframe.data.layout import FrameRef, Split, VideoRef
+from everyframe.data.listing import SPLITS, defined_splits, list_frames, list_masks, pick_split, require_folder
+from everyframe.errors import InputError
+from everyframe.labels import LabelSpace
+
+IMAGE_FOLDERS = ("images", "JPEGImages")
+MASK_FOLDERS = ("masks", "labels", "annotations", "SegmentationClass")
+SPELLINGS = {"train": ("train", "training"), "val": ("val", "validation"), "test": ("test", "testing")}
+
+
+def images(root: Path, split: str) -> Split:
+    """Read one split of still pictures.
+
+    Raises:
+        InputError: no pictures, no classes, a listed picture is missing, or a mask belongs to no picture.
+    """
+    root = require_folder(Path(root), "images, masks and classes.yaml")
+    pictures, masks = _first(root, IMAGE_FOLDERS), _first(root, MASK_FOLDERS)
+    inside = _split_folder(pictures, split)
+    if inside is not None:
+        beside = _split_folder(masks, split) or masks / inside.name
+        frames, labels = list_frames(inside, nested=True), list_masks(beside, nested=True)
+        names = list(frames)
+    else:
+        frames, labels = list_frames(pictures, nested=True), list_masks(masks, nested=True)
+        names = pick_split(root, split, frames, labels)
+    if not frames:
+        raise InputError(f"{inside or pictures}: expected pictures, found none; put them there")
+    lost = [path for stem, path in labels.items() if stem not in frames]
+    if lost:
+        found("error", "a mask without a picture of that name", "give each mask the file name of its picture", lost)
+    return [_video(stem, frames[stem], labels.get(stem)) for stem in names], label_space(root)
+
+
+def splits(root: Path) -> list[str]:
+    """Names of the splits that can be read."""
+    pictures = _first(root, IMAGE_FOLDERS)
+    folders = [split for split in SPLITS if _split_folder(pictures, split)]
+    return folders or defined_splits(root, list_masks(_first(root, MASK_FOLDERS), nested=True))
+
+
+def label_space(root: Path) -> LabelSpace:
+    """Return the classes of ROOT/classes.yaml, read by the colours of ROOT/labelmap.txt where that is there.
+
+    Raises:
+        InputError: neither file is there.
+    """
+    path, labelmap = find_classes(root), root / "labelmap.txt"
+    if labelmap.is_file():
+        return labelmap_space(labelmap, read_classes(path) if path is not None else None)
+    if path is None:
+        raise InputError(
+            f"{root / 'classes.yaml'}: expected the names of the classes, found no file; write it: {EXAMPLE}"
+        )
+    return read_classes(path).space
+
+
+def _video(stem: str, image: Path, label: Path | None) -> VideoRef:
+    # Results are written under the name: one folder level, whatever the depth of the pictures.
+    name = stem.replace("/", "__")
+    return VideoRef(name, (FrameRef(0, name, image, label),))
+
+
+def _first(root: Path, names: tuple[str, ...]) -> Path:
+    for name in names:
+        if (root / name).is_dir():
+            return root / name
+    raise InputError(f"{root}: expected a folder {' or '.join(names)}, found none; put the files there")
+
+
+def _split_folder(folder: Path, split: str) -> Path | None:
+    return next((folder / s for s in SPELLINGS.get(split, (split,)) if (folder / s).is_dir()), None)

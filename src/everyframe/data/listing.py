@@ -1,0 +1,193 @@
+"""Listing the files of a data set: what every layout needs, and nothing is decoded."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from everyframe.data.findings import Level, found
+from everyframe.data.layout import FrameRef
+from everyframe.errors import InputError
+from everyframe.io.images import IMAGE_ENDINGS
+
+VIDEO_ENDINGS = frozenset(
+    {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".mts", ".wmv", ".flv", ".ogv"}
+)
+SPLITS = ("train", "val", "test")
+HELD_OUT = 5
+"""Where nobody wrote a val.txt, one labelled video in this many is held out for validation."""
+
+
+def digest(text: str) -> int:
+    """Return a number that depends on `text` only: the same on every machine and in every run (md5)."""
+    return int.from_bytes(hashlib.md5(text.encode(), usedforsecurity=False).digest(), "big")
+
+
+def natural_key(name: str) -> list[tuple[int, int, str]]:
+    """Sort key under which frame_2 comes before frame_10."""
+    parts = re.split(r"(\d+)", name)
+    return [(0, int(part), part) if part.isdecimal() else (1, 0, part) for part in parts if part]
+
+
+def require_folder(path: Path, holds: str) -> Path:
+    """Return `path`.
+
+    Raises:
+        InputError: it is not a folder.
+    """
+    if not path.is_dir():
+        came = "a file" if path.is_file() else "nothing there"
+        raise InputError(f"{path}: expected a folder with {holds}, came {came}; check the path")
+    return path
+
+
+def subfolders(folder: Path) -> list[str]:
+    """Names of the folders inside `folder`, dot-folders left out, in natural order."""
+    if not folder.is_dir():
+        return []
+    with os.scandir(folder) as entries:
+        return sorted((e.name for e in entries if e.is_dir() and not e.name.startswith(".")), key=natural_key)
+
+
+def list_frames(folder: Path, *, natural: bool = False, nested: bool = False) -> dict[str, Path]:
+    """List the frames of a video stored as pictures: stem -> file, in order.
+
+    Dot-files and files that are no pictures are skipped. An empty file (0 bytes) is reported and left out.
+
+    Args:
+        folder: holds the pictures.
+        natural: order frame_2 before frame_10; else the order of the characters.
+        nested: look into subfolders too; stems are then relative paths without ending.
+    """
+    return _list(folder, natural, nested, "these frames are left out")
+
+
+def list_masks(folder: Path, *, nested: bool = False) -> dict[str, Path]:
+    """List the masks of a video as `list_frames` does; a frame whose mask is an empty file counts as unlabelled."""
+    return _list(folder, False, nested, "their frames count as unlabelled") if folder.is_dir() else {}
+
+
+def _list(folder: Path, natural: bool, nested: bool, consequence: str) -> dict[str, Path]:
+    good: dict[str, Path] = {}
+    empty: list[Path] = []
+    twice: list[Path] = []
+    for stem, path, size in _pictures(folder, "", nested):
+        if size == 0:
+            empty.append(path)
+        elif stem in good:
+            twice.append(path)
+        else:
+            good[stem] = path
+    if empty:
+        found("warning", f"an empty file (0 bytes); {consequence}", "copy the file again or remove it", sorted(empty))
+    if twice:
+        found("error", "another picture of the same name but another ending lies beside it", "remove one", twice)
+    return {stem: good[stem] for stem in (sorted(good, key=natural_key) if natural else sorted(good))}
+
+
+def _pictures(folder: Path, prefix: str, nested: bool) -> Iterable[tuple[str, Path, int]]:
+    with os.scandir(folder) as entries:
+        for entry in sorted(entries, key=lambda e: e.name):
+            if entry.name.startswith("."):
+                continue
+            stem, ending = os.path.splitext(entry.name)
+            if nested and entry.is_dir():
+                yield from _pictures(Path(entry.path), f"{prefix}{entry.name}/", nested)
+            elif ending.lower() in IMAGE_ENDINGS and entry.is_file():
+                yield prefix + stem, Path(entry.path), entry.stat().st_size
+
+
+def read_list(path: Path) -> list[str]:
+    """Read a list of names, one per line; blank lines and the missing newline of the last line do not matter.
+
+    Raises:
+        InputError: there is no such file, or it is no text.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except FileNotFoundError:
+        raise InputError(f"{path}: expected a list with one name per line, found no file; write it") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: expected UTF-8 text with one name per line, came {error}; save it again") from None
+    names = [line.strip() for line in lines if line.strip()]
+    once = list(dict.fromkeys(names))
+    if len(once) < len(names):
+        twice = sorted({name for name in once if names.count(name) > 1})
+        found("warning", f"names listed twice, counted once: {', '.join(twice[:5])}", "remove the second line", [path])
+    return once
+
+
+def lists_of(root: Path) -> dict[str, list[str]]:
+    """Read train.txt, val.txt and test.txt, those that exist."""
+    return {split: read_list(root / f"{split}.txt") for split in SPLITS if (root / f"{split}.txt").is_file()}
+
+
+def pick_split(root: Path, split: str, names: Iterable[str], labelled: Iterable[str]) -> list[str]:
+    """Return the names that belong to a split.
+
+    `SPLIT.txt` decides where it exists. Without it: `all` is everything; `train` is what no list and no held-out
+    video takes; `val`, when neither train.txt nor val.txt exists, is one in five of the labelled videos (at least
+    one): those with the smallest md5 of their names, so that the choice is the same everywhere.
+
+    Raises:
+        InputError: a list names what is not there, or the split is not defined.
+    """
+    names, labelled = list(names), sorted(set(labelled), key=lambda name: (digest(name), name))
+    lists = lists_of(root)
+    if split in lists:
+        missing = [name for name in lists[split] if name not in set(names)]
+        if missing:
+            found(
+                "error",
+                f"{len(missing)} of {len(lists[split])} names have no data under {root}: {', '.join(missing[:3])}",
+                "copy the data there or remove these lines",
+                [root / f"{split}.txt"],
+            )
+        return [name for name in lists[split] if name not in set(missing)]
+    if split == "all":
+        return names
+    taken = {name for listed in lists.values() for name in listed}
+    held_out: set[str] = set()
+    if "train" not in lists and "val" not in lists:
+        free = [name for name in labelled if name not in taken]
+        held_out = set(free[: max(1, len(free) // HELD_OUT)]) if len(free) > 1 else set()
+    if split == "train":
+        return [name for name in names if name not in taken | held_out]
+    if split == "val" and held_out:
+        return [name for name in names if name in held_out]
+    raise InputError(
+        f"{root / f'{split}.txt'}: expected a list of the videos of split {split!r}, found no file"
+        f"{' and fewer than two labelled videos to hold one out' if split == 'val' and 'train' not in lists else ''}; "
+        f"write one video name per line"
+    )
+
+
+def defined_splits(root: Path, labelled: Iterable[str]) -> list[str]:
+    """Names of the splits that `pick_split` can give."""
+    lists = {split for split in SPLITS if (root / f"{split}.txt").is_file()}
+    if not lists & {"train", "val"} and len(set(labelled)) > 1:
+        lists.add("val")
+    return [split for split in SPLITS if split in lists | {"train"}]
+
+
+def join(
+    frames: Mapping[str, Path],
+    masks: Mapping[str, Path],
+    masks_folder: Path,
+    *,
+    orphans: Level = "error",
+    fix: str = "give each mask the file name of its frame",
+) -> tuple[FrameRef, ...]:
+    """Match frames and masks of equal stem; masks without a frame are reported as `orphans` says."""
+    lost = [path for stem, path in masks.items() if stem not in frames]
+    if lost:
+        found(
+            orphans, f"a mask without a frame of that name ({len(lost)} of {len(masks)} in {masks_folder})", fix, lost
+        )
+    return tuple(
+        FrameRef(index, stem.rsplit("/", 1)[-1], image, masks.get(stem))
+        for index, (stem, image) in enumerate(frames.items())
+    )
