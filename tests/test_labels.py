@@ -105,7 +105,7 @@ def test_rgb_with_unknown_colours_names_the_most_frequent(space: LabelSpace) -> 
 
 
 def test_rgb_without_colours_says_what_to_give() -> None:
-    with pytest.raises(InputError, match="labelmap.txt"):
+    with pytest.raises(InputError, match=r"labelmap\.txt"):
         LabelSpace(("a",)).encode_rgb(np.zeros((2, 2, 3), np.uint8))
 
 

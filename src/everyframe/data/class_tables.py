@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from importlib.resources import files
 
-from everyframe.labels import Color
+from everyframe.labels import Color, LabelSpace
 
 
 def read_table(name: str) -> list[dict[str, str]]:
@@ -13,12 +13,18 @@ def read_table(name: str) -> list[dict[str, str]]:
     return _rows("tables", name)
 
 
-def read_mapping(name: str) -> dict[int, int]:
-    """Return `data/mappings/NAME.csv` as source train id -> target train id; classes without a target are left out.
+def read_mapping(name: str, source: LabelSpace, target: LabelSpace) -> dict[int, int]:
+    """Return `data/mappings/NAME.csv` as source train id -> target train id, which is what `LabelSpace.mapped` takes.
 
-    Fits `LabelSpace.mapped`.
+    Classes are matched by name, because the ids in the files are raw ids for some sources and train ids for others.
+    Classes without a target are left out.
+
+    Raises:
+        KeyError: the file names a class that `source` or `target` does not have.
     """
-    return {int(row[0]): int(row[2]) for row in (tuple(r.values()) for r in _rows("mappings", name)) if row[2]}
+    rows = [tuple(row.values()) for row in _rows("mappings", name)]
+    source_ids, target_ids = ({n: i for i, n in enumerate(space.names)} for space in (source, target))
+    return {source_ids[row[1]]: target_ids[row[3]] for row in rows if row[3]}
 
 
 def color_of(row: dict[str, str]) -> Color:

@@ -49,7 +49,8 @@ def camvid(root: Path, split: str) -> Split:
         masks = list_masks(require_folder(root / f"{split}annot", "the masks of this split"))
         return _videos(frames, masks, root / f"{split}annot"), space11()
     videos, _ = camvid32(root, split)
-    return videos, space32().mapped(space11(), read_mapping("camvid32_to_camvid11"))
+    fine, coarse = space32(), space11()
+    return videos, fine.mapped(coarse, read_mapping("camvid32_to_camvid11", fine, coarse))
 
 
 def camvid32(root: Path, split: str) -> Split:
