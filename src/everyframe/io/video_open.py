@@ -1,0 +1,89 @@
+"""Opening a video file or stream, with one clear line for each way in which that fails."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+from av.container import InputContainer
+from av.stream import Disposition
+from av.video.stream import VideoStream
+
+from everyframe.errors import InputError
+from everyframe.io.container_size import missing_bytes
+
+FALLBACK_RATE = Fraction(25)
+"""Frames per second of videos that state no rate."""
+FRAME_THREADS_FROM = 1920 * 1080
+"""Pixels from which on whole frames are decoded in parallel: it delays the first frame and gains nothing below."""
+NETWORK_TIMEOUT = 15.0
+"""Seconds to wait for a stream to open, and for each read from it."""
+
+
+def is_url(path: str) -> bool:
+    """Whether `path` names a network stream or another FFmpeg protocol rather than a file."""
+    return "://" in path
+
+
+def open_video(path: str) -> tuple[InputContainer, VideoStream]:
+    """Open a video for reading and return it with its first video stream (cover pictures are none).
+
+    Raises:
+        InputError: missing, empty, cut off before its index, not a video, or without a video stream.
+    """
+    if not is_url(path):
+        _check_file(Path(path))
+    try:
+        if is_url(path):
+            options = {"rtsp_transport": "tcp"} if path.startswith("rtsp") else {}
+            container = av.open(path, options=options, timeout=NETWORK_TIMEOUT)
+        else:
+            # "file:" keeps FFmpeg from reading a colon in a file name as a protocol.
+            container = av.open(f"file:{path}")
+    except (av.FFmpegError, OSError) as error:
+        raise InputError(_cannot_open(path, error)) from None
+    for stream in container.streams.video:
+        if not stream.disposition & Disposition.attached_pic:
+            size = stream.codec_context.width * stream.codec_context.height
+            stream.thread_type = "AUTO" if size >= FRAME_THREADS_FROM else "SLICE"
+            return container, stream
+    kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
+    container.close()
+    raise InputError(f"{path}: expected a file with a video stream, it holds only {kinds}; give a video file")
+
+
+def time_base(stream: VideoStream) -> Fraction:
+    """Return the seconds that one step of the stream's time stamps takes."""
+    return stream.time_base or Fraction(1, 1000)
+
+
+def frame_rate(stream: VideoStream) -> Fraction:
+    """Return the average frames per second, `FALLBACK_RATE` where the file says nothing that can be true."""
+    for rate in (stream.average_rate, stream.guessed_rate):
+        if rate and 0 < rate <= 1000:
+            return Fraction(rate)
+    return FALLBACK_RATE
+
+
+def _check_file(path: Path) -> None:
+    if path.is_dir():
+        raise InputError(f"{path}: expected a video file, came a folder; give a file in it, or open it as pictures")
+    if not path.exists():
+        raise InputError(f"{path}: expected a video file, found no file; check the path")
+    if path.is_file() and path.stat().st_size == 0:
+        raise InputError(f"{path}: expected a video file, came an empty file (0 bytes); get the file again")
+
+
+def _cannot_open(path: str, error: av.FFmpegError | OSError) -> str:
+    if is_url(path):
+        return f"{path}: expected a video stream, it does not open ({error.strerror}); check the address"
+    if isinstance(error, PermissionError):
+        return f"{path}: expected a readable file, came one without permission to read; change its permissions"
+    short = missing_bytes(path)
+    if short:
+        return (
+            f"{path}: expected a whole video, came a file cut off before its index was reached, {short} bytes are "
+            f"missing; copy or download it again"
+        )
+    return f"{path}: expected a video file, came one that FFmpeg cannot read ({error.strerror}); check what it is"
