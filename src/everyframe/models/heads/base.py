@@ -18,18 +18,31 @@ class Head(nn.Module):
     Attributes:
         num_classes: K.
         stride: pixels of the frame per cell of the logits.
+        channels: D of "pixels" [N, D, h, w], the part of the embedding that every head has.
+        auxiliary: head whose logits get an auxiliary loss, or None.
     """
 
     num_classes: int
     stride: int
+    channels: int
+    auxiliary: Head | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.auxiliary = None
 
     def embed(self, maps: Sequence[Tensor]) -> Embedding:
         """Turn the backbone's pyramid into what this frame shows to the next stage and to other frames.
 
-        The key "auxiliary", where present, holds logits [N, K, h', w'] for an auxiliary loss; heads that need them
-        for the loss alone leave them out in eval mode.
+        "pixels" [N, D, h, w] is what a temporal module may change without knowing the head. The key "auxiliary", where
+        present, holds logits [N, K, h', w'] for an auxiliary loss; heads that need them for the loss alone leave them
+        out in eval mode.
         """
         raise NotImplementedError
+
+    def embed_auxiliary(self, maps: Sequence[Tensor]) -> Embedding:
+        """Return the "auxiliary" entry of an embedding that nothing but the loss needs: empty in eval mode."""
+        return {"auxiliary": self.auxiliary(maps)} if self.training and self.auxiliary is not None else {}
 
     def predict(self, embedding: Embedding) -> Outputs:
         """Turn an embedding into outputs."""

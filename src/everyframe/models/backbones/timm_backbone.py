@@ -1,0 +1,122 @@
+"""Any timm model that returns feature maps, behind the backbone contract."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from everyframe.errors import InputError
+
+
+class TimmBackbone(nn.Module):
+    """A timm model by name (`features_only`), with maps [N, C, h, w] whose strides hold at any frame size.
+
+    Three things differ among timm's models, and are evened out here: some return [N, h, w, C]; some need a frame whose
+    sides are multiples of their coarsest stride, or drop the last pixels of others, so the frame is padded with zeros
+    to the right and bottom; and some leave out the norms that segmentation heads expect.
+
+    Args:
+        name: timm's model name, with or without the tag of its weights, for example "convnext_tiny.fb_in22k".
+        pretrained: whether timm downloads its weights.
+        out_indices: which of timm's maps to return; None returns all of stride 4 and coarser.
+        output_stride: coarsest stride, for models that timm can dilate; None leaves the model as it is.
+        output_norms: whether each map goes through a LayerNorm over its channels.
+        model_args: further arguments of the timm model, for example {"drop_path_rate": 0.3}.
+
+    Attributes:
+        channels: channels of each map.
+        strides: pixels per cell of each map: a map has ceil(H / stride) rows and ceil(W / stride) columns.
+
+    Raises:
+        InputError: timm does not know the name, or the model has no feature maps.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        pretrained: bool = False,
+        out_indices: Sequence[int] | None = None,
+        output_stride: int | None = None,
+        output_norms: bool = False,
+        model_args: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        import timm
+
+        options = {**_any_size_options(name), **(model_args or {})}
+        if output_stride is not None:
+            options["output_stride"] = output_stride
+        if out_indices is None:
+            out_indices = _maps_from_stride_4(name, options)
+        options["out_indices"] = tuple(out_indices)
+        self.model = timm.create_model(name, pretrained=pretrained, features_only=True, **options)
+        self.channels = tuple(self.model.feature_info.channels())
+        self.strides = tuple(self.model.feature_info.reduction())
+        self.channels_last = str(getattr(self.model, "output_fmt", "NCHW")).endswith("NHWC")
+        self.multiple = max(self.strides) if self._needs_padding(name, options) else 1
+        self.norms = nn.ModuleList(nn.LayerNorm(c) if output_norms else nn.Identity() for c in self.channels)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """[N, 3, H, W] -> one [N, C, h, w] per stage."""
+        h, w = x.shape[2:]
+        right, bottom = -w % self.multiple, -h % self.multiple
+        maps = self.model(F.pad(x, (0, right, 0, bottom)) if right or bottom else x)
+        out = []
+        for features, stride, norm in zip(maps, self.strides, self.norms, strict=True):
+            y = features if self.channels_last else features.permute(0, 2, 3, 1)
+            y = norm(y[:, : -(-h // stride), : -(-w // stride)])
+            out.append(y.permute(0, 3, 1, 2))
+        return out
+
+    def _needs_padding(self, name: str, options: Mapping[str, Any]) -> bool:
+        """Try an odd size on weightless tensors: do all maps keep the last pixels?"""
+        import timm
+
+        side = 2 * max(self.strides) + 3
+        with torch.device("meta"), torch.no_grad():
+            probe = timm.create_model(name, features_only=True, **options).eval()
+            try:
+                maps = probe(torch.zeros(1, 3, side, side))
+            except (AssertionError, RuntimeError):  # how timm's models refuse a size
+                return True
+        axis = 1 if self.channels_last else 2
+        return any(y.shape[axis] != -(-side // s) for y, s in zip(maps, self.strides, strict=True))
+
+
+def _any_size_options(name: str) -> dict[str, Any]:
+    """Check the name; return the arguments that free the model from the frame size of its training."""
+    import timm
+
+    architecture = name.split(".")[0]
+    if not timm.is_model(architecture):
+        near = timm.list_models(f"{architecture.split('_')[0]}*")[:8]
+        raise InputError(
+            f"timm has no model {architecture!r}" + (f"; it has for example {', '.join(near)}" if near else "")
+        )
+    if architecture.startswith("swin"):
+        sizes: dict[str, Any] = {"strict_img_size": False}
+        if "always_partition" in inspect.signature(timm.models.SwinTransformer).parameters and architecture.startswith(
+            "swin_"
+        ):
+            sizes["always_partition"] = True
+        return sizes
+    if architecture.startswith(("vit_", "deit", "beit", "eva")):
+        return {"dynamic_img_size": True}
+    return {}
+
+
+def _maps_from_stride_4(name: str, options: Mapping[str, Any]) -> tuple[int, ...]:
+    """Return the positions of all maps of stride 4 and coarser."""
+    import timm
+
+    with torch.device("meta"):
+        try:
+            info = timm.create_model(name, features_only=True, **options).feature_info
+        except (AttributeError, RuntimeError, TypeError) as error:
+            raise InputError(f"timm model {name!r} cannot return feature maps: {error}") from None
+    return tuple(i for i, stride in enumerate(info.reduction()) if stride >= 4)

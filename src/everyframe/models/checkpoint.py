@@ -1,0 +1,277 @@
+"""Saved models: a folder with `config.json` and `model.safetensors`, here or on the Hugging Face hub."""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from everyframe.errors import InputError
+from everyframe.labels import LabelSpace
+from everyframe.models.segmenter import Segmenter
+from everyframe.models.state import load_state, read_state
+from everyframe.models.zoo import create_model
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+
+
+def save(model: Segmenter, folder: str | Path, metrics: Mapping[str, float] | None = None) -> None:
+    """Write a model so that `load` can read it.
+
+    Args:
+        model: made by `create_model`.
+        folder: created when missing; files of an earlier model in it are replaced.
+        metrics: measured numbers to keep with the model; a key carries its variant, for example "mIoU (gt-classes)".
+
+    Raises:
+        InputError: the model was put together by hand, or the folder cannot be written.
+    """
+    if not model.config:
+        raise InputError(
+            "save: expected a model made by create_model, whose name and options can be written down, came one put "
+            "together by hand; set model.config = {'name': ..., 'options': {...}} if create_model can build it"
+        )
+    from safetensors.torch import save_file
+
+    folder = Path(folder)
+    config = describe(model, metrics)
+    tensors: dict[str, Tensor] = {name: x.detach().cpu().contiguous() for name, x in model.state_dict().items()}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # Under another name first: an interrupted or full disk leaves the earlier model whole.
+        save_file(tensors, folder / f"{WEIGHTS}.part", metadata={"format": "pt"})
+        (folder / f"{CONFIG}.part").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+        for name in (WEIGHTS, CONFIG):
+            (folder / f"{name}.part").replace(folder / name)
+    except OSError as error:
+        raise InputError(
+            f"{folder}: cannot write the model: {error.strerror or error}; choose another folder"
+        ) from None
+
+
+def describe(model: Segmenter, metrics: Mapping[str, float] | None = None) -> dict[str, Any]:
+    """Return the content of `config.json`."""
+    options = dict(model.config.get("options", {}))
+    return {
+        "library": "everyframe",
+        "everyframe_version": _version(),
+        "class": type(model).__name__,
+        "name": model.config["name"],
+        "options": options,
+        "image": {
+            "mean": (model.mean.flatten() / 255).tolist(),
+            "std": (model.std.flatten() / 255).tolist(),
+            "size": model.config.get("size"),
+        },
+        "label_space": model.label_space.to_dict(),
+        "metrics": dict(metrics or model.config.get("metrics", {})),
+    }
+
+
+def load(path: str | Path, *, strict: bool = True, device: str | torch.device = "cpu") -> Segmenter:
+    """Read a saved model: a folder, or "owner/name" (or "owner/name@revision") on the Hugging Face hub.
+
+    Args:
+        path: folder or hub id; an existing folder wins.
+        strict: refuse weights that do not fit the model exactly; otherwise take what fits and log the rest.
+        device: where the model goes.
+
+    Returns:
+        The model in eval mode.
+
+    Raises:
+        InputError: not found, not a model of everyframe, damaged, or weights that do not fit.
+    """
+    folder = Path(path)
+    if not folder.exists():
+        folder = _download(str(path))
+    config = read_config(folder)
+    label_space = LabelSpace.from_dict(config["label_space"])
+    model = create_model(config["name"], label_space, **config["options"])
+    model.config |= {
+        key: value for key, value in (("size", config["image"]["size"]), ("metrics", config["metrics"])) if value
+    }
+    load_state(model, read_state(folder / WEIGHTS), folder / WEIGHTS, strict=strict)
+    return model.to(device).eval()
+
+
+def read_config(folder: str | Path) -> dict[str, Any]:
+    """Read and check `config.json` of a saved model.
+
+    Raises:
+        InputError: the folder holds no model of everyframe.
+    """
+    path = Path(folder) / CONFIG
+    expected = f"expected a model folder of everyframe ({CONFIG} and {WEIGHTS})"
+    if not path.is_file():
+        raise InputError(f"{folder}: {expected}, found no {CONFIG}")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: expected JSON, came {error}; the file is damaged: copy the model anew") from None
+    if not isinstance(config, dict) or config.get("library") != "everyframe" or config.get("class") != "Segmenter":
+        kind = config.get("model_type", "another program's") if isinstance(config, dict) else "another program's"
+        raise InputError(f"{path}: {expected}, came the configuration of a {kind} model")
+    lost = [key for key in ("name", "options", "label_space", "image") if key not in config]
+    if lost:
+        raise InputError(f"{path}: {expected}, its entries {', '.join(lost)} are missing; copy the model anew")
+    config.setdefault("metrics", {})
+    config["image"].setdefault("size", None)
+    return config
+
+
+def expect_classes(model: Segmenter, label_space: LabelSpace, source: str | Path = "data") -> None:
+    """Check that a model predicts the classes that the data hold, in the same order.
+
+    Raises:
+        InputError: it does not; the message names the first classes that differ.
+    """
+    ours, theirs = model.label_space.names, label_space.names
+    if ours == theirs:
+        return
+    only_model = [name for name in ours if name not in theirs]
+    only_data = [name for name in theirs if name not in ours]
+    if not only_model and not only_data:
+        at = next(k for k, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b)
+        what = f"the order differs from train id {at} on ({ours[at]!r} in the model, {theirs[at]!r} in {source})"
+    else:
+        parts = [
+            f"{where} alone has {', '.join(map(repr, names[:5]))}"
+            + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+            for where, names in (("the model", only_model), (str(source), only_data))
+            if names
+        ]
+        what = "; ".join(parts)
+    raise InputError(
+        f"{source}: expected the model's {len(ours)} classes, came {len(theirs)}: {what}; use the classes that the model "
+        f"was trained with, or map these labels into them (LabelSpace.mapped)"
+    )
+
+
+def push_to_hub(
+    model: Segmenter,
+    repo_id: str,
+    *,
+    metrics: Mapping[str, float] | None = None,
+    private: bool = False,
+    token: str | None = None,
+    commit_message: str = "Upload model",
+) -> str:
+    """Upload a model and its card to the Hugging Face hub; `load(repo_id)` reads it back.
+
+    Args:
+        model: made by `create_model`.
+        repo_id: "owner/name"; created when missing.
+        metrics: measured numbers for the card; a key carries its variant, for example "mIoU (gt-classes)".
+        private: whether a new repository is private.
+        token: access token; left out, the one that `hf auth login` stored.
+        commit_message: see the hub's history.
+
+    Returns:
+        The address of the upload.
+
+    Raises:
+        InputError: not an id, no access, or no network.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
+
+    api = HfApi(token=token)
+    with tempfile.TemporaryDirectory() as folder:
+        save(model, folder, metrics)
+        card = model_card(describe(model, metrics), repo_id)
+        (Path(folder) / "README.md").write_text(card, encoding="utf-8")
+        try:
+            api.create_repo(repo_id, private=private, exist_ok=True)
+            done = api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=commit_message)
+        except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled, OSError) as error:
+            raise InputError(
+                f"cannot upload to {repo_id!r}: {_first_line(error)}; check the id (owner/name), `hf auth login`, "
+                f"and the network"
+            ) from None
+    return str(done)
+
+
+def model_card(config: Mapping[str, Any], repo_id: str) -> str:
+    """Return the model card in Markdown: how to run it, its classes, and its numbers with their definitions."""
+    metrics = config["metrics"]
+    rows = [f"| {name} | {value:.4f} |" for name, value in metrics.items()] or ["| not measured yet | |"]
+    names = config["label_space"]["names"]
+    return "\n".join(
+        [
+            "---",
+            "library_name: everyframe",
+            "pipeline_tag: image-segmentation",
+            "tags: [video-semantic-segmentation, everyframe]",
+            "---",
+            "",
+            f"# {repo_id.split('/')[-1]}",
+            "",
+            f"`{config['name']}`: a label map for every frame of a video, {len(names)} classes.",
+            "",
+            "```python",
+            "import everyframe",
+            "",
+            f'model = everyframe.load("{repo_id}")',
+            'for frame, labels in model.stream("video.mp4"):',
+            "    ...",
+            "```",
+            "",
+            "| metric (variant) | value |",
+            "| --- | --- |",
+            *rows,
+            "",
+            f"Classes: {', '.join(names)}.",
+            "",
+            f"Saved by everyframe {config['everyframe_version']}.",
+            "",
+        ]
+    )
+
+
+def _download(repo: str) -> Path:
+    """Fetch a model folder from the hub (or from its local cache) and return where it lies."""
+    repo_id, _, revision = repo.partition("@")
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo_id):
+        raise InputError(f"{repo}: expected a model folder or a hub id such as owner/name, found no such folder")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    wanted = [CONFIG, WEIGHTS]
+    try:
+        return Path(snapshot_download(repo_id, revision=revision or None, allow_patterns=wanted))
+    except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
+        raise InputError(
+            f"{repo}: found neither such a folder here nor such a model on the hub ({_first_line(error)}); check the "
+            f"name, or `hf auth login` if it is private"
+        ) from None
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        raise InputError(
+            f"{repo}: no such folder here, and the hub cannot be reached ({_first_line(error)}); check the network, or "
+            f"copy the model's folder here and give its path"
+        ) from None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def _version() -> str:
+    try:
+        return version("everyframe")
+    except PackageNotFoundError:  # run from a checkout that is not installed
+        return "unknown"

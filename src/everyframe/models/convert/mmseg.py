@@ -1,0 +1,150 @@
+"""Checkpoints of mmsegmentation 1.x -> ours: one table per part, in the order of its forward pass.
+
+The layouts were read off published checkpoints' keys; the numbers behind them are held by the parity cases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from everyframe.errors import InputError
+from everyframe.models.convert.keys import Rule, Table, convert, nested
+from everyframe.models.state import State
+
+WEIGHT = r"(weight|bias)"
+
+
+def conv_module(theirs: str, ours: str) -> list[Rule]:
+    """Return the rules of an mmcv `ConvModule` (regular expression `theirs`) that is our `ConvNormAct` (`ours`)."""
+    return [
+        Rule(rf"{theirs}\.conv\.{WEIGHT}", rf"{ours}.conv.\g<{_groups(theirs) + 1}>"),
+        Rule(rf"{theirs}\.(?:bn|gn)\.(.+)", rf"{ours}.norm.\g<{_groups(theirs) + 1}>"),
+    ]
+
+
+def _groups(pattern: str) -> int:
+    return pattern.count("(") - pattern.count("(?:")
+
+
+CLASSIFIER = Rule(rf"conv_seg\.{WEIGHT}", r"classifier.\1")
+
+SWIN: Table = [
+    Rule(r"absolute_pos_embed", "absolute_positions"),
+    Rule(rf"patch_embed\.(projection|norm)\.{WEIGHT}", r"patch_embed.\1.\2"),
+    Rule(r"(stages\.\d+\.blocks\.\d+)\.attn\.w_msa\.relative_position_index", None),
+    Rule(r"(stages\.\d+\.blocks\.\d+)\.attn\.w_msa\.relative_position_bias_table",
+         r"\1.attention.relative_position_bias_table"),
+    Rule(rf"(stages\.\d+\.blocks\.\d+)\.attn\.w_msa\.qkv\.{WEIGHT}", r"\1.attention.qkv.\2"),
+    Rule(rf"(stages\.\d+\.blocks\.\d+)\.attn\.w_msa\.proj\.{WEIGHT}", r"\1.attention.projection.\2"),
+    Rule(rf"(stages\.\d+\.blocks\.\d+)\.(norm1|norm2)\.{WEIGHT}", r"\1.\2.\3"),
+    Rule(rf"(stages\.\d+\.blocks\.\d+)\.ffn\.layers\.0\.0\.{WEIGHT}", r"\1.mlp.0.\2"),
+    Rule(rf"(stages\.\d+\.blocks\.\d+)\.ffn\.layers\.1\.{WEIGHT}", r"\1.mlp.2.\2"),
+    Rule(rf"(stages\.\d+)\.downsample\.(norm|reduction)\.{WEIGHT}", r"\1.downsample.\2.\3"),
+]  # fmt: skip
+"""`SwinTransformer`, without its output norms (`backbone_table` adds them)."""
+
+RESNET: Table = [
+    Rule(r"(stem|layer\d+\.\d+\.(?:conv|bn)\d|layer\d+\.\d+\.downsample)\.(.+)", r"\1.\2"),
+    Rule(r"conv1\.(.+)", r"stem.0.\1"),
+    Rule(r"bn1\.(.+)", r"stem.1.\1"),
+]
+"""`ResNet`, `ResNetV1c`, `ResNetV1d`: torchvision's names, with mmseg's `stem` for the deep stem."""
+
+FCN: Table = [
+    *conv_module(r"convs\.(\d+)", r"convs.\1"),
+    *conv_module("conv_cat", "join"),
+    CLASSIFIER,
+]
+"""`FCNHead`."""
+
+PSP: Table = [
+    *conv_module(r"psp_modules\.(\d+)\.1", r"pyramid.levels.\1"),
+    *conv_module("bottleneck", "bottleneck"),
+    CLASSIFIER,
+]
+"""`PSPHead`."""
+
+OCR: Table = [
+    *conv_module("bottleneck", "neck"),
+    *conv_module(r"object_context_block\.query_project\.(\d+)", r"attention.to_query.\1"),
+    *conv_module(r"object_context_block\.key_project\.(\d+)", r"attention.to_key.\1"),
+    *conv_module(r"object_context_block\.value_project", "attention.to_value.0"),
+    *conv_module(r"object_context_block\.out_project", "attention.to_output.0"),
+    *conv_module(r"object_context_block\.bottleneck", "fuse"),
+    CLASSIFIER,
+]
+"""`OCRHead`, without the head before it in the cascade."""
+
+BACKBONES: dict[str, Table] = {
+    "SwinTransformer": SWIN,
+    "ResNet": RESNET,
+    "ResNetV1c": RESNET,
+    "ResNetV1d": RESNET,
+}
+"""Class name of an mmseg backbone -> table."""
+
+HEADS: dict[str, Table] = {
+    "FCNHead": FCN,
+    "PSPHead": PSP,
+    "OCRHead": OCR,
+}
+"""Class name of an mmseg head -> table."""
+
+
+def backbone_table(config: Mapping[str, Any]) -> Table:
+    """Return the table of a backbone with this mmseg configuration.
+
+    Raises:
+        InputError: there is no converter for its class.
+    """
+    table = _table(config["type"], BACKBONES)
+    if config["type"] != "SwinTransformer":
+        return table
+    # mmseg numbers output norms by stage, we by output.
+    norms = enumerate(config.get("out_indices", (0, 1, 2, 3)))
+    return [*table, *(Rule(rf"norm{stage}\.{WEIGHT}", rf"norms.{i}.\1") for i, stage in norms)]
+
+
+def head_table(config: Mapping[str, Any] | Sequence[Mapping[str, Any]], theirs: str, ours: str) -> Table:
+    """Return the table of a head, or of a cascade of heads, that stands under `theirs` there and `ours` here.
+
+    In a cascade, mmseg numbers the heads; here each one is the auxiliary head of the next.
+
+    Raises:
+        InputError: there is no converter for its class.
+    """
+    if isinstance(config, Mapping):
+        return nested(_table(config["type"], HEADS), theirs, ours)
+    rules: list[Rule] = []
+    for i, stage in enumerate(config):
+        inner = ours + "auxiliary." * (len(config) - 1 - i)
+        rules += nested(_table(stage["type"], HEADS), f"{theirs}{i}.", inner)
+    return rules
+
+
+def convert_model(state: State, config: Mapping[str, Any], source: str | Path = "weights") -> dict[str, Tensor]:
+    """Convert a whole `EncoderDecoder` or `CascadeEncoderDecoder` into the names of a `Segmenter`.
+
+    Args:
+        state: the checkpoint's weights (`everyframe.models.state.read_state`).
+        config: mmseg's `model` configuration: "backbone", "decode_head", perhaps "auxiliary_head".
+        source: named in messages, normally the file.
+
+    Raises:
+        InputError: a class without converter, or keys that its layout does not have.
+    """
+    rules = nested(backbone_table(config["backbone"]), "backbone.", "backbone.")
+    rules += head_table(config["decode_head"], "decode_head.", "head.")
+    if config.get("auxiliary_head"):
+        rules += head_table(config["auxiliary_head"], "auxiliary_head.", "head.auxiliary.")
+    return convert(state, rules, source)
+
+
+def _table(kind: str, tables: Mapping[str, Table]) -> Table:
+    if kind not in tables:
+        raise InputError(f"no converter for mmseg's {kind!r}; there are {', '.join(tables)}")
+    return tables[kind]

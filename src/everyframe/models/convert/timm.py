@@ -1,0 +1,91 @@
+"""timm's pretrained weights -> our own backbones of the same shape."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from everyframe.errors import InputError
+from everyframe.models.backbones.resnet import ResNet
+from everyframe.models.backbones.swin import SwinTransformer
+from everyframe.models.convert.keys import Rule, Table, convert
+from everyframe.models.state import State, load_state
+
+
+def merging_order(x: Tensor) -> Tensor:
+    """Reorder the input channels of a patch-merging layer, the last dimension.
+
+    The original code and timm list the four neighbours one after the other, ((0, 0), (1, 0), (0, 1), (1, 1)) as (y, x)
+    with C channels each; ours and mmseg's list, for each channel, (0, 0), (0, 1), (1, 0), (1, 1).
+    """
+    neighbours = x.unflatten(-1, (4, -1))[..., [0, 2, 1, 3], :]
+    return neighbours.transpose(-1, -2).flatten(-2)
+
+
+_STAGE = r"layers[._](\d+)"
+
+RESNET: Table = [
+    Rule(r"fc\..+", None),
+    Rule(r"(layer\d+\..+)", r"\1"),
+    Rule(r"conv1\.(\d)\.(.+)", r"stem.\1.\2"),
+    Rule(r"conv1\.(weight)", r"stem.0.\1"),
+]
+"""timm's ResNet without the norm after the stem, which stands at 7 in a deep stem and at 1 in a plain one."""
+
+
+def resnet_table(deep_stem: bool) -> Table:
+    """Return the table of timm's ResNet."""
+    return [*RESNET, Rule(r"bn1\.(.+)", rf"stem.{7 if deep_stem else 1}.\1")]
+
+
+def swin_table() -> Table:
+    """Return the table of timm's Swin Transformer, whose stages begin (ours end) with the patch merging."""
+    merging = [
+        Rule(
+            rf"layers[._]{i + 1}\.downsample\.(norm|reduction)\.(weight|bias)",
+            rf"stages.{i}.downsample.\1.\2",
+            merging_order,
+        )
+        for i in range(8)
+    ]
+    block = rf"{_STAGE}\.blocks\.(\d+)"
+    return [
+        *merging,
+        Rule(r"(?:head|norm)\..+", None),
+        Rule(rf"{block}\.(?:attn_mask|attn\.relative_position_index)", None),
+        Rule(r"patch_embed\.proj\.(.+)", r"patch_embed.projection.\1"),
+        Rule(r"patch_embed\.norm\.(.+)", r"patch_embed.norm.\1"),
+        Rule(rf"{block}\.attn\.proj\.(.+)", r"stages.\1.blocks.\2.attention.projection.\3"),
+        Rule(rf"{block}\.attn\.(.+)", r"stages.\1.blocks.\2.attention.\3"),
+        Rule(rf"{block}\.mlp\.fc1\.(.+)", r"stages.\1.blocks.\2.mlp.0.\3"),
+        Rule(rf"{block}\.mlp\.fc2\.(.+)", r"stages.\1.blocks.\2.mlp.2.\3"),
+        Rule(rf"{block}\.(norm\d\..+)", r"stages.\1.blocks.\2.\3"),
+    ]
+
+
+def convert_backbone(state: State, backbone: nn.Module, source: str = "weights") -> dict[str, Tensor]:
+    """Convert a timm state for one of our backbones; output norms, which timm's models lack, keep their own values."""
+    if isinstance(backbone, SwinTransformer):
+        norms = {name: value for name, value in backbone.state_dict().items() if name.startswith("norms.")}
+        return {**convert(state, swin_table(), source), **norms}
+    if isinstance(backbone, ResNet):
+        return convert(state, resnet_table(len(backbone.stem) > 3), source)
+    raise InputError(f"{source}: no converter from timm for {type(backbone).__name__}")
+
+
+def load_pretrained(backbone: nn.Module, name: str) -> None:
+    """Download timm's weights `name` and put them into our backbone of the same shape.
+
+    Raises:
+        InputError: the weights cannot be had, or do not fit.
+    """
+    import timm
+
+    try:
+        theirs = timm.create_model(name, pretrained=True)
+    except (OSError, RuntimeError) as error:
+        raise InputError(
+            f"pretrained weights {name!r} cannot be downloaded ({str(error).splitlines()[0]}); check the network, or "
+            f"leave `pretrained` out to train from nothing"
+        ) from None
+    source = f"timm {name}"
+    load_state(backbone, convert_backbone(theirs.state_dict(), backbone, source), source)

@@ -1,0 +1,75 @@
+"""What a model costs: parameters, and multiply-accumulates for a frame, counted without weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from everyframe.labels import LabelSpace
+from everyframe.models.segmenter import Segmenter
+from everyframe.models.zoo import create_model
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Cost of one model.
+
+    Attributes:
+        name: the model's name.
+        params: number of trainable parameters, the auxiliary head's included.
+        macs: multiply-accumulates of matrix products and convolutions for one frame in the middle of a stream.
+        size: (H, W) of that frame.
+        classes: K.
+    """
+
+    name: str
+    params: int
+    macs: int
+    size: tuple[int, int]
+    classes: int
+
+    def to_dict(self) -> dict[str, object]:
+        """Return plain values for JSON; `params_m` in millions, `gmacs` in 10^9."""
+        return {
+            "name": self.name,
+            "params": self.params,
+            "params_m": round(self.params / 1e6, 3),
+            "gmacs": round(self.macs / 1e9, 2),
+            "size": list(self.size),
+            "classes": self.classes,
+        }
+
+
+def count_parameters(model: torch.nn.Module) -> int:
+    """Return the number of trainable parameters."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def count_macs(model: Segmenter, size: tuple[int, int] = (480, 853)) -> int:
+    """Return the multiply-accumulates of one `Segmenter.step` that already has a state, in eval mode.
+
+    Counted by `torch.utils.flop_counter` (two operations each) on matrix products, convolutions and attention;
+    element-wise work is left out, as in the papers' figures. The model may lie on the "meta" device.
+    """
+    was_training = model.training
+    model.eval()
+    frame = torch.zeros(1, 3, *size, dtype=torch.uint8, device=model.mean.device)
+    with torch.no_grad():
+        _, state = model.step(frame)
+        with FlopCounterMode(display=False) as counter:
+            model.step(frame, state)
+    model.train(was_training)
+    return counter.get_total_flops() // 2
+
+
+def model_cost(name: str, classes: int = 124, size: tuple[int, int] = (480, 853)) -> Cost:
+    """Build a model by name on the "meta" device, where tensors have no numbers, and count.
+
+    Raises:
+        InputError: unknown name.
+    """
+    with torch.device("meta"):
+        model = create_model(name, LabelSpace(tuple(str(k) for k in range(classes))))
+    return Cost(name, count_parameters(model), count_macs(model, size), size, classes)

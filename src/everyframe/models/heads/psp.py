@@ -1,0 +1,111 @@
+"""Pyramid pooling head of PSPNet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from everyframe.models.heads.base import Head, Outputs
+from everyframe.models.ops.conv import ConvNormAct, classifier
+from everyframe.models.ops.resize import resize
+from everyframe.models.temporal.base import Embedding
+
+
+class PyramidPooling(nn.Module):
+    """Averages over grids of several sizes, each squeezed to `width` channels and laid beside the map.
+
+    Two steps, `pool` and `spread`, because a temporal module may average the pooled maps of several frames in between
+    (TCB, Miao et al., CVPR 2021).
+
+    Args:
+        in_channels: channels C of the map.
+        width: channels D of each level.
+        bins: cells per side of each level's grid.
+        align_corners: how levels are resized to the map.
+        norm: see `ConvNormAct`.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        width: int,
+        bins: Sequence[int] = (1, 2, 3, 6),
+        align_corners: bool = False,
+        norm: str = "batch",
+    ) -> None:
+        super().__init__()
+        self.bins = tuple(bins)
+        self.align_corners = align_corners
+        self.out_channels = in_channels + width * len(self.bins)
+        self.levels = nn.ModuleList(ConvNormAct(in_channels, width, norm=norm) for _ in self.bins)
+
+    def pool(self, x: Tensor) -> tuple[Tensor, ...]:
+        """[N, C, h, w] -> one [N, C, b, b] per number of bins b. Bins overlap where the map has fewer cells than b."""
+        return tuple(F.adaptive_avg_pool2d(x, b) for b in self.bins)
+
+    def spread(self, x: Tensor, pooled: Sequence[Tensor]) -> Tensor:
+        """Lay the squeezed levels beside the map: [N, C + D * levels, h, w]."""
+        levels = [
+            resize(level(cells), x.shape[-2:], self.align_corners)
+            for level, cells in zip(self.levels, pooled, strict=True)
+        ]
+        return torch.cat([x, *levels], dim=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, h, w] -> [N, C + D * levels, h, w]."""
+        return self.spread(x, self.pool(x))
+
+
+class PSPHead(Head):
+    """Pyramid pooling, 3x3 bottleneck, classifier.
+
+    Zhao et al., "Pyramid Scene Parsing Network" (CVPR 2017). mmseg's `PSPHead` and the VSPW code's `PPMDeepsup` are
+    the same network under other key names (`everyframe.models.convert`).
+
+    Args:
+        channels: channels of each backbone map.
+        strides: stride of each backbone map.
+        num_classes: K.
+        index: which map to read.
+        width: channels D of the pyramid's levels and of the bottleneck.
+        bins: cells per side of each pyramid level.
+        dropout: share of channels dropped before the classifier in training.
+        align_corners: how pyramid levels are resized.
+        norm: see `ConvNormAct`.
+        auxiliary: head for an auxiliary loss, or None.
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        strides: Sequence[int],
+        num_classes: int,
+        index: int = -1,
+        width: int = 512,
+        bins: Sequence[int] = (1, 2, 3, 6),
+        dropout: float = 0.1,
+        align_corners: bool = False,
+        norm: str = "batch",
+        auxiliary: Head | None = None,
+    ) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.stride = strides[index]
+        self.channels = width
+        self.index = index
+        self.pyramid = PyramidPooling(channels[index], width, bins, align_corners, norm)
+        self.bottleneck = ConvNormAct(self.pyramid.out_channels, width, 3, norm=norm)
+        self.dropout = nn.Dropout2d(dropout)
+        self.classifier = classifier(width, num_classes)
+        self.auxiliary = auxiliary
+
+    def embed(self, maps: Sequence[Tensor]) -> Embedding:
+        """See `Head.embed`: "pixels" [N, D, h, w]."""
+        return {"pixels": self.bottleneck(self.pyramid(maps[self.index])), **self.embed_auxiliary(maps)}
+
+    def predict(self, embedding: Embedding) -> Outputs:
+        """See `Head.predict`."""
+        return {"logits": self.classifier(self.dropout(embedding["pixels"]))}

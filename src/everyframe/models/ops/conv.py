@@ -1,0 +1,65 @@
+"""Convolution, normalisation, activation: the block that all heads and convolutional backbones are made of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+NORMS: dict[str, Callable[[int], nn.Module]] = {
+    "batch": nn.BatchNorm2d,
+    "group": lambda channels: nn.GroupNorm(math.gcd(32, channels), channels),
+    "none": lambda channels: nn.Identity(),
+}
+"""Name of a normalisation -> channels -> module. Under DDP, Lightning's `sync_batchnorm` turns "batch" into SyncBN."""
+
+
+class ConvNormAct(nn.Module):
+    """Convolution that keeps the size at stride 1, normalisation, ReLU.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        kernel_size: odd side of the kernel.
+        stride: step of the kernel.
+        dilation: distance of the kernel's taps.
+        groups: see `torch.nn.Conv2d`.
+        bias: whether the convolution adds one although a normalisation follows (the VSPW code does, mmseg does not).
+        norm: a key of `NORMS`; "none" makes the convolution add a bias.
+        act: whether a ReLU follows.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int = 1,
+        stride: int = 1,
+        dilation: int = 1,
+        groups: int = 1,
+        bias: bool = False,
+        norm: str = "batch",
+        act: bool = True,
+    ) -> None:
+        super().__init__()
+        padding = dilation * (kernel_size // 2)
+        bias = bias or norm == "none"
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias=bias)
+        self.norm = NORMS[norm](out_channels)
+        self.act = nn.ReLU(inplace=True) if act else nn.Identity()
+        nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
+        if self.conv.bias is not None:
+            nn.init.zeros_(self.conv.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] -> [N, C', ceil(H / stride), ceil(W / stride)]."""
+        return self.act(self.norm(self.conv(x)))
+
+
+def classifier(in_channels: int, num_classes: int) -> nn.Conv2d:
+    """Return the 1x1 convolution that ends a head, started small (std 0.01, as mmseg) so that training starts even."""
+    conv = nn.Conv2d(in_channels, num_classes, 1)
+    nn.init.normal_(conv.weight, std=0.01)
+    nn.init.zeros_(conv.bias)
+    return conv

@@ -1,0 +1,203 @@
+"""SSLTM: short-term attention to adjacent frames, long-term context from a reference frame and class prototypes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from everyframe.frames import Role
+from everyframe.models.heads.ocr import ContextAttention, OCRHead
+from everyframe.models.temporal.base import Embedding, Features, Memory, TemporalModule
+from everyframe.models.temporal.prototypes import CategoryPrototypes
+from everyframe.models.temporal.stt import SpatialTemporalBlock
+
+CONTEXTS = ("none", "query", "reference", "both")
+
+
+class ClipContext(NamedTuple):
+    """What `gather` makes of the context frames of a training clip.
+
+    Attributes:
+        adjacent: adjacent frames in time order, [N, A, h, w, C'], as `SSLTM.remember` gives them.
+        reference: region contexts of the reference frame, [N, K, D]; None where the clip has none.
+    """
+
+    adjacent: Tensor | None
+    reference: Tensor | None
+
+
+class StreamMemory(NamedTuple):
+    """What a stream keeps; the ring fills up in the first frames and then stays as it is.
+
+    Attributes:
+        ring: the latest frames, oldest first, [N, R, h, w, C'], R at most the farthest adjacent offset.
+        reference: region contexts of the reference frame, [N, K, D].
+        signature: pooled pixels of the latest frame, [N, D * g * g], to notice scene cuts.
+    """
+
+    ring: Tensor
+    reference: Tensor
+    signature: Tensor
+
+
+class SSLTM(TemporalModule):
+    """Semi-Supervised Long- and short-Term Modelling on an OCR head.
+
+    Lao et al., "Simultaneously Short- and Long-Term Temporal Modeling for Semi-Supervised Video Semantic
+    Segmentation" (CVPR 2023). The query's pixels look at adjacent frames (spatial-temporal transformer); their class
+    contexts come from a distant reference frame (RFCE) and from prototypes of the whole training set (GCC).
+
+    On a stream every frame is encoded once: adjacent frames stay in a ring, the reference's region contexts are taken
+    from the first frame and again after a scene cut.
+
+    Args:
+        head: the OCR head this module works with; gives widths and number of classes.
+        adjacent: offsets of the adjacent frames; negative ones alone make the module causal.
+        depth: blocks of the spatial-temporal transformer; 0 leaves it out. With one block, a frame's keys and values
+            are kept instead of its pixels.
+        heads: attention heads of the transformer.
+        window: rows and columns of its windows.
+        mlp_ratio: hidden channels of its Mix-FFN over D.
+        context: where class contexts come from: "none", "query" (QFCE), "reference" (RFCE), or "both".
+        prototypes: P per class of the global category context; 0 leaves it out.
+        update: how prototypes move, see `CategoryPrototypes`.
+        prototype_gradient: let the segmentation loss move prototypes too; off, `update` is their only rule.
+        cut_threshold: cosine between the pooled pixels of two frames under which a new scene begins; -1 never.
+    """
+
+    def __init__(
+        self,
+        head: OCRHead,
+        adjacent: tuple[int, ...] = (-6, -3),
+        depth: int = 1,
+        heads: int = 8,
+        window: tuple[int, int] = (7, 7),
+        mlp_ratio: float = 4.0,
+        context: str = "reference",
+        prototypes: int = 3,
+        update: str = "mse",
+        prototype_gradient: bool = False,
+        cut_threshold: float = 0.5,
+    ) -> None:
+        super().__init__()
+        if context not in CONTEXTS:
+            raise ValueError(f"SSLTM: expected context to be one of {', '.join(CONTEXTS)}, came {context!r}")
+        self.adjacent = tuple(adjacent) if depth else ()
+        self.causal = all(offset < 0 for offset in self.adjacent)
+        self.reference = context in {"reference", "both"}
+        self.context = context
+        self.prototype_gradient = prototype_gradient
+        self.cut_threshold = cut_threshold
+        span = (len(self.adjacent) + 1, *window)
+        self.blocks = nn.ModuleList(SpatialTemporalBlock(head.channels, heads, span, mlp_ratio) for _ in range(depth))
+        self.prototypes: CategoryPrototypes | None = None
+        self.global_attention: ContextAttention | None = None
+        if prototypes:
+            self.prototypes = CategoryPrototypes(head.num_classes, head.channels, prototypes, update)
+            self.global_attention = ContextAttention(head.channels, head.key_channels, head.bias, head.norm)
+
+    # -- short term --------------------------------------------------------------------------------------------------
+
+    def remember(self, pixels: Tensor) -> Tensor:
+        """Return what is kept of a frame's pixels [N, D, h, w] for later frames: [N, h, w, C']."""
+        x = pixels.movedim(1, -1)
+        return self.blocks[0].key_values(x) if len(self.blocks) == 1 else x
+
+    def attend_adjacent(self, pixels: Tensor, adjacent: Tensor) -> Tensor:
+        """Run the spatial-temporal transformer for the query frame.
+
+        Args:
+            pixels: the query's, [N, D, h, w].
+            adjacent: what `remember` kept of the adjacent frames, in time order, [N, A, h, w, C'].
+
+        Returns:
+            [N, D, h, w].
+        """
+        query = pixels.movedim(1, -1)
+        at = adjacent.shape[1]
+        if len(self.blocks) == 1:
+            key_values = torch.cat([adjacent, self.blocks[0].key_values(query)[:, None]], dim=1)
+            return self.blocks[0](query, key_values, at).movedim(-1, 1)
+        frames = [*adjacent.unbind(1), query]
+        for i, block in enumerate(self.blocks):
+            key_values = torch.stack([block.key_values(frame) for frame in frames], dim=1)
+            last = i == len(self.blocks) - 1  # of the last block, only the query's rows are needed
+            frames = [block(frame, key_values, t) for t, frame in enumerate(frames) if not last or t == at]
+        return frames[-1].movedim(-1, 1)
+
+    # -- long term ---------------------------------------------------------------------------------------------------
+
+    def choose_regions(self, own: Tensor, reference: Tensor | None) -> Tensor | None:
+        """Return the region contexts [N, M, D] that the query attends to, by `context`."""
+        if self.context == "none":
+            return None
+        if self.context == "query" or reference is None:
+            return own
+        return torch.cat([own, reference], dim=1) if self.context == "both" else reference
+
+    def attend_prototypes(self, query: Tensor) -> Tensor:
+        """Return the global category context [N, D, h, w] for the query vectors [N, d_k, h, w]; 0 while none exist."""
+        assert self.prototypes is not None
+        assert self.global_attention is not None
+        tokens, filled = self.prototypes.tokens()
+        tokens = tokens if self.prototype_gradient else tokens.detach()
+        mask = filled | ~filled.any()  # an all-False row would give NaN; its result is dropped below
+        # The prototypes are the same for every frame, so their projections see a batch of one.
+        context = self.global_attention.attend(query, tokens[None], mask[None])
+        return context * filled.any().to(context.dtype)
+
+    # -- the contract ------------------------------------------------------------------------------------------------
+
+    def gather(self, frames: Sequence[Features], roles: Sequence[Role], head: nn.Module) -> ClipContext:
+        """See `TemporalModule.gather`."""
+        adjacent = [f.embedding["pixels"] for f, role in zip(frames, roles, strict=True) if role is Role.ADJACENT]
+        distant = [f.embedding["regions"] for f, role in zip(frames, roles, strict=True) if role is Role.REFERENCE]
+        kept = torch.stack([self.remember(x) for x in adjacent], dim=1) if adjacent and self.blocks else None
+        return ClipContext(kept, torch.cat(distant, dim=1) if distant else None)
+
+    def forward(self, query: Features, memory: Memory, head: nn.Module) -> tuple[Embedding, Memory]:
+        """See `TemporalModule.forward`."""
+        pixels, own = query.embedding["pixels"], query.embedding["regions"]
+        if not isinstance(memory, ClipContext):
+            memory, context = self._stream(pixels, own, memory)
+        else:
+            context = memory
+        embedding = {**query.embedding}
+        if context.adjacent is not None:
+            pixels = self.attend_adjacent(pixels, context.adjacent)
+        embedding["pixels"] = pixels
+        regions = self.choose_regions(own, context.reference)
+        if regions is None:
+            del embedding["regions"]
+        else:
+            embedding["regions"] = regions
+        if self.prototypes is not None:
+            embedding["query"] = head.attention.query(pixels)
+            embedding["context"] = self.attend_prototypes(embedding["query"])
+        return embedding, memory
+
+    # -- streams -----------------------------------------------------------------------------------------------------
+
+    def _stream(self, pixels: Tensor, own: Tensor, memory: StreamMemory | None) -> tuple[StreamMemory, ClipContext]:
+        """Return the memory after this frame, and what this frame may look at."""
+        signature = F.adaptive_avg_pool2d(pixels, 4).flatten(1)
+        kept = self.remember(pixels)[:, None] if self.blocks else pixels.new_zeros(len(pixels), 1, 0)
+        if memory is None or memory.ring.shape[2:] != kept.shape[2:] or len(memory.ring) != len(kept):
+            ring, reference = kept[:, :0], own
+        else:
+            cut = F.cosine_similarity(signature, memory.signature) < self.cut_threshold  # N
+            reference = torch.where(cut[:, None, None], own, memory.reference)
+            # After a cut the frames before it say nothing: this frame stands in for them, as at the start.
+            ring = torch.where(cut.view(-1, *(1,) * (kept.ndim - 1)), kept, memory.ring)
+        adjacent = None
+        if self.blocks:
+            frames, now = torch.cat([ring, kept], dim=1), ring.shape[1]
+            # Before the start (and after the present, on a stream) the nearest frame stands in, as in training clips.
+            adjacent = frames[:, [min(max(now + offset, 0), now) for offset in self.adjacent]]
+            reach = max((-offset for offset in self.adjacent), default=0)
+            ring = frames[:, max(0, now + 1 - reach) :]
+        return StreamMemory(ring, reference, signature), ClipContext(adjacent, reference)

@@ -1,0 +1,277 @@
+"""The models by name: HEAD-BACKBONE or HEAD-TEMPORAL-BACKBONE, made of three dicts that one can read.
+
+A new part costs its file and one line here: `BACKBONES`, `HEADS` or `TEMPORAL`. Every name of `MODELS` follows.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from everyframe.errors import InputError
+from everyframe.labels import LabelSpace
+from everyframe.models.backbones.resnet import ResNet, dilated
+from everyframe.models.backbones.swin import SwinTransformer
+from everyframe.models.backbones.timm_backbone import TimmBackbone
+from everyframe.models.heads.base import Head
+from everyframe.models.heads.fcn import FCNHead
+from everyframe.models.heads.ocr import OCRHead
+from everyframe.models.heads.psp import PSPHead
+from everyframe.models.segmenter import IMAGENET_MEAN, IMAGENET_STD, Segmenter
+from everyframe.models.temporal.base import TemporalModule
+from everyframe.models.temporal.gru import ConvGRU
+from everyframe.models.temporal.identity import Identity
+
+Options = Mapping[str, Any]
+
+
+# -- backbones: (pretrained, **options) -> module with channels and strides ------------------------------------------
+
+
+def resnet(pretrained: bool, *, weights: str, output_stride: int = 8, **options: Any) -> nn.Module:
+    """ResNet with dilated stages; `weights` names timm's model of the same shape."""
+    strides, dilations = dilated(output_stride)
+    return _with_weights(ResNet(strides=strides, dilations=dilations, **options), weights, pretrained)
+
+
+def swin(pretrained: bool, *, weights: str, **options: Any) -> nn.Module:
+    """Swin Transformer; `weights` names timm's model of the same shape."""
+    return _with_weights(SwinTransformer(**options), weights, pretrained)
+
+
+def tiny(pretrained: bool, **options: Any) -> nn.Module:
+    """0.4 M parameters, maps of stride 4, 8, 8, 8: learns from nothing within minutes on two CPU cores."""
+    if pretrained:
+        raise InputError("backbone 'tiny' has no pretrained weights; leave `pretrained` out: it trains from nothing")
+    strides, dilations = dilated(8)
+    shape = {"depths": (1, 1, 1, 1), "bottleneck": False, "width": 16, "stem_width": 16}
+    return ResNet(**{**shape, "strides": strides, "dilations": dilations, **options})
+
+
+def timm_model(pretrained: bool, *, name: str, **options: Any) -> nn.Module:
+    """Any timm model with feature maps."""
+    return TimmBackbone(name, pretrained, **options)
+
+
+def _with_weights(backbone: nn.Module, weights: str, pretrained: bool) -> nn.Module:
+    if pretrained:
+        from everyframe.models.convert.timm import load_pretrained
+
+        load_pretrained(backbone, weights)
+    return backbone
+
+
+_SWIN = partial(swin, depths=(2, 2, 18, 2), drop_path=0.3)
+_SWIN_224 = "patch4_window7_224"
+
+BACKBONES: dict[str, Callable[..., nn.Module]] = {
+    "tiny": tiny,
+    "resnet18": partial(resnet, depths=(2, 2, 2, 2), bottleneck=False, deep_stem=False, weights="resnet18.a1_in1k"),
+    "resnet50": partial(resnet, depths=(3, 4, 6, 3), weights="resnet50c.gluon_in1k"),
+    "resnet101": partial(resnet, depths=(3, 4, 23, 3), weights="resnet101c.gluon_in1k"),
+    "swin-tiny": partial(_SWIN, depths=(2, 2, 6, 2), drop_path=0.2, weights=f"swin_tiny_{_SWIN_224}.ms_in1k"),
+    "swin-small": partial(_SWIN, weights=f"swin_small_{_SWIN_224}.ms_in1k"),
+    "swin-base": partial(_SWIN, width=128, heads=(4, 8, 16, 32), weights=f"swin_base_{_SWIN_224}.ms_in22k"),
+    "swin-large": partial(_SWIN, width=192, heads=(6, 12, 24, 48), weights=f"swin_large_{_SWIN_224}.ms_in22k"),
+    "convnext-tiny": partial(timm_model, name="convnext_tiny.fb_in22k", output_norms=True),
+    "convnext-small": partial(timm_model, name="convnext_small.fb_in22k", output_norms=True),
+    "convnext-base": partial(timm_model, name="convnext_base.fb_in22k", output_norms=True),
+}
+"""Backbone -> builder. Beside these, "timm:NAME" is timm's model NAME."""
+
+
+# -- heads: (channels, strides, num_classes, **options) -> head -------------------------------------------------------
+
+
+def psp(
+    channels: Sequence[int],
+    strides: Sequence[int],
+    num_classes: int,
+    *,
+    width: int | None = None,
+    auxiliary_width: int | None = None,
+    **options: Any,
+) -> Head:
+    """PSPNet with the VSPW code's auxiliary head: half the channels of the last map but one; 0 leaves it out."""
+    auxiliary_width = channels[-2] // 2 if auxiliary_width is None else auxiliary_width
+    auxiliary = _auxiliary(channels, strides, num_classes, auxiliary_width) if auxiliary_width else None
+    width = width or _width(channels, 512)
+    return PSPHead(channels, strides, num_classes, width=width, auxiliary=auxiliary, **options)
+
+
+def ocr(
+    channels: Sequence[int],
+    strides: Sequence[int],
+    num_classes: int,
+    *,
+    width: int | None = None,
+    key_width: int | None = None,
+    **options: Any,
+) -> Head:
+    """OCRNet of the VSPW code; keys half as wide as pixels."""
+    width = width or _width(channels, 512)
+    return OCRHead(channels, strides, num_classes, width=width, key_width=key_width or width // 2, **options)
+
+
+def fcn(
+    channels: Sequence[int],
+    strides: Sequence[int],
+    num_classes: int,
+    *,
+    width: int | None = None,
+    index: int | Sequence[int] | None = None,
+    auxiliary_width: int | None = None,
+    **options: Any,
+) -> Head:
+    """All maps side by side at the finest stride, one 3x3 convolution: the plain head, sharp and cheap."""
+    auxiliary_width = channels[-2] // 2 if auxiliary_width is None else auxiliary_width
+    shape = {
+        "index": tuple(range(len(channels))) if index is None else index,
+        "width": width or _width(channels, 256),
+        "num_convs": 1,
+        "concat_input": False,
+        "auxiliary": _auxiliary(channels, strides, num_classes, auxiliary_width) if auxiliary_width else None,
+    }
+    return FCNHead(channels, strides, num_classes, **{**shape, **options})
+
+
+def _auxiliary(channels: Sequence[int], strides: Sequence[int], num_classes: int, width: int) -> Head:
+    return FCNHead(channels, strides, num_classes, index=-2, width=width, num_convs=1, concat_input=False)
+
+
+def _width(channels: Sequence[int], most: int) -> int:
+    """Return the published width for large backbones, and no more than the coarsest map's for small ones."""
+    return min(most, channels[-1])
+
+
+HEADS: dict[str, Callable[..., Head]] = {
+    "fcn": fcn,
+    "psp": psp,
+    "ocr": ocr,
+}
+"""Head -> builder."""
+
+
+# -- temporal modules: (head, **options) -> module --------------------------------------------------------------------
+
+
+def gru(head: Head, *, hidden: int | None = None, **options: Any) -> TemporalModule:
+    """Convolutional GRU on the head's pixels, squeezed to a quarter of their channels."""
+    return ConvGRU(head.channels, hidden=hidden or max(16, head.channels // 4), **options)
+
+
+TEMPORAL: dict[str, Callable[..., TemporalModule]] = {
+    "": lambda head: Identity(),
+    "gru": gru,
+}
+"""Temporal module -> builder; the empty name treats each frame alone."""
+
+
+# -- models -----------------------------------------------------------------------------------------------------------
+
+
+class Parts(NamedTuple):
+    """What a model name stands for: keys of `HEADS`, `TEMPORAL`, `BACKBONES`."""
+
+    head: str
+    temporal: str
+    backbone: str
+
+    @property
+    def name(self) -> str:
+        """HEAD-BACKBONE or HEAD-TEMPORAL-BACKBONE."""
+        return "-".join(part for part in self if part)
+
+
+MODELS: dict[str, Parts] = {
+    parts.name: parts for head in HEADS for time in TEMPORAL for backbone in BACKBONES
+    for parts in [Parts(head, time, backbone)]
+}  # fmt: skip
+"""Every model name -> its parts."""
+
+
+def find_parts(name: str) -> Parts:
+    """Return the parts of a model name; also of "HEAD-timm:NAME" and "HEAD-TEMPORAL-timm:NAME".
+
+    Raises:
+        InputError: there is no such model; the message lists names that are close.
+    """
+    if name in MODELS:
+        return MODELS[name]
+    front, colon, timm_name = name.partition("-timm:")
+    head, _, time = front.partition("-")
+    if colon and head in HEADS and time in TEMPORAL:
+        return Parts(head, time, f"timm:{timm_name}")
+    near = difflib.get_close_matches(name, MODELS, n=5, cutoff=0.5) or list(MODELS)[:5]
+    raise InputError(
+        f"no model {name!r}; close ones are {', '.join(near)} (`everyframe models` lists all; "
+        f"a timm backbone is written {front.split('-')[0] if head in HEADS else 'ocr'}-timm:NAME)"
+    )
+
+
+def create_model(
+    name: str,
+    label_space: LabelSpace,
+    *,
+    pretrained: bool = False,
+    backbone: Options | None = None,
+    head: Options | None = None,
+    temporal: Options | None = None,
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
+) -> Segmenter:
+    """Build a model by name.
+
+    Args:
+        name: a key of `MODELS`, or "HEAD-timm:NAME".
+        label_space: classes and colours.
+        pretrained: whether the backbone's weights are downloaded (they come from timm's pages on the hub).
+        backbone: options of the backbone, by the names of its constructor, for example {"drop_path": 0.2}.
+        head: options of the head, for example {"width": 256}.
+        temporal: options of the temporal module, for example {"hidden": 64}.
+        mean: RGB mean of the training images, in 0..1.
+        std: RGB deviation of the training images, in 0..1.
+
+    Returns:
+        The model in training mode; `.config` holds the name and options that build it again (without download).
+
+    Raises:
+        InputError: unknown name or option.
+
+    Example:
+        >>> model = create_model("fcn-gru-tiny", LabelSpace(("road", "car")), head={"width": 32})
+        >>> model.config["name"]
+        'fcn-gru-tiny'
+    """
+    parts = find_parts(name)
+    options = {"backbone": dict(backbone or {}), "head": dict(head or {}), "temporal": dict(temporal or {})}
+    if parts.backbone.startswith("timm:"):
+        body = _build(timm_model, name, "backbone", pretrained, name=parts.backbone[5:], **options["backbone"])
+    else:
+        body = _build(BACKBONES[parts.backbone], name, "backbone", pretrained, **options["backbone"])
+    top = _build(HEADS[parts.head], name, "head", body.channels, body.strides, len(label_space), **options["head"])
+    time = _build(TEMPORAL[parts.temporal], name, "temporal", top, **options["temporal"])
+    model = Segmenter(body, top, label_space, time, mean, std)
+    given = {part: chosen for part, chosen in options.items() if chosen}
+    model.config = {"name": name, "options": {**given, "mean": list(mean), "std": list(std)}}
+    return model
+
+
+def _build(builder: Callable[..., Any], model: str, part: str, /, *arguments: Any, **options: Any) -> Any:
+    """Call a builder, turning a mistyped option into a clear line."""
+    try:
+        return builder(*arguments, **options)
+    except TypeError as error:
+        if "unexpected keyword argument" not in str(error):
+            raise
+        raise InputError(
+            f"model {model!r}: its {part} does not know this option: {str(error).split('() ')[-1]}"
+        ) from None
+    except ValueError as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"model {model!r}: {error}") from None

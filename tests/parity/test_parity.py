@@ -1,0 +1,56 @@
+"""Our modules compute what the reference implementations computed, from their weights, for every case of a folder.
+
+The folder is `EVERYFRAME_GOLDEN`, by default `tests/golden`. A case chooses its builder by what its own config says
+about the reference, never by its file name; a case whose module is not built yet is skipped under its name.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import builders_mmseg
+import builders_vspw
+import pytest
+import torch
+from cases import FOLDER, Builder, Case, NotBuilt, compare, find, load
+
+REPOSITORIES: dict[str, dict[str, Builder]] = {
+    "open-mmlab/mmsegmentation": builders_mmseg.BUILDERS,
+    "sssdddwww2/CVPR2021_VSPW_Implement": builders_vspw.BUILDERS,
+}
+"""Start of the reference's repository -> its classes -> builder. A further reference is a file and a line here."""
+
+# Cases of losses and metrics have tests beside those modules.
+ELSEWHERE = re.compile(r"loss|Loss|Criterion|scripts run as they are")
+
+
+def builder_of(case: Case) -> Builder:
+    """Return the builder for a case."""
+    if ELSEWHERE.search(case.reference):
+        raise NotBuilt(f"{case.reference}: compared in the tests of losses and metrics")
+    # "FCNHead -> OCRHead (CascadeEncoderDecoder)": the last head; "EncoderDecoder(SwinTransformer, ...)": the model
+    name = re.split(r"\s*->\s*", case.reference)[-1]
+    for prefix, builders in REPOSITORIES.items():
+        if case.repository.startswith(prefix):
+            name = name if name in builders else re.split(r"[\s(,]", name)[0]
+            if name in builders:
+                return builders[name]
+    raise NotBuilt(f"{case.reference} of {case.repository}: not built yet")
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("path", find(), ids=lambda path: path.stem)
+def test_case(path: Path) -> None:
+    case = load(path)
+    try:
+        build = builder_of(case)
+        with torch.no_grad():
+            got = build(case)
+    except NotBuilt as reason:
+        pytest.skip(f"{path.stem}: {reason}")
+    compare(got, case)
+
+
+def test_folder_has_cases() -> None:
+    assert find(), f"{FOLDER}: expected *.safetensors cases; point EVERYFRAME_GOLDEN at a folder that has some"
