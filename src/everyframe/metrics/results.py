@@ -210,22 +210,8 @@ class Results:
             )
         return cls(
             overall=[_score(score) for score in data["overall"]],
-            classes=[
-                ClassResult(**_with_nan(c, ("iou", "accuracy", "precision")) | {"color": tuple(c["color"])})
-                for c in data["classes"]
-            ],  # fmt: skip
-            videos=[
-                VideoResult(
-                    video["name"],
-                    video["frames"],
-                    video["labelled"],
-                    [_score(score) for score in video["scores"]],
-                    Timeline(
-                        **{k: [math.nan if v is None else v for v in column] for k, column in video["timeline"].items()}
-                    ),
-                )
-                for video in data["videos"]
-            ],  # fmt: skip
+            classes=[_class_result(entry) for entry in data["classes"]],
+            videos=[_video_result(video) for video in data["videos"]],
             confusion=data["confusion"],
             title=data["title"],
             notes=list(data["notes"]),
@@ -269,6 +255,19 @@ def _score(data: Mapping[str, Any]) -> Score:
     return Score(**_with_nan(data, ("value",)))
 
 
+def _class_result(data: Mapping[str, Any]) -> ClassResult:
+    fields = _with_nan(data, ("iou", "accuracy", "precision"))
+    return ClassResult(**{**fields, "color": tuple(data["color"])})
+
+
+def _video_result(data: Mapping[str, Any]) -> VideoResult:
+    columns: dict[str, Any] = {
+        key: [math.nan if value is None else value for value in column] for key, column in data["timeline"].items()
+    }
+    scores = [_score(score) for score in data["scores"]]
+    return VideoResult(data["name"], data["frames"], data["labelled"], scores, Timeline(**columns))
+
+
 def _with_nan(data: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
     return {key: math.nan if value is None and key in keys else value for key, value in data.items()}
 
@@ -293,6 +292,8 @@ def _aligned(header: Sequence[str], rows: Sequence[Sequence[str]] | Iterator[lis
     """First column to the left, the others to the right, a rule below the header."""
     cells = [list(header), *map(list, rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
-    lines = ["  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]).rstrip()
-             for row in cells]  # fmt: skip
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+    lines = []
+    for first, *others in cells:
+        right = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
+        lines.append("  ".join([first.ljust(widths[0]), *right]).rstrip())
+    return "\n".join([lines[0], "-" * (sum(widths) + 2 * len(widths) - 2), *lines[1:]])
