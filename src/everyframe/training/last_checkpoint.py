@@ -1,0 +1,124 @@
+"""The checkpoint to resume from, and the signals that ask for it."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from pathlib import Path
+from typing import Any, Self
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+
+class Interrupted(Exception):
+    """A signal ended the run after its checkpoint was written.
+
+    Attributes:
+        signal: which one.
+        step: optimiser steps done.
+        path: of the checkpoint.
+    """
+
+    def __init__(self, number: signal.Signals, step: int, path: Path) -> None:
+        super().__init__(f"stopped by {number.name} after step {step}; the checkpoint is {path}")
+        self.signal, self.step, self.path = number, step, path
+
+
+class StopSignals:
+    """While entered, SIGTERM (a scheduler's notice) and SIGINT (Ctrl-C) are kept as a wish to stop.
+
+    A second SIGINT ends the program at once.
+
+    Attributes:
+        received: the first signal that came, or None.
+    """
+
+    NUMBERS = (signal.SIGTERM, signal.SIGINT)
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():  # Python allows handlers nowhere else
+            self._before = {number: signal.getsignal(number) for number in self.NUMBERS}
+        self.listen()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+    def listen(self) -> None:
+        """Put the handlers (back) in place: Lightning sets one that talks to other processes inside a signal."""
+        for number in self._before:
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number: int, _: Any) -> None:
+        if self.received is signal.SIGINT and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.received = self.received or signal.Signals(number)
+
+
+class LastCheckpoint(Callback):
+    """Writes `last.ckpt` every `every` steps, before each validation, at the end, and when a signal asks to stop.
+
+    A signal lets the step under way finish; then the checkpoint is written and `Interrupted` raised. In a distributed
+    run all processes agree on the step they stop at.
+
+    Args:
+        path: of the checkpoint; replaced as a whole, so a crash while writing leaves the one before.
+        every: optimiser steps between two checkpoints.
+        validate_every: optimiser steps between two validations.
+        signals: what asks to stop.
+    """
+
+    AGREE_EVERY = 10
+    """Steps between two questions whether any process of a distributed run was asked to stop: each one waits."""
+
+    def __init__(self, path: Path, every: int, validate_every: int, signals: StopSignals) -> None:
+        self.path = path
+        self.every = every
+        self.validate_every = validate_every
+        self.signals = signals
+        self._stopping = False
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Listen to signals."""
+        self.signals.listen()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_index: int
+    ) -> None:
+        """Save when it is time or when asked to stop."""
+        if (batch_index + 1) % trainer.accumulate_grad_batches:
+            return
+        step = trainer.global_step
+        self._stopping = self._asked_to_stop(trainer, step)
+        due = step % self.every == 0 or step % self.validate_every == 0 or step >= trainer.max_steps
+        if due or self._stopping:
+            trainer.save_checkpoint(self.path)
+
+    def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, batch_index: int) -> None:
+        """Stop instead of taking the next step; by now the step before is in the logs."""
+        self._stop(trainer, self._stopping)
+
+    def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Stop instead of validating."""
+        self.signals.listen()
+        self._stop(trainer, self._stopping)
+
+    def on_validation_batch_end(self, trainer: Trainer, *_: Any, **__: Any) -> None:
+        """Stop between two videos: the checkpoint was written before the validation."""
+        self._stop(trainer, trainer.world_size == 1 and self.signals.received is not None)
+
+    def _asked_to_stop(self, trainer: Trainer, step: int) -> bool:
+        asked = self.signals.received is not None
+        if trainer.world_size == 1:
+            return asked
+        return step % self.AGREE_EVERY == 0 and bool(trainer.strategy.reduce_boolean_decision(asked, all=False))
+
+    def _stop(self, trainer: Trainer, now: bool) -> None:
+        if now:  # where another process was asked to stop, this one has no signal of its own
+            raise Interrupted(self.signals.received or signal.SIGTERM, trainer.global_step, self.path)

@@ -1,0 +1,228 @@
+"""One training run: a model, its data, a folder."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from everyframe.errors import InputError
+from everyframe.models.checkpoint import save
+from everyframe.models.segmenter import Segmenter
+from everyframe.training.callbacks import BestModel, ClassTable, SeedEachStep, StopOnNonFiniteLoss, Throughput
+from everyframe.training.last_checkpoint import LastCheckpoint, StopSignals
+from everyframe.training.logs import CsvLogger
+from everyframe.training.objective import Objective
+from everyframe.training.optim import Optimization
+from everyframe.training.progress import Progress
+from everyframe.training.supervised import Supervised
+from everyframe.training.validation import MONITOR
+
+TRAINER_OWNED = (
+    "logger", "callbacks", "max_epochs", "min_epochs", "max_steps", "min_steps", "val_check_interval",
+    "check_val_every_n_epoch", "num_sanity_val_steps", "enable_checkpointing", "enable_model_summary",
+    "default_root_dir", "use_distributed_sampler", "reload_dataloaders_every_n_epochs", "limit_test_batches",
+    "limit_predict_batches", "overfit_batches", "barebones", "plugins", "inference_mode", "enable_autolog_hparams",
+    "model_registry", "limit_train_batches", "fast_dev_run",
+)  # fmt: skip
+"""Arguments of Lightning's `Trainer` that `train` sets itself."""
+
+NOISE = (
+    ".*does not have many workers.*",
+    ".*sync_dist=True.*",
+    ".*`ckpt_path` is the same.*",
+    ".*Checkpoint directory .* exists and is not empty.*",
+    ".*lr_scheduler.step.*before.*optimizer.step.*",  # resuming restores both in the right order
+    ".*Starting from v.*Lightning.*",
+    ".*treespec, LeafSpec.*",
+)
+"""Warnings of Lightning and torch that say nothing about this run."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """What lies where in the folder of a run."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration: a recipe that repeats the run."""
+        return self.root / "config.yaml"
+
+    @property
+    def logs(self) -> Path:
+        """`train.csv`, `val.csv`, `val_classes.csv`, TensorBoard's event files."""
+        return self.root / "logs"
+
+    @property
+    def last(self) -> Path:
+        """Checkpoint to resume from."""
+        return self.root / "checkpoints" / "last.ckpt"
+
+    @property
+    def best(self) -> Path:
+        """Checkpoint of the best validation."""
+        return self.root / "checkpoints" / "best.ckpt"
+
+    @property
+    def model(self) -> Path:
+        """The best model, for `everyframe predict --model`."""
+        return self.root / "model"
+
+    def checkpoint(self, resume: str | Path | None) -> Path | None:
+        """Return the checkpoint to go on from, or None to start.
+
+        Args:
+            resume: "auto" (the last checkpoint of this folder, if any), a file, or None.
+
+        Raises:
+            InputError: nothing at the path, or `resume` is None and the folder holds a run already.
+        """
+        if resume == "auto":
+            return self.last if self.last.exists() else None
+        if resume is not None:
+            if not Path(resume).is_file():
+                raise InputError(f"resume: expected 'auto' or a checkpoint file, found nothing at {resume}")
+            return Path(resume)
+        if self.last.exists() and is_first_process():
+            raise InputError(f"{self.root} holds a run already: go on with `--resume auto`, or choose another --out")
+        return None
+
+
+@dataclass(frozen=True)
+class Run:
+    """How a run ended.
+
+    Attributes:
+        folder: of the run.
+        steps: optimiser steps done.
+        score: best validation score (mIoU over the classes in the ground truth), or None without validation.
+        best_step: step of that score.
+    """
+
+    folder: RunFolder
+    steps: int
+    score: float | None
+    best_step: int
+
+
+def train(
+    model: Segmenter,
+    data: LightningDataModule,
+    out: str | Path,
+    objective: Objective | None = None,
+    optimization: Optimization | None = None,
+    steps: int = 40_000,
+    validate_every: int = 2_000,
+    save_every: int = 500,
+    seed: int = 0,
+    resume: str | Path | None = None,
+    trainer: Mapping[str, Any] | None = None,
+) -> Run:
+    """Train a segmenter.
+
+    The run is one long epoch of `steps` optimiser steps; validation and checkpoints come every so many of them.
+
+    Args:
+        model: the segmenter, trained in place.
+        data: `ClipDataModule`, or any data module with its `batches_per_epoch` and `val_videos`.
+        out: folder of the run, see `RunFolder`.
+        objective: what a batch costs; `pixel_objective()` when left out.
+        optimization: optimiser and schedule; `Optimization()` when left out.
+        steps: length of the run in optimiser steps.
+        validate_every: optimiser steps between two validations; there is always one at the end.
+        save_every: optimiser steps between two checkpoints; there is always one before a validation.
+        seed: of dropout and stochastic depth. (The data module has its own.)
+        resume: "auto" goes on from the folder's last checkpoint if there is one; or a checkpoint file.
+        trainer: more arguments of `lightning.pytorch.Trainer`: devices, precision, accumulate_grad_batches, …
+
+    Raises:
+        InputError: the folder holds a run already, the loss became infinite or NaN, the data cannot be used.
+        Interrupted: SIGTERM or SIGINT came; the checkpoint is written.
+    """
+    options = dict(trainer or {})
+    folder = RunFolder(Path(out))
+    checkpoint = folder.checkpoint(resume)
+    _check(steps, validate_every, save_every)
+    accumulate = int(options.get("accumulate_grad_batches", 1))
+    data.batches_per_epoch = steps * accumulate
+    validates = len(data.val_videos) > 0
+    if torch.cuda.is_available():
+        torch.set_float32_matmul_precision("high")
+
+    module = Supervised(model, objective, optimization, steps)
+    best = BestModel(folder.model, folder.best, MONITOR)
+    with _quiet(), StopSignals() as signals:
+        lightning = Trainer(
+            **{"log_every_n_steps": min(50, validate_every), **options},
+            logger=_loggers(folder),
+            # The order matters: a broken loss is found before the checkpoint is written, and the best model is known
+            # before the scores are shown.
+            callbacks=[
+                SeedEachStep(seed),
+                StopOnNonFiniteLoss(),
+                Throughput(),
+                LastCheckpoint(folder.last, save_every, validate_every, signals),
+                ClassTable(folder.logs / "val_classes.csv"),
+                best,
+                *([Progress(steps)] if options.get("enable_progress_bar", True) else []),
+            ],
+            max_steps=steps,
+            max_epochs=-1,
+            val_check_interval=validate_every * accumulate,
+            check_val_every_n_epoch=None,
+            num_sanity_val_steps=0,
+            limit_val_batches=options.pop("limit_val_batches", None) if validates else 0,
+            enable_checkpointing=False,  # `LastCheckpoint` and `BestModel` do it
+            enable_model_summary=False,
+            default_root_dir=folder.root,
+            use_distributed_sampler=False,  # the data module deals out clips and videos
+        )
+        lightning.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        if validates and best.validated_step != lightning.global_step:
+            lightning.validate(module, datamodule=data, verbose=False)
+    if not validates and is_first_process():
+        save(model, folder.model)
+    return Run(folder, lightning.global_step, best.score if validates else None, best.step)
+
+
+def is_first_process() -> bool:
+    """Whether this process is the first, or the only one, of the run."""
+    return not getattr(rank_zero_only, "rank", 0)
+
+
+def _check(steps: int, validate_every: int, save_every: int) -> None:
+    for name, value in (("steps", steps), ("validate_every", validate_every), ("save_every", save_every)):
+        if value < 1:
+            raise InputError(f"{name}: expected at least 1 optimiser step, came {value}")
+
+
+def _loggers(folder: RunFolder) -> list[Logger]:
+    return [CsvLogger(folder.logs), TensorBoardLogger(folder.root, name="", version="logs")]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Lightning's remarks about devices, workers and its own services out of the user's sight."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.WARNING)
+        with warnings.catch_warnings():
+            for pattern in NOISE:
+                warnings.filterwarnings("ignore", pattern)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,68 @@
+"""Supervised training: step, log, nothing else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning.pytorch import LightningModule
+from torch import Tensor
+
+from everyframe.data.layout import VideoRef
+from everyframe.frames import Clip
+from everyframe.models.segmenter import Segmenter
+from everyframe.training.objective import Objective, pixel_objective
+from everyframe.training.optim import Optimization
+from everyframe.training.validation import VideoScores
+
+
+class Supervised(LightningModule):
+    """Trains a segmenter on clips with labelled query frames; validates it on whole videos as a stream.
+
+    Args:
+        model: the segmenter.
+        objective: what a batch costs; `pixel_objective()` when left out.
+        optimization: optimiser and schedule.
+        steps: length of the run in optimiser steps, for the schedule.
+    """
+
+    def __init__(
+        self,
+        model: Segmenter,
+        objective: Objective | None = None,
+        optimization: Optimization | None = None,
+        steps: int = 40_000,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.objective = objective or pixel_objective()
+        self.optimization = optimization or Optimization()
+        self.steps = steps
+        self.scores = VideoScores(model.label_space)
+        self.class_iou: dict[str, float] = {}
+
+    def training_step(self, clip: Clip, batch_index: int) -> dict[str, Tensor]:
+        """Return the cost of a batch of clips and its terms."""
+        prediction = self.model(clip.images, clip.roles)
+        costs = self.objective(prediction, clip)
+        # A row's step says how many optimiser steps its weights will have seen.
+        logged = {f"train/{name}": cost.detach() for name, cost in costs.items()}
+        self.log_dict({"step": float(self.global_step + 1), **logged}, batch_size=len(clip.videos))
+        return {name: cost if name == "loss" else cost.detach() for name, cost in costs.items()}
+
+    def validation_step(self, video: VideoRef | None, batch_index: int) -> None:
+        """Label every frame of a video and count; None stands for no video (see `validation.video_loader`)."""
+        if video is not None:
+            self.scores.update(self.model, video, self.device)
+
+    def on_validation_epoch_end(self) -> None:
+        """Join the counts of all processes and log the scores."""
+        scores = self.scores.compute()
+        self.class_iou = scores.pop("class_iou")
+        self.log_dict({"step": float(self.global_step), **scores})
+        self.scores.reset()
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """Build the optimiser and its schedule per optimiser step."""
+        optimizer = self.optimization.optimizer(self.model, self.objective)
+        schedule = self.optimization.schedule(optimizer, self.steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

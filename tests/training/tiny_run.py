@@ -1,0 +1,186 @@
+"""A tiny model and data in memory; as a script, a training run for tests that need processes of their own.
+
+usage: python tiny_run.py OUT STEPS [SECONDS_PER_STEP] [DEVICES] [RESUME]
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from everyframe.data.layout import FrameRef, VideoRef
+from everyframe.frames import Clip, Role
+from everyframe.labels import LabelSpace
+from everyframe.models.heads.base import Head, Outputs
+from everyframe.models.segmenter import Segmenter
+from everyframe.training.objective import pixel_objective
+from everyframe.training.optim import Optimization
+from everyframe.training.run import Run, train
+
+SPACE = LabelSpace(("dark", "bright"))
+SIZE = (12, 16)
+
+
+class TinyBackbone(nn.Module):
+    channels = (6,)
+    strides = (2,)
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 6, 3, stride=2, padding=1)
+        self.norm = nn.GroupNorm(2, 6)
+        self.seconds = seconds
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        if self.training:
+            time.sleep(self.seconds)
+        return [self.norm(self.conv(x)).relu()]
+
+
+class TinyHead(Head):
+    def __init__(self, dropout: float = 0.2) -> None:
+        super().__init__()
+        self.num_classes, self.stride = 2, 2
+        self.dropout = nn.Dropout2d(dropout)
+        self.classifier = nn.Conv2d(6, 2, 1)
+        self.auxiliary = nn.Conv2d(6, 2, 1)
+
+    def embed(self, maps: Any) -> dict[str, Tensor]:
+        return {"pixels": maps[0], "auxiliary": self.auxiliary(maps[0])}
+
+    def predict(self, embedding: dict[str, Tensor]) -> Outputs:
+        return {"logits": self.classifier(self.dropout(embedding["pixels"]))}
+
+
+def tiny_model(dropout: float = 0.2, seconds: float = 0.0) -> Segmenter:
+    torch.manual_seed(7)
+    model = Segmenter(TinyBackbone(seconds), TinyHead(dropout), SPACE)
+    model.config = {"name": "tiny-of-the-tests", "options": {}}
+    return model
+
+
+def make_clip(number: int) -> Clip:
+    """Noise whose brightness is the class; the second of two frames is the query; some pixels are ignored."""
+    rng = np.random.default_rng([3, number])
+    bright = rng.random(SIZE) < 0.5
+    image = np.where(bright, 200, 50)[None].repeat(3, 0) + rng.integers(-40, 40, (3, *SIZE))
+    labels = bright.astype(np.uint8)
+    labels[: number % 5] = 255
+    images = torch.from_numpy(image.astype(np.uint8))
+    unlabelled = torch.full(SIZE, 255, dtype=torch.uint8)
+    return Clip(
+        images=torch.stack([images.flip(-1), images]),
+        labels=torch.stack([unlabelled, torch.from_numpy(labels)]),
+        labelled=torch.tensor([False, True]),
+        roles=(Role.ADJACENT, Role.QUERY),
+        indices=torch.arange(2),
+        videos=(f"video{number}",),
+    )
+
+
+class TinyLoader:
+    """An endless row of clips with a position, like `ClipLoader`."""
+
+    def __init__(self, batches: int, batch_size: int, rank: int, ranks: int) -> None:
+        self.batches, self.batch_size, self.rank, self.ranks = batches, batch_size, rank, ranks
+        self.position = 0
+
+    def __len__(self) -> int:
+        return self.batches
+
+    def __iter__(self) -> Iterator[Clip]:
+        for _ in range(self.batches):
+            first = self.position + self.rank * self.batch_size
+            self.position += self.batch_size * self.ranks
+            yield Clip.stack([make_clip(first + i) for i in range(self.batch_size)])
+
+    def state_dict(self) -> dict[str, int]:
+        return {"position": self.position}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.position = state["position"]
+
+
+class TinyData(LightningDataModule):
+    """Clips in memory, validation videos from a folder (or none)."""
+
+    allow_zero_length_dataloader_with_multiple_devices = True
+
+    def __init__(self, folder: Path | None = None, videos: int = 1, batch_size: int = 4) -> None:
+        super().__init__()
+        self.val_videos = [] if folder is None else [write_video(folder, n) for n in range(videos)]
+        self.batches_per_epoch: int | None = None
+        self.batch_size = batch_size
+
+    def train_dataloader(self) -> TinyLoader:
+        trainer = self.trainer
+        assert trainer is not None
+        assert self.batches_per_epoch is not None
+        return TinyLoader(self.batches_per_epoch, self.batch_size, trainer.global_rank, trainer.world_size)
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        return batch
+
+    def val_dataloader(self) -> DataLoader[VideoRef | None]:
+        trainer = self.trainer
+        assert trainer is not None
+        own: list[VideoRef | None] = list(self.val_videos[trainer.global_rank :: trainer.world_size])
+        own += [None] * (-(-len(self.val_videos) // trainer.world_size) - len(own))
+        return DataLoader(own, batch_size=None, collate_fn=lambda video: video)  # type: ignore[arg-type]
+
+
+def write_video(folder: Path, number: int, frames: int = 3) -> VideoRef:
+    """Write pictures and label maps of one validation video."""
+    from PIL import Image
+
+    refs = []
+    for index in range(frames):
+        clip = make_clip(1000 + 10 * number + index)
+        paths = [folder / f"v{number}_{index}_{kind}.png" for kind in ("image", "label")]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(clip.images[1].permute(1, 2, 0).numpy()).save(paths[0])
+        Image.fromarray(clip.labels[1].numpy()).save(paths[1])
+        refs.append(FrameRef(index, str(index), paths[0], paths[1]))
+    return VideoRef(f"v{number}", tuple(refs))
+
+
+def run(
+    out: Path,
+    steps: int,
+    seconds: float = 0.0,
+    data: TinyData | None = None,
+    dropout: float = 0.2,
+    validate_every: int = 5,
+    save_every: int = 100,
+    resume: str | None = None,
+    **trainer: Any,
+) -> Run:
+    """Train the tiny model."""
+    return train(
+        tiny_model(dropout, seconds),
+        data if data is not None else TinyData(out / "videos"),
+        out,
+        pixel_objective(dice=0.1),
+        Optimization(lr=0.01, warmup=3),
+        steps=steps,
+        validate_every=validate_every,
+        save_every=save_every,
+        resume=resume,
+        trainer={"accelerator": "cpu", "devices": 1, "log_every_n_steps": 1, **trainer},
+    )
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    out, steps, seconds, devices, resume = (*sys.argv[1:], *("0", "1", "")[len(sys.argv) - 3 :])
+    options = {} if devices == "1" else {"devices": int(devices), "strategy": "ddp"}
+    run(Path(out), int(steps), float(seconds), resume=resume or None, **options)
