@@ -27,7 +27,18 @@ OPEN_VIDEOS = 4
 """Video files that one process keeps open: random access then pays a seek, not an open."""
 
 _open: OrderedDict[Path, VideoReader] = OrderedDict()
-_owner = os.getpid()
+_left_to_parent: list[VideoReader] = []
+
+
+def _after_fork() -> None:
+    # A forked worker must not share file positions with its parent. Nor may it free the parent's decoders: that waits
+    # for decoding threads, which a fork does not copy. So they are kept, unused, until the worker ends.
+    _left_to_parent.extend(_open.values())
+    _open.clear()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def read_frame(video: VideoRef, index: int) -> Frame:
@@ -120,11 +131,6 @@ def close_videos() -> None:
 
 
 def _reader(path: Path) -> VideoReader:
-    global _owner
-    if _owner != os.getpid():
-        # A forked worker must not share the file position of its parent; the parent keeps and closes its readers.
-        _open.clear()
-        _owner = os.getpid()
     reader = _open.pop(path, None) or VideoReader(path)
     _open[path] = reader
     if len(_open) > OPEN_VIDEOS:
