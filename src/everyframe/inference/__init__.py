@@ -1,1 +1,1 @@
-"""Inference: `Stream` and predictors that nest (window, flip, scales)."""
+"""Inference: `Stream`, exact label maps, and predictors that nest (window, flip, scales)."""

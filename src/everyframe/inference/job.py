@@ -1,0 +1,296 @@
+"""The record of a prediction job: what is done, what failed, and where an interrupted video goes on.
+
+OUT/summary.json holds the settings and one entry per video and is rewritten after each. While a video is being
+labelled, OUT/.resume/<video>.safetensors holds the stream's state after some frame, written only once all files of
+the frames before are whole. Labels and state together are all that the rest of the video depends on: a resumed job
+decodes the finished frames again, reads their label maps back for the overlay and the table, and runs the model from
+there on. Without a usable state the video starts over, which gives the same files and costs more time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import torch
+from torch import nn
+
+from everyframe.errors import InputError
+from everyframe.inference.outputs import OutputError, whole_file, writing
+from everyframe.inference.pipeline import Stopwatch
+from everyframe.inference.predictor import Predictor
+from everyframe.inference.state_file import load_state, save_state
+from everyframe.inference.stream import Stream
+
+Snapshot = tuple[dict[str, torch.Tensor], Any]
+
+
+@dataclass
+class VideoResult:
+    """How one video went.
+
+    Attributes:
+        name: results lie under it.
+        source: what was opened.
+        status: "running" stands in a summary whose job was killed; "stopped" where it was interrupted by hand.
+        frames: labelled frames on disk.
+        labelled_now: of them, those labelled by this run and not by the one it resumed.
+        seconds: wall time in this run.
+        error: one line, when it failed.
+    """
+
+    name: str
+    source: str
+    status: Literal["running", "done", "failed", "stopped"] = "running"
+    frames: int = 0
+    labelled_now: int = 0
+    seconds: float = 0.0
+    error: str | None = None
+
+    def fail(self, error: Exception) -> None:
+        """Record why the video could not be labelled to its end."""
+        self.status, self.error = "failed", str(error)
+
+
+@dataclass
+class Summary:
+    """How a job went: what `predict` returns and summary.json holds.
+
+    Attributes:
+        out: the output folder.
+        settings: what the labels depend on; a resumed job must have the same.
+        videos: one entry per source, in order.
+        stages: seconds by stage. "model", "label map", "wait for frames" and "wait for writers" follow one another in
+            the main loop; "decode" and "write" run beside it in their own threads.
+        seconds: wall time of this run from the first frame asked for to the last file closed.
+    """
+
+    out: str
+    settings: dict[str, Any]
+    videos: list[VideoResult] = field(default_factory=list)
+    stages: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    @property
+    def frames(self) -> int:
+        """Frames labelled by this run."""
+        return sum(video.labelled_now for video in self.videos)
+
+    @property
+    def frames_per_second(self) -> float:
+        """End to end: decoding, model, files and all waiting included."""
+        return self.frames / self.seconds if self.seconds else 0.0
+
+    @property
+    def failed(self) -> list[VideoResult]:
+        """Videos that could not be labelled to their end."""
+        return [video for video in self.videos if video.status == "failed"]
+
+    def shares(self) -> dict[str, float]:
+        """Return each stage's share of the wall time; "other" is what the main loop spent on none of them."""
+        if not self.seconds:
+            return {}
+        shares = {stage: self.stages.get(stage, 0.0) / self.seconds for stage in (*MAIN_STAGES, *THREAD_STAGES)}
+        return {**shares, "other": max(0.0, 1 - sum(shares[stage] for stage in MAIN_STAGES))}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what summary.json holds."""
+        rates = {"frames": self.frames, "frames_per_second": self.frames_per_second, "shares": self.shares()}
+        return {**asdict(self), **rates}
+
+    def __str__(self) -> str:
+        done = [video for video in self.videos if video.status == "done"]
+        earlier = len([video for video in done if not video.labelled_now])
+        lines = [
+            f"{len(done)} of {len(self.videos)} videos done{f', {earlier} of them before' if earlier else ''}; "
+            f"{self.frames} frames in {self.seconds:.1f} s: {self.frames_per_second:.2f} frames/s end to end"
+        ]
+        shares = self.shares()
+        if shares and self.frames:
+            in_loop = ", ".join(f"{stage} {shares[stage]:.1%}" for stage in (*MAIN_STAGES, "other"))
+            beside = ", ".join(f"{stage} {shares[stage]:.1%}" for stage in THREAD_STAGES)
+            lines += [f"wall time: {in_loop}", f"beside it, in threads: {beside}"]
+        lines += [f"{v.status}: {v.name} after {v.frames} frames: {v.error}" for v in self.videos if v.error]
+        return "\n".join([*lines, f"results in {self.out}"])
+
+
+MAIN_STAGES = ("model", "label map", "wait for frames", "wait for writers")
+THREAD_STAGES = ("decode", "write")
+
+
+class Job:
+    """The record in the output folder, see the top of this file.
+
+    Args:
+        out: the output folder; made when it is missing.
+        settings: what the labels depend on, as JSON holds it.
+        resume: keep what an earlier job with the same settings has done.
+
+    Raises:
+        InputError: the earlier job had other settings.
+        OutputError: the folder cannot be written.
+    """
+
+    def __init__(self, out: Path, settings: dict[str, Any], resume: bool = False) -> None:
+        self.out = out
+        self.summary = Summary(str(out), json.loads(json.dumps(settings)))
+        self._begin = time.perf_counter()
+        self._path = out / "summary.json"
+        self._states = out / ".resume"
+        self._earlier: dict[str, VideoResult] = {}
+        with writing(out):
+            self._states.mkdir(parents=True, exist_ok=True)
+        if resume:
+            self._earlier = self._read_earlier()
+        else:
+            for file in self._states.glob("*.safetensors"):
+                file.unlink()
+        self.save()
+
+    @contextmanager
+    def video(self, name: str, source: str) -> Iterator[VideoResult]:
+        """Keep the record of one video: done, failed with its one line, or stopped by what is raised.
+
+        A video that an earlier run has finished has the status "done" from the start.
+        """
+        begin = time.perf_counter()
+        result = VideoResult(name, source)
+        self.summary.videos.append(result)
+        try:
+            self._compare(result)
+            yield result
+            result.status = "done"
+        except OutputError:
+            result.status = "stopped"
+            raise
+        except InputError as error:
+            result.fail(error)
+        except BaseException:
+            result.status = "stopped"
+            raise
+        finally:
+            result.seconds = time.perf_counter() - begin
+            self.save()
+
+    def refuse(self, source: str, error: InputError) -> None:
+        """Record a source that names nothing to label."""
+        self.summary.videos.append(VideoResult(source, source, "failed", error=str(error)))
+        self.save()
+
+    def _compare(self, result: VideoResult) -> None:
+        """Refuse a second video of the same name; take over what an earlier run has finished."""
+        name, source = result.name, result.source
+        for other in self.summary.videos[:-1]:
+            if other.name == name:
+                raise InputError(
+                    f"{source}: expected videos of different names, {name} is also that of {other.source}; rename "
+                    f"one, or label them into different folders"
+                )
+        earlier = self._earlier.get(name)
+        if earlier is not None and earlier.source != source:
+            raise InputError(
+                f"{self._path}: expected video {name} to be {earlier.source} as before, came {source}; resume with "
+                f"the same sources, or choose another folder"
+            )
+        if earlier is not None and earlier.status == "done":
+            result.status, result.frames = "done", earlier.frames
+
+    def add_stages(self, watch: Stopwatch) -> None:
+        """Add a video's stopwatch to the summary."""
+        for stage, seconds in watch.seconds.items():
+            self.summary.stages[stage] = self.summary.stages.get(stage, 0.0) + seconds
+
+    def save(self) -> None:
+        """Write summary.json."""
+        self.summary.seconds = time.perf_counter() - self._begin
+        pending = [video for name, video in self._earlier.items() if name not in {v.name for v in self.summary.videos}]
+        record = self.summary.to_dict()
+        record["videos"] += [asdict(video) for video in pending]
+        with writing(self._path), whole_file(self._path) as part:
+            part.write_text(json.dumps(record, indent=1), encoding="utf-8")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Write the last summary; the folder of states goes when it is empty."""
+        try:
+            self.save()
+            if not any(self._states.iterdir()):
+                self._states.rmdir()
+        except (OutputError, OSError):
+            if error is None:  # else the reason for leaving the block is the one to report
+                raise
+
+    # -- where an interrupted video goes on --------------------------------------------------------------------------
+
+    def checkpoint(self, result: VideoResult, snapshot: Snapshot, frames: int, size: tuple[int, int]) -> None:
+        """Write the stream's state after the first `frames` frames, all of whose files are whole."""
+        path = self._state_path(result.name)
+        with writing(path), whole_file(path) as part:
+            save_state(part, snapshot, {"frames": frames, "size": list(size), "source": result.source})
+
+    def restore(self, result: VideoResult, stream: Stream) -> int:
+        """Put the stream where an earlier run stopped, and return how many frames it had done; else reset it: 0."""
+        stream.reset()
+        path = self._state_path(result.name)
+        if not path.exists():
+            return 0
+        try:
+            state, notes = load_state(path, stream.device)
+        except ValueError:  # damaged, or of classes that are gone: start over, the result is the same
+            return 0
+        stream.restore(state, (notes["size"][0], notes["size"][1]))
+        return int(notes["frames"])
+
+    def forget(self, result: VideoResult) -> None:
+        """Remove a video's state: it is done, or it starts over."""
+        with writing(self.out):
+            self._state_path(result.name).unlink(missing_ok=True)
+
+    def _state_path(self, name: str) -> Path:
+        return self._states / f"{name.replace('/', '__')}.safetensors"
+
+    def _read_earlier(self) -> dict[str, VideoResult]:
+        if not self._path.exists():
+            return {}
+        try:
+            record = json.loads(self._path.read_text(encoding="utf-8"))
+            settings, videos = record["settings"], [VideoResult(**video) for video in record["videos"]]
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise InputError(
+                f"{self._path}: expected the record of an earlier job, came {error!r}; remove the file to start anew"
+            ) from None
+        ours = self.summary.settings
+        keys = [key for key in {**settings, **ours} if settings.get(key) != ours.get(key)]
+        if keys:
+            differ = "; ".join(f"{key} {_short(settings.get(key))} there, {_short(ours.get(key))} now" for key in keys)
+            raise InputError(
+                f"{self.out}: expected the settings of the interrupted job, came others ({differ}); resume with the "
+                f"same settings, or choose another folder"
+            )
+        return {video.name: video for video in videos}
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def fingerprint(predictor: Predictor) -> str:
+    """Return a digest of a predictor: its structure as `print` shows it, and every weight and buffer."""
+    digest = hashlib.sha256()
+    if not isinstance(predictor, nn.Module):
+        return f"{type(predictor).__module__}.{type(predictor).__qualname__}"
+    digest.update(repr(predictor).encode())
+    for name, tensor in [*predictor.named_parameters(), *predictor.named_buffers()]:
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]

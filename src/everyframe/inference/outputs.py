@@ -1,0 +1,186 @@
+"""What a prediction leaves on disk, written frame by frame: an interrupted run leaves only whole files."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from everyframe.errors import InputError
+from everyframe.frames import Frame
+from everyframe.io.label_png import read_label, write_label
+from everyframe.labels import LabelSpace
+
+
+class OutputError(InputError):
+    """The output folder cannot be written. It stops the whole job: the next video would meet the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """A frame and what was predicted for it.
+
+    Attributes:
+        frame: the frame.
+        labels: uint8 [H, W], train ids.
+        confidence: float32 [H, W] in 0..1, the probability of the winning class; None where not asked for.
+    """
+
+    frame: Frame
+    labels: NDArray[np.uint8]
+    confidence: NDArray[np.float32] | None = None
+
+
+class Writer(Protocol):
+    """Contract of every output: a context manager that takes the frames of one video in order."""
+
+    def write(self, item: Labelled) -> None:
+        """Write one frame."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what goes wrong while writing into one clear line.
+
+    Raises:
+        OutputError: no permission, a full disk, a file where a folder should be.
+    """
+    try:
+        yield
+    except OutputError:
+        raise
+    except InputError as error:  # a writer of everyframe.io that has found its words already
+        raise OutputError(str(error)) from None
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OutputError(
+            f"{path}: expected to write here, cannot ({reason}); free the disk or choose another folder, then go on "
+            f"with --resume"
+        ) from None
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Yield a name to write to, and give the file its real name once it is whole."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        yield part
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+class _FolderWriter:
+    """One file per frame in a folder of the video."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def path(self, frame: Frame) -> Path:
+        """File of a frame."""
+        return self.folder / f"{frame.name}.png"
+
+    def __enter__(self) -> Self:
+        with writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Nothing to close: each file is whole."""
+
+
+class LabelWriter(_FolderWriter):
+    """Label maps as palette PNGs that hold raw ids, FOLDER/<frame name>.png."""
+
+    def __init__(self, folder: Path, space: LabelSpace) -> None:
+        super().__init__(folder)
+        self.space = space
+
+    def write(self, item: Labelled) -> None:
+        """Write one label map."""
+        path = self.path(item.frame)
+        with writing(path), whole_file(path) as part:
+            write_label(part, item.labels, self.space)
+
+    def read(self, frame: Frame) -> NDArray[np.uint8]:
+        """Read back what an earlier run wrote.
+
+        Raises:
+            InputError: missing, damaged, or of another size.
+        """
+        return read_label(self.path(frame), self.space, frame.size)
+
+
+class ConfidenceWriter(_FolderWriter):
+    """The winning class's probability as grey PNGs, 255 = certain, FOLDER/<frame name>.png."""
+
+    def write(self, item: Labelled) -> None:
+        """Write one confidence map; frames that an earlier run has done carry none and keep their file."""
+        path = self.path(item.frame)
+        if item.confidence is None:
+            return
+        grey = np.rint(item.confidence * 255).astype(np.uint8)
+        with writing(path), whole_file(path) as part:
+            Image.fromarray(grey).save(part, format="PNG", compress_level=1)
+
+
+class AreasWriter:
+    """One CSV line per frame: index, name, time in seconds, and the share of the pixels that each class has."""
+
+    def __init__(self, path: Path, space: LabelSpace) -> None:
+        self.path = path
+        self.space = space
+
+    def __enter__(self) -> Self:
+        with writing(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self.path.open("w", newline="", encoding="utf-8", buffering=1)
+            self._file.write(_csv_line(["frame", "name", "time", *self.space.names]))
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        with writing(self.path):
+            self._file.close()
+
+    def write(self, item: Labelled) -> None:
+        """Append one line, and hand it to the file system at once."""
+        frame = item.frame
+        areas = class_areas(item.labels, len(self.space))
+        line = _csv_line([frame.index, frame.name, f"{frame.time:.6f}", *(f"{area:.6f}" for area in areas)])
+        with writing(self.path):
+            self._file.write(line)
+
+
+def class_areas(labels: NDArray[np.uint8], classes: int) -> NDArray[np.float64]:
+    """Return the share of the pixels of each class, float64 [K]; ignored pixels belong to none.
+
+    Example:
+        >>> class_areas(np.array([[0, 0], [2, 255]], np.uint8), 3).tolist()
+        [0.5, 0.0, 0.25]
+    """
+    counts = torch.bincount(torch.from_numpy(np.ascontiguousarray(labels)).flatten(), minlength=256)
+    shares: NDArray[np.float64] = counts[:classes].double().numpy() / labels.size
+    return shares
+
+
+def _csv_line(cells: list[object]) -> str:
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerow(cells)
+    return buffer.getvalue()

@@ -1,0 +1,51 @@
+"""What everything here runs: a predictor. Segmenters are predictors, and so are the wrappers around them."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from everyframe.labels import LabelSpace
+
+State = Any
+"""What a predictor remembers between frames: a pytree of tensors of bounded size; None before the first frame."""
+
+
+class Predictor(Protocol):
+    """Contract of `Segmenter`, `Window`, `Flip`, `Scales` and whatever else labels frames one after the other.
+
+    A predictor that wraps others has the tuple of their states as its state, so wrappers nest in any order.
+
+    Attributes:
+        label_space: the K classes.
+    """
+
+    label_space: LabelSpace
+
+    def step(self, frame: Tensor, state: State = None) -> tuple[Tensor, State]:
+        """Predict the next frame.
+
+        Args:
+            frame: uint8 [B, 3, H, W], RGB.
+            state: what the previous step returned; None at the first frame.
+
+        Returns:
+            logits [B, K, h, w] of any resolution that covers the whole frame (cell centres as
+            `align_corners=False` has them), and the state for the next step.
+        """
+        ...
+
+
+def child_states(state: State, count: int, owner: str) -> tuple[State, ...]:
+    """Return the states of a wrapper's `count` children; Nones before the first frame.
+
+    Raises:
+        ValueError: the state belongs to another wrapper or another frame size.
+    """
+    if state is None:
+        return (None,) * count
+    if not isinstance(state, tuple) or len(state) != count:
+        came = f"{len(state)} of them" if isinstance(state, tuple) else type(state).__name__
+        raise ValueError(f"{owner}: expected a tuple of {count} states, came {came}; pass None after a change of size")
+    return state

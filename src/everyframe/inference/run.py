@@ -1,0 +1,117 @@
+"""One video through the pipeline: read ahead -> model -> label map -> write behind, going on where a run stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+
+from everyframe.errors import InputError
+from everyframe.frames import Frame
+from everyframe.inference.job import Job, VideoResult
+from everyframe.inference.labelmap import confidence_map, label_map
+from everyframe.inference.outputs import Labelled, LabelWriter, Writer
+from everyframe.inference.pipeline import ReadAhead, Stopwatch, WriteBehind
+from everyframe.inference.state_file import UnsavableStateError, snapshot
+from everyframe.inference.stream import Stream, to_numpy
+from everyframe.io.sources import Source
+
+OnFrame = Callable[[VideoResult, int | None], None]
+"""Told after each frame: the video's result so far, and its number of frames where known."""
+
+
+class _CannotReadBackError(Exception):
+    """A frame that an earlier run finished cannot be read."""
+
+
+@dataclass
+class Run:
+    """Labels videos one after the other with one stream and one record.
+
+    Attributes:
+        runner: the model; its state is replaced at each video.
+        job: the record of what is done.
+        writers: video -> its outputs, not yet opened.
+        confidence: compute confidence maps as well.
+        checkpoint_every: frames between two records of the state.
+        on_frame: told after each frame.
+    """
+
+    runner: Stream
+    job: Job
+    writers: Callable[[Source], list[Writer]]
+    confidence: bool = False
+    checkpoint_every: int = 50
+    on_frame: OnFrame | None = None
+
+    def label(self, video: Source, result: VideoResult) -> None:
+        """Label a video to its end.
+
+        Raises:
+            InputError: it cannot be read to its end; what was labelled before is on disk.
+            OutputError: the output folder cannot be written.
+        """
+        writers = self.writers(video)
+        labels = next((writer for writer in writers if isinstance(writer, LabelWriter)), None)
+        done = self.job.restore(result, self.runner) if labels is not None else 0
+        try:
+            self._label(video, result, writers, done)
+        except _CannotReadBackError:  # a label map of the earlier run is gone or damaged: all of the video again
+            self.runner.reset()
+            self._label(video, result, writers, 0)
+        self.job.forget(result)
+
+    def _label(self, video: Source, result: VideoResult, writers: list[Writer], done: int) -> None:
+        """Read back the first `done` frames, label the others, write all."""
+        watch = Stopwatch()
+        result.frames = result.labelled_now = 0
+
+        def write(task: Callable[[], None]) -> None:
+            with watch.measure("write"):
+                task()
+
+        with ExitStack() as stack:
+            stack.callback(self.job.add_stages, watch)
+            for writer in writers:
+                stack.enter_context(writer)
+            frames = stack.enter_context(ReadAhead(watch.iterate(video, "decode")))
+            behind = stack.enter_context(WriteBehind(write))
+            for count, frame in enumerate(watch.iterate(frames, "wait for frames"), 1):
+                item = self._predict(frame, watch) if count > done else _read_back(frame, writers)
+                with watch.measure("wait for writers"):
+                    behind.put(partial(self._write, item, writers, result))
+                    if count > done and count % self.checkpoint_every == 0:
+                        behind.put(self._checkpoint(result, count, frame.size))
+                result.labelled_now += count > done
+                if self.on_frame is not None:
+                    self.on_frame(result, video.length)
+
+    def _predict(self, frame: Frame, watch: Stopwatch) -> Labelled:
+        with watch.measure("model"):
+            logits = self.runner.logits(frame)
+            self.runner.synchronize()
+        with watch.measure("label map"):
+            labels = to_numpy(label_map(logits, frame.size)[0])
+            confidence = confidence_map(logits, frame.size)[0].cpu().numpy() if self.confidence else None
+        return Labelled(frame, labels, confidence)
+
+    def _write(self, item: Labelled, writers: list[Writer], result: VideoResult) -> None:
+        for writer in writers:
+            writer.write(item)
+        result.frames += 1
+
+    def _checkpoint(self, result: VideoResult, frames: int, size: tuple[int, int]) -> Callable[[], None]:
+        """Copy the state now; the writing thread stores it once the frames before are on disk."""
+        try:
+            copied = snapshot(self.runner.state)
+        except UnsavableStateError:  # such a model starts a half-done video over
+            return lambda: None
+        return partial(self.job.checkpoint, result, copied, frames, size)
+
+
+def _read_back(frame: Frame, writers: list[Writer]) -> Labelled:
+    try:
+        return next(Labelled(frame, writer.read(frame)) for writer in writers if isinstance(writer, LabelWriter))
+    except InputError as error:
+        raise _CannotReadBackError from error
