@@ -70,11 +70,20 @@ def write_label(
         space: turns train ids into raw ids and gives the colours.
         raw: write raw ids, as the masks of the training data hold them; False writes train ids.
         compress_level: zlib level 0..9; 1 costs a third of the time of PIL's default 6 and little in size.
+
+    Raises:
+        InputError: the file cannot be written (no such folder, no permission, a full disk), or a class has no raw id.
     """
     ids = space.decode(train) if raw else np.ascontiguousarray(train, dtype=np.uint8)
     picture = Image.fromarray(ids)
     picture.putpalette(_palette(space, raw))  # turns the grey picture into a palette picture with the same ids
-    picture.save(path, format="PNG", compress_level=compress_level)
+    try:
+        picture.save(path, format="PNG", compress_level=compress_level)
+    except OSError as error:
+        raise InputError(
+            f"{path}: expected to write a label map here, cannot ({error.strerror or error}); "
+            f"choose another folder or free the disk"
+        ) from None
 
 
 def _palette(space: LabelSpace, raw: bool) -> bytes:

@@ -9,7 +9,6 @@ from typing import Self, cast
 
 import av
 import numpy as np
-import torch
 from av.container import OutputContainer
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, VideoReformatter
 from av.video.stream import VideoStream
@@ -31,7 +30,8 @@ class VideoWriter:
 
     MP4 files are written in fragments of about two seconds and turned into an ordinary MP4 on closing, so that the
     file is readable up to its last fragment when the run is killed. 4:2:0 knows even sizes only: an odd height or
-    width grows by one row or column, a repetition of the last. The file is closed by leaving the `with` block, also
+    width grows by one row or column, a repetition of the last. A video has one size: a frame of another size (a stream
+    that changes it, pictures of several sizes) is scaled to it. The file is closed by leaving the `with` block, also
     when an exception leaves it.
 
     Args:
@@ -98,7 +98,7 @@ class VideoWriter:
 
         Raises:
             InputError: the disk is full or the file went away.
-            ValueError: another size or type than agreed, a time that does not rise, or the writer is closed.
+            ValueError: not such an image, a time that does not rise, or the writer is closed.
         """
         if self._container is None:
             raise ValueError(f"{self.path}: expected an open writer, it is closed")
@@ -108,6 +108,8 @@ class VideoWriter:
                 self._stream = self._add_stream(1 / self.rate if time is None else FINE_TIME_BASE)
             frame = self._converter.reformat(
                 av.VideoFrame.from_ndarray(pixels, format="rgb24"),
+                width=self._even[1],
+                height=self._even[0],
                 format="yuv420p",
                 dst_colorspace=Colorspace.ITU709,
                 dst_color_range=ColorRange.MPEG,
@@ -175,18 +177,14 @@ class VideoWriter:
         return max(pts, self._last_pts + 1)
 
     def _pixels(self, image: Tensor | NDArray[np.uint8]) -> NDArray[np.uint8]:
-        if isinstance(image, Tensor):
-            chw = image.dtype == torch.uint8 and tuple(image.shape) == (3, *self.size)
-            pixels = image.cpu().permute(1, 2, 0).numpy() if chw else None
-        else:
-            pixels = image if image.dtype == np.uint8 and image.shape == (*self.size, 3) else None
-        if pixels is None:
-            height, width = self.size
+        tensor = isinstance(image, Tensor)
+        pixels = image.permute(1, 2, 0).cpu().numpy() if isinstance(image, Tensor) and image.ndim == 3 else image
+        if isinstance(pixels, Tensor) or pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
             raise ValueError(
-                f"{self.path}: expected a uint8 tensor [3, {height}, {width}] or array [{height}, {width}, 3], came "
-                f"{image.dtype} {list(image.shape)}"
+                f"{self.path}: expected a uint8 {'tensor [3, H, W]' if tensor else 'array [H, W, 3]'}, "
+                f"came {image.dtype} {list(image.shape)}"
             )
-        if self._even != self.size:
+        if pixels.shape[:2] == self.size and self._even != self.size:
             pixels = np.pad(pixels, ((0, self.size[0] % 2), (0, self.size[1] % 2), (0, 0)), mode="edge")
         return np.ascontiguousarray(pixels)
 
