@@ -1,0 +1,224 @@
+"""The Lightning shell around the data: everything a recipe says about it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import CombinedLoader
+from torch.utils.data import DataLoader
+
+from everyframe.data.budget import apply_budget, write_manifest
+from everyframe.data.dataset import ClipDataset
+from everyframe.data.layout import Split, VideoRef
+from everyframe.data.layouts import load_split
+from everyframe.data.loader import ClipLoader, ShardSampler, world
+from everyframe.data.sampling import Anchor, ClipSampling, Per, Reference
+from everyframe.data.transforms import Geometry, Photometric
+from everyframe.errors import InputError
+from everyframe.labels import LabelSpace
+
+
+class ClipDataModule(LightningDataModule):
+    """Training clips and validation videos.
+
+    Training gives a `Clip` batch per step; with `unlabeled_batch_size`, a dict of two: "labelled" and "unlabelled".
+    Validation gives one `VideoRef` per step and leaves the decoding to the `Stream` that also predicts; every video
+    goes to exactly one rank.
+
+    Args:
+        data: layout and root, "vspw:/data/VSPW_480p"; a bare path is a folder of the user's own.
+        train_split: split to train on.
+        val_split: split to validate on, whole videos with all their labels; None: no validation.
+        budget: labels that training may see: labels per video (1), a share ("1/8"), "all", or a manifest file.
+        budget_frame: which frames keep their label: "hash" of the name, "first", "middle" or "random".
+        unlabeled: more videos, read without labels: "LAYOUT:ROOT" or "LAYOUT:ROOT@SPLIT" (default: `train_split`).
+        batch_size: labelled clips per step and process.
+        unlabeled_batch_size: unlabelled clips per step and process; 0: supervised training. Their queries are the
+            frames without a label of the training videos and of `unlabeled`.
+        adjacent: offsets of the adjacent frames, see `ClipSampling`, as are the next five.
+        reference: distant frame: "far_end", "first", "random", a distance in frames, or None.
+        queries: query frames per clip.
+        stride: frames between queries.
+        anchor: where in the queries the labelled frame lies.
+        mirror: turn time around for every second clip.
+        crop: side of the square crop, or (H, W).
+        scale: range of the random resize.
+        base: short side that scale 1 gives; None: as the frames are.
+        cat_max_ratio: largest share of one class in a crop.
+        flip: probability of the horizontal flip.
+        photometric: change colours.
+        per: one clip per "video" and epoch, or every labelled "frame".
+        batches_per_epoch: length of an epoch in steps; None: one pass over the labelled clips.
+        workers: processes that read ahead, per training process.
+        seed: of the budget, the order and all augmentation.
+    """
+
+    allow_zero_length_dataloader_with_multiple_devices = True  # more ranks than validation videos is no error
+
+    def __init__(
+        self,
+        data: str,
+        train_split: str = "train",
+        val_split: str | None = "val",
+        budget: str | int = "all",
+        budget_frame: str = "hash",
+        unlabeled: Sequence[str] = (),
+        batch_size: int = 8,
+        unlabeled_batch_size: int = 0,
+        adjacent: Sequence[int] = (-3, 3),
+        reference: Reference = "far_end",
+        queries: int = 1,
+        stride: int = 1,
+        anchor: Anchor = "last",
+        mirror: bool = False,
+        crop: int | tuple[int, int] = 480,
+        scale: tuple[float, float] = (0.5, 2.0),
+        base: int | None = None,
+        cat_max_ratio: float = 0.75,
+        flip: float = 0.5,
+        photometric: bool = True,
+        per: Per = "video",
+        batches_per_epoch: int | None = None,
+        workers: int = 4,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.data, self.train_split, self.val_split = data, train_split, val_split
+        self.budget, self.budget_frame, self.unlabeled = budget, budget_frame, tuple(unlabeled)
+        self.batch_size, self.unlabeled_batch_size = batch_size, unlabeled_batch_size
+        self.sampling = ClipSampling(tuple(adjacent), reference, queries, stride, anchor, mirror)
+        self.geometry = Geometry(crop, scale, base, cat_max_ratio, flip)
+        self.photometric = Photometric() if photometric else None
+        self.per, self.batches_per_epoch, self.workers, self.seed = per, batches_per_epoch, workers, seed
+        self._split: Split | None = None
+        self._loaders: dict[str, ClipLoader] = {}
+        self._positions: dict[str, dict[str, Any]] = {}
+
+    # -- what the data are -------------------------------------------------------------------------------------------
+
+    @property
+    def label_space(self) -> LabelSpace:
+        """The classes, known before `setup` so that the model can be built for them."""
+        return self._train()[1]
+
+    @property
+    def train_videos(self) -> list[VideoRef]:
+        """Training videos with the labels that the budget leaves them."""
+        return self._train()[0]
+
+    @property
+    def val_videos(self) -> list[VideoRef]:
+        """Validation videos with all their labels.
+
+        Raises:
+            InputError: the split's classes are not those of the training split.
+        """
+        if self.val_split is None:
+            return []
+        videos, space = load_split(self.data, self.val_split)
+        if space.names != self.label_space.names:
+            raise InputError(
+                f"{self.data}: expected the classes of split {self.train_split!r} in split {self.val_split!r} "
+                f"({len(self.label_space)} classes), came {len(space)} others: {', '.join(space.names[:5])}…"
+            )
+        if space.raw_to_train == self.label_space.raw_to_train and space.colors == self.label_space.colors:
+            return videos
+        return [replace(v, space=space) if v.space is None else v for v in videos]
+
+    @property
+    def unlabeled_videos(self) -> list[VideoRef]:
+        """The videos of `unlabeled`, without labels; names start with the position in the list to stay unique."""
+        found = []
+        for number, spec in enumerate(self.unlabeled):
+            place, at, split = spec.rpartition("@")
+            if not at or Path(spec.removeprefix(spec.partition(":")[0] + ":")).exists():  # a path may hold an @ too
+                place, split = spec, self.train_split
+            videos, _ = load_split(place, split)
+            found += [replace(v.keep_labels(set()), name=f"unlabeled{number}/{v.name}") for v in videos]
+        return found
+
+    def write_budget(self, folder: str | Path) -> Path:
+        """Write which frames keep their label to `folder/label_budget.json`, a file that `budget` reads; return it."""
+        path = Path(folder) / "label_budget.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_manifest(self.train_videos, path)
+        return path
+
+    def _train(self) -> Split:
+        if self._split is None:
+            videos, space = load_split(self.data, self.train_split)
+            self._split = apply_budget(videos, self.budget, which=self.budget_frame, seed=self.seed), space
+        return self._split
+
+    # -- Lightning ---------------------------------------------------------------------------------------------------
+
+    def train_dataloader(self) -> ClipLoader | CombinedLoader:
+        """Return the stream of training clips, where it stands."""
+        dataset = self._dataset(self.train_videos, "labelled", self.per, self.seed)
+        labelled = self._loader("labelled", dataset, self.batch_size, self.batches_per_epoch)
+        if not self.unlabeled_batch_size:
+            return labelled
+        # Its clips come from the same seed under another key, or they would share draws with the labelled ones.
+        pool = self._dataset([*self.train_videos, *self.unlabeled_videos], "unlabelled", "video", self.seed + 1)
+        unlabelled = self._loader("unlabelled", pool, self.unlabeled_batch_size, len(labelled))
+        return CombinedLoader({"labelled": labelled, "unlabelled": unlabelled}, "min_size")
+
+    def val_dataloader(self) -> DataLoader[VideoRef] | list[Any]:
+        """Return this rank's validation videos, one `VideoRef` at a time."""
+        videos = self.val_videos
+        if not videos:
+            return []
+        sampler = ShardSampler(videos, *self._world())
+        return DataLoader(videos, batch_size=None, sampler=sampler, collate_fn=_identity)  # type: ignore[arg-type]
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Move clips; videos are paths and stay as they are."""
+        if isinstance(batch, VideoRef):
+            return batch
+        return super().transfer_batch_to_device(batch, device, dataloader_idx)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the positions of the training streams; Lightning puts them into every checkpoint."""
+        return self._positions | {name: loader.state_dict() for name, loader in self._loaders.items()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the positions, whether or not the loaders exist yet."""
+        self._positions = dict(state_dict)
+        for name, state in state_dict.items():
+            if name in self._loaders:
+                self._loaders[name].load_state_dict(state)
+
+    def _dataset(self, videos: Sequence[VideoRef], which: Any, per: Per, seed: int) -> ClipDataset:
+        return ClipDataset(
+            videos, self.label_space, self.sampling, self.geometry, self.photometric, which=which, per=per, seed=seed
+        )
+
+    def _loader(self, name: str, dataset: ClipDataset, batch_size: int, batches: int | None) -> ClipLoader:
+        rank, ranks = self._world()
+        loader = ClipLoader(
+            dataset,
+            batch_size,
+            batches,
+            rank,
+            ranks,
+            workers=self.workers,
+            pin_memory=torch.cuda.is_available(),
+        )
+        state = self.state_dict().get(name)
+        if state is not None:
+            loader.load_state_dict(state)
+        self._loaders[name] = loader
+        return loader
+
+    def _world(self) -> tuple[int, int]:
+        trainer = getattr(self, "trainer", None)
+        return world() if trainer is None else (trainer.global_rank, trainer.world_size)
+
+
+def _identity(item: VideoRef) -> VideoRef:
+    return item

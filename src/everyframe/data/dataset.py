@@ -1,0 +1,128 @@
+"""Partly labelled videos as a data set of training clips."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from everyframe.data.layout import VideoRef
+from everyframe.data.reading import read_frames, read_labels
+from everyframe.data.sampling import ClipSampling, Per, Which, clip_queries, clip_rng
+from everyframe.data.transforms import Geometry, Photometric
+from everyframe.errors import InputError
+from everyframe.frames import IGNORE, Clip, Role
+from everyframe.labels import LabelSpace
+
+ClipKey = tuple[int, int]
+"""(epoch, position in the epoch's list of clips): what a sampler asks a `ClipDataset` for."""
+
+
+class ColorChange(Protocol):
+    """A colour augmentation: uint8 [T, 3, H, W] and a generator -> uint8 of the same shape."""
+
+    def __call__(self, images: Tensor, rng: np.random.Generator) -> Tensor: ...  # noqa: D102
+
+
+class ClipDataset(Dataset[Clip]):
+    """Clips of partly labelled videos; the same code for one label per video, all labels, none, and still images.
+
+    A clip depends on (seed, epoch, position) only: any number of workers, and a run that was interrupted and resumed,
+    see the same clips.
+
+    Args:
+        videos: the training videos, after the label budget was applied.
+        label_space: the train ids of the label maps.
+        sampling: which frames make a clip.
+        geometry: resize, crop and flip; None keeps whole frames (then all videos of a batch must have one size).
+        photometric: colour change; None keeps the colours.
+        which: "labelled" frames as queries (supervised), "unlabelled" ones (semi-supervised), or "all".
+        per: one clip per "video" and epoch, or every candidate "frame" once per epoch.
+        seed: first part of the key of all draws.
+
+    Raises:
+        InputError: no video has a frame that may be a query.
+    """
+
+    def __init__(
+        self,
+        videos: Sequence[VideoRef],
+        label_space: LabelSpace,
+        sampling: ClipSampling | None = None,
+        geometry: Geometry | None = None,
+        photometric: ColorChange | None = None,
+        which: Which = "labelled",
+        per: Per = "video",
+        seed: int = 0,
+    ) -> None:
+        self.videos = list(videos)
+        self.label_space = label_space
+        self.sampling = sampling if sampling is not None else ClipSampling()
+        self.geometry = geometry
+        self.photometric = photometric
+        self.seed = seed
+        self.clips = clip_queries(self.videos, which, per)
+        if not self.clips:
+            raise InputError(
+                f"training data: expected at least one {'' if which == 'all' else which + ' '}frame, came "
+                f"{len(self.videos)} videos with {sum(len(v.labelled) for v in self.videos)} labelled and "
+                f"{sum(len(v.frames) for v in self.videos)} frames in all; check the split and the label budget"
+            )
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, key: ClipKey | int) -> Clip:
+        """Return the clip of (epoch, position); a plain position means epoch 0.
+
+        Raises:
+            InputError: a frame or label map of the clip cannot be used; the message names the file.
+        """
+        epoch, position = key if isinstance(key, tuple) else (0, key)
+        if not 0 <= position < len(self):
+            raise IndexError(position)
+        rng = clip_rng(self.seed, epoch, position)
+        number, candidates = self.clips[position]
+        video = self.videos[number]
+        query = candidates[int(rng.integers(len(candidates)))]
+        indices, roles = self.sampling.train(len(video.frames), query, rng)
+
+        images, labels, labelled = self._read(video, indices)
+        if self.geometry is not None:
+            anchor = indices.index(query, roles.index(Role.QUERY))
+            images, labels = self.geometry(images, labels, anchor, rng, labelled)
+        if self.photometric is not None:
+            images = self.photometric(images, rng)
+        return Clip(images, labels, labelled, roles, torch.tensor(indices), (video.name,))
+
+    def _read(self, video: VideoRef, indices: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """Read images [T, 3, H, W], labels [T, H, W] and labelled [T]; a frame that comes twice is decoded once."""
+        unique = sorted(set(indices))
+        frames = dict(zip(unique, read_frames(video, unique), strict=True))
+        sizes = {frame.size for frame in frames.values()}
+        if len(sizes) != 1:
+            raise InputError(
+                f"{video.name}: expected frames of one size in a video, came (height, width) {sorted(sizes)}; "
+                f"make one video of each size"
+            )
+        size = sizes.pop()
+        maps = {
+            index: torch.from_numpy(found)
+            for index in unique
+            if (found := read_labels(video, index, self.label_space, size=size)) is not None
+        }
+        nothing = torch.full(size, IGNORE, dtype=torch.uint8)
+        images = torch.stack([frames[index].image for index in indices])
+        labels = torch.stack([maps.get(index, nothing) for index in indices])
+        return images, labels, torch.tensor([index in maps for index in indices])
+
+
+def train_dataset(
+    videos: Sequence[VideoRef], label_space: LabelSpace, crop: int | tuple[int, int] = 480, seed: int = 0
+) -> ClipDataset:
+    """Return a data set with the customary augmentation, for scripts that need no `ClipDataModule`."""
+    return ClipDataset(videos, label_space, geometry=Geometry(crop), photometric=Photometric(), seed=seed)
