@@ -72,7 +72,7 @@ def choose(labelled: Sequence[int], count: int, which: str, name: str, seed: int
     if count >= n:
         return list(labelled)
     if which == "first":
-        picked = range(count)
+        picked = list(range(count))
     elif which == "middle":
         picked = _spread(n, count)
     elif which == "random":

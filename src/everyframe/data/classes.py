@@ -27,6 +27,7 @@ from everyframe.labels import Color, LabelSpace, distinct_colors
 IGNORE_NAMES = frozenset({"ignore", "void", "unlabelled", "unlabeled"})
 CLASS_FILES = ("classes.yaml", "classes.yml", "classes.json")
 EXAMPLE = "for example `0: ignore`, `1: road`, `2: car`, one line per id in the masks"
+WRITE_IT = f"write it ({EXAMPLE}), or start with `everyframe data init PATH`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,7 @@ def read_classes(path: str | Path) -> Classes:
     try:
         data = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_Loader)
     except FileNotFoundError:
-        raise InputError(f"{path}: expected the names of the classes, found no file; write it, {EXAMPLE}") from None
+        raise InputError(f"{path}: expected the names of the classes, found no file; {WRITE_IT}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: expected YAML, came {' '.join(str(error).split())}; {EXAMPLE}") from None
     if isinstance(data, Mapping) and set(data) == {"classes"}:

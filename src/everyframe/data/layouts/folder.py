@@ -17,7 +17,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from everyframe.data.classes import EXAMPLE, Classes, find_classes, labelmap_space, read_classes
+from everyframe.data.classes import WRITE_IT, Classes, find_classes, labelmap_space, read_classes
 from everyframe.data.findings import found
 from everyframe.data.layout import FrameRef, Split, VideoRef
 from everyframe.data.listing import (
@@ -138,9 +138,7 @@ def _label_spaces(root: Path, names: list[str]) -> tuple[LabelSpace, dict[str, L
     if classes is not None:
         return classes.space, spaces
     if not spaces:
-        raise InputError(
-            f"{root / 'classes.yaml'}: expected the names of the classes, found no file; write it: {EXAMPLE}"
-        )
+        raise InputError(f"{root / 'classes.yaml'}: expected the names of the classes, found no file; {WRITE_IT}")
     first = next(iter(spaces))
     for name, space in spaces.items():
         if space.names != spaces[first].names:

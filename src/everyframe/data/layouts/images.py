@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from everyframe.data.classes import EXAMPLE, find_classes, labelmap_space, read_classes
+from everyframe.data.classes import WRITE_IT, find_classes, labelmap_space, read_classes
 from everyframe.data.findings import found
 from everyframe.data.layout import FrameRef, Split, VideoRef
 from everyframe.data.listing import SPLITS, defined_splits, list_frames, list_masks, pick_split, require_folder
@@ -66,9 +66,7 @@ def label_space(root: Path) -> LabelSpace:
     if labelmap.is_file():
         return labelmap_space(labelmap, read_classes(path) if path is not None else None)
     if path is None:
-        raise InputError(
-            f"{root / 'classes.yaml'}: expected the names of the classes, found no file; write it: {EXAMPLE}"
-        )
+        raise InputError(f"{root / 'classes.yaml'}: expected the names of the classes, found no file; {WRITE_IT}")
     return read_classes(path).space
 
 

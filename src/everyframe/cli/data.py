@@ -1,0 +1,76 @@
+"""`everyframe data check PATH` and `everyframe data init PATH`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from everyframe.errors import InputError
+
+WHERE = "PATH of a data set, or LAYOUT:PATH (folder, images, vspw, vspw480, camvid, camvid32, cityscapes, ...)"
+
+
+def main(arguments: list[str]) -> int:
+    """Run `everyframe data ...`: 0 fit for training, 1 training would be wrong."""
+    parser = argparse.ArgumentParser(prog="everyframe data", description="Check and prepare data sets.")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+
+    check = actions.add_parser("check", help="look at every mask and frame before training")
+    check.add_argument("data", help=WHERE)
+    check.add_argument("--split", action="append", help="check this split only (may be repeated; default: all)")
+    check.add_argument("--json", type=Path, metavar="FILE", help="write the whole report, with all file names")
+    check.add_argument("--decode-all", action="store_true", help="decode unlabelled pictures too (default: open them)")
+    check.add_argument("--workers", type=int, help="threads (default: one per core)")
+    check.set_defaults(run=_check)
+
+    init = actions.add_parser("init", help="start a classes.yaml from the ids in the masks")
+    init.add_argument("path", type=Path, help="folder of the data set")
+    init.add_argument("--force", action="store_true", help="replace the classes file that is there")
+    init.set_defaults(run=_init)
+
+    options = parser.parse_args(arguments)
+    run: Callable[[argparse.Namespace], int] = options.run
+    return run(options)
+
+
+def _check(options: argparse.Namespace) -> int:
+    from everyframe.data.check_report import print_report
+    from everyframe.data.doctor import check
+
+    with _progress("reading") as progress:
+        report = check(
+            options.data, options.split, decode_all=options.decode_all, workers=options.workers, progress=progress
+        )
+    print_report(report, Console())
+    if options.json is not None:
+        try:
+            options.json.write_text(json.dumps(report.to_dict(), indent=1) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"{options.json}: expected a file that can be written, came {error.strerror}") from None
+    return 0 if report.ok else 1
+
+
+def _init(options: argparse.Namespace) -> int:
+    from everyframe.data.starter import write_starter
+
+    with _progress("reading masks") as progress:
+        path = write_starter(options.path, force=options.force, progress=progress)
+    print(path.read_text(encoding="utf-8"), end="")
+    print(f"\nwritten: {path}\nnext: replace the names, then `everyframe data check {options.path}`")
+    return 0
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Show a bar on a terminal, and nothing in a file or pipe."""
+    console = Console(stderr=True)
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

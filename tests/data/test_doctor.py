@@ -1,0 +1,269 @@
+from __future__ import annotations
+
+import io
+import json
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from everyframe.data.check_report import CheckReport, print_report
+from everyframe.data.doctor import check
+from everyframe.errors import InputError
+from everyframe.io.video import VideoWriter
+
+H, W = 8, 10
+
+
+def save(path: Path, array: np.ndarray, **options: object) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(array).save(path, **options)
+    return path
+
+
+def ids(value: int = 1, **rows: int) -> np.ndarray:
+    """An 8x10 mask of one id; `r3=7` sets row 3 to 7."""
+    mask = np.full((H, W), value, np.uint8)
+    for row, other in rows.items():
+        mask[int(row[1:])] = other
+    return mask
+
+
+def noise(seed: int, size: tuple[int, int] = (H, W)) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 255, (*size, 3)).astype(np.uint8)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Videos a, b, c of three frames; one mask in a and one in b; nothing wrong but the class `boat`."""
+    for v, name in enumerate("abc"):
+        for i in range(3):
+            save(tmp_path / f"videos/{name}/{i}.jpg", noise(10 * v + i))
+    save(tmp_path / "masks/a/1.png", ids(1, r0=0, r1=2))
+    save(tmp_path / "masks/b/0.png", ids(1))
+    (tmp_path / "classes.yaml").write_text("0: ignore\n1: road\n2: car\n3: boat\n")
+    (tmp_path / "train.txt").write_text("a\nc\n")
+    (tmp_path / "val.txt").write_text("b\n")
+    return tmp_path
+
+
+def problems(report: CheckReport, level: str = "error") -> dict[str, list[str]]:
+    return {f.what: [Path(file).name for file in f.files] for f in report.findings if f.level == level}
+
+
+def test_counts_by_hand(root: Path) -> None:
+    report = check(root)
+    train, val = report.splits["train"], report.splits["val"]
+    assert report.ok
+    assert (train.frames, train.labels_per_video, val.frames, val.labels_per_video) == (6, [1, 0], 3, [1])
+    assert train.pixels == {255: 10, 1: 10, 0: 60}
+    assert train.masks == {255: 1, 1: 1, 0: 1}
+    assert val.pixels == {0: 80}
+    assert report.kinds == {"grey": 2}
+    assert problems(report, "warning") == {"classes without a pixel in any mask: boat": []}
+
+
+def test_unknown_ids_are_all_listed(root: Path) -> None:
+    save(root / "masks/a/0.png", ids(1, r0=9, r1=9))
+    save(root / "masks/a/2.png", ids(9, r7=14))
+    report = check(root)
+    assert not report.ok
+    assert problems(report) == {
+        "id 9 is not in the class table (90 pixels)": ["0.png", "2.png"],
+        "id 14 is not in the class table (10 pixels)": ["2.png"],
+    }
+    assert report.errors[0].fix == "add `9: <class name>` or `9: ignore` to the classes file"
+    assert report.unknown == {"9": 90, "14": 10}
+    assert report.splits["train"].pixels == {255: 10, 1: 10, 0: 60 + 60}
+
+
+@pytest.mark.parametrize(
+    ("classes", "values", "hint"),
+    [
+        ("0: background\n1: object\n", (0, 255), "255 may well be the foreground"),
+        ("0: background\n1: object\n", (0, 1, 255), "255 mostly means: not labelled"),
+        ("1: a\n2: b\n", (0, 1, 2), "0 mostly means background"),
+        ("0: a\n1: b\n", (1, 2), "the masks count from 1, the classes file from 0"),
+        ("0: a\n1: b\n", (0, 2), ""),
+    ],
+)
+def test_hint_of_an_unknown_id(root: Path, classes: str, values: tuple[int, ...], hint: str) -> None:
+    (root / "classes.yaml").write_text(classes)
+    for name in ("a/1", "b/0"):
+        save(root / f"masks/{name}.png", ids(values[0], **{f"r{i}": v for i, v in enumerate(values)}))
+    (finding,) = check(root).errors
+    assert hint in finding.fix
+    assert bool(hint) == ("(" in finding.fix)
+
+
+def test_nothing_stops_the_check(root: Path) -> None:
+    """Ten different faults in one data set, each named with its file."""
+    jpeg = (root / "videos/a/0.jpg").read_bytes()
+    (root / "videos/a/0.jpg").write_bytes(jpeg[: len(jpeg) // 2])  # an unlabelled frame, truncated
+    (root / "videos/c/0.jpg").write_bytes(b"")  # left out, with a warning
+    (root / "videos/c/1.jpg").write_bytes(b"not a picture at all")
+    save(root / "masks/a/0.png", noise(1))  # RGB without colours
+    save(root / "masks/a/2.png", ids(1)[:4])  # other size
+    save(root / "masks/b/1.png", np.repeat(ids(1)[..., None], 3, axis=2))
+    png = save(root / "masks/b/2.png", noise(2)[..., 0]).read_bytes()
+    (root / "masks/b/2.png").write_bytes(png[:-30])  # truncated
+    save(root / "masks/c/2.png", np.zeros((H, W), np.uint8))  # everything left out
+    save(root / "masks/c/7.png", ids(1))  # no such frame
+    save(root / "videos/d/0.jpg", noise(5))
+    save(root / "videos/d/1.jpg", noise(5, (H, W + 2)))
+    (root / "train.txt").write_text("a\nc\nd\nnobody\n")
+    report = check(root)
+    errors, warnings = problems(report), problems(report, "warning")
+    assert errors.pop("a mask of 10x4 pixels on a frame of 10x8") == ["2.png"]
+    assert errors.pop("an RGB mask, but the classes have no colours") == ["0.png"]
+    assert errors.pop("an RGB mask with three equal channels") == ["1.png"]
+    assert errors.pop("frames of different sizes in one video (10x8, 12x8)") == ["d"]
+    assert errors.pop("a frame that cannot be read: damaged: not a picture") == ["1.jpg"]
+    assert errors.pop("a mask without a frame of that name (1 of 2 in " + str(root / "masks/c") + ")") == ["7.png"]
+    assert errors.pop(f"1 of 4 names have no data under {root}: nobody") == ["train.txt"]
+    truncated = {what: files for what, files in errors.items() if "damaged: " in what}
+    assert sorted(file for files in truncated.values() for file in files) == ["0.jpg", "2.png"]
+    assert len(errors) == len(truncated)
+    assert warnings.pop("an empty file (0 bytes); these frames are left out") == ["0.jpg"]
+    assert warnings.pop("a mask with every pixel left out") == ["2.png"]
+    assert all(finding.fix or "expected" in finding.what for finding in report.findings)
+
+
+def test_truncated_unlabelled_frame_whose_end_looks_right(root: Path) -> None:
+    """Cheap looks do not see a hole in the middle; `decode_all` reads every pixel."""
+    path = save(root / "videos/c/1.png", noise(3, (64, 64)))
+    (root / "videos/c/1.jpg").unlink()
+    data = bytearray(path.read_bytes())
+    data[200:1200] = bytes(1000)
+    path.write_bytes(data)
+    for name in ("0.jpg", "2.jpg"):
+        save(root / "videos/c" / name, noise(4, (64, 64)))
+    assert check(root).ok
+    assert not check(root, decode_all=True).ok
+
+
+def test_colour_masks(root: Path) -> None:
+    (root / "classes.yaml").write_text(
+        "0: {name: ignore, color: [0, 0, 0]}\n1: {name: road, color: [9, 9, 8]}\n2: {name: car, color: [1, 2, 3]}\n"
+    )
+    rgb = np.full((H, W, 3), (9, 9, 8), np.uint8)
+    rgb[0], rgb[1] = (0, 0, 0), (1, 2, 3)
+    save(root / "masks/a/1.png", rgb)
+    rgb[2, :4] = (7, 7, 7)
+    save(root / "masks/b/0.png", rgb)
+    report = check(root)
+    assert report.splits["train"].pixels == {255: 10, 1: 10, 0: 60}
+    assert report.splits["val"].pixels == {255: 10, 1: 10, 0: 56}
+    assert problems(report) == {"colour (7, 7, 7) is not in the class table (4 pixels)": ["0.png"]}
+    assert report.kinds == {"RGB": 2}
+
+
+def test_many_colours_and_jpeg_masks(root: Path) -> None:
+    (root / "classes.yaml").write_text("1: {name: road, color: [9, 9, 8]}\n2: car\n")
+    save(root / "videos/a/1.jpg", noise(1, (80, 80)))
+    for i in (0, 2):
+        save(root / f"videos/a/{i}.jpg", noise(i, (80, 80)))
+    save(root / "masks/a/1.png", noise(9, (80, 80)))
+    (root / "masks/b/0.png").unlink()
+    save(root / "masks/b/0.jpg", ids(1))
+    errors = problems(check(root))
+    assert errors["an RGB mask with thousands of colours"] == ["1.png"]
+    assert errors["a mask stored as JPEG, which changes ids"] == ["0.jpg"]
+
+
+def test_palette_that_contradicts_the_colours(root: Path) -> None:
+    (root / "classes.yaml").write_text("1: {name: road, color: [9, 9, 9]}\n2: {name: car, color: [1, 2, 3]}\n")
+    picture = Image.fromarray(ids(1))
+    picture.putpalette([0, 0, 0, 1, 2, 3, 9, 9, 9])  # id 1 painted as `car`
+    picture.save(root / "masks/a/1.png")
+    assert problems(check(root)) == {"a palette mask whose colours say other classes than its ids": ["1.png"]}
+    picture.putpalette([0, 0, 0, 9, 9, 9, 1, 2, 3])
+    picture.save(root / "masks/a/1.png")
+    assert check(root).ok
+
+
+def test_16_bit_masks(root: Path) -> None:
+    save(root / "masks/a/1.png", ids(1).astype(np.uint16) * 300)
+    assert problems(check(root)) == {"id 300 is not in the class table (80 pixels)": ["1.png"]}
+
+
+def test_video_files(root: Path) -> None:
+    with VideoWriter(root / "videos/film.mp4", size=(32, 48), rate=Fraction(25)) as writer:
+        for i in range(5):
+            writer.write(np.full((32, 48, 3), 40 * i, np.uint8), i / 25)
+    save(root / "masks/film/3.png", np.ones((32, 48), np.uint8))
+    save(root / "masks/film/4.png", ids(1))
+    (root / "videos/empty.mp4").write_bytes(b"")
+    (root / "train.txt").write_text("a\nfilm\nempty\n")
+    report = check(root)
+    assert report.splits["train"].frames == 3 + 5
+    errors = problems(report)
+    assert errors.pop("a mask of 10x8 pixels on a frame of 48x32") == ["4.png"]
+    ((what, files),) = errors.items()
+    assert what.startswith("the video cannot be read: ")
+    assert files == ["empty.mp4"]
+
+
+def test_same_picture_in_two_splits(root: Path) -> None:
+    (root / "videos/b/0.jpg").write_bytes((root / "videos/a/1.jpg").read_bytes())
+    report = check(root)
+    assert report.ok
+    assert problems(report, "warning")["the same labelled picture in two splits"] == ["1.jpg", "0.jpg"]
+    (root / "val.txt").write_text("b\na\n")
+    assert "videos in more than one split: a" in problems(check(root), "warning")
+
+
+def test_classes_that_only_other_splits_have(root: Path) -> None:
+    save(root / "masks/b/0.png", ids(3))
+    assert "classes in other splits but not in train: boat" in problems(check(root), "warning")
+
+
+def test_no_labels_no_classes_no_data(root: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    (root / "masks/a/1.png").unlink()
+    assert "no labelled frame in split train" in problems(check(root))
+    (root / "classes.yaml").unlink()
+    (finding,) = check(root).errors  # once, not once per split
+    assert "found no file; write it" in finding.what
+    assert not check(tmp_path_factory.mktemp("empty")).ok
+    with pytest.raises(InputError, match="check the path"):
+        check(root / "nothing")
+
+
+def test_report_as_json_and_as_text(root: Path) -> None:
+    for i in (0, 2):
+        save(root / f"masks/a/{i}.png", ids(9))
+    for i in range(12):
+        save(root / f"videos/b/{10 + i}.jpg", noise(100 + i))
+        save(root / f"masks/b/{10 + i}.png", ids(9))
+    report = check(root)
+    data = json.loads(json.dumps(report.to_dict()))
+    assert data["ok"] is False
+    assert len(data["errors"][0]["files"]) == 14
+    assert data["splits"]["train"]["pixels"] == {"road": 60, "car": 10, "boat": 0}
+    assert data["splits"]["train"]["labelled_frames"] == 3
+    console = Console(width=100, file=io.StringIO(), record=True)
+    print_report(report, console)
+    printed = console.export_text()
+    assert "and 9 more (all in --json)" in printed
+    assert "training would be wrong: 1 errors, 1 warnings" in printed
+    assert "75.00 %" in printed  # road: 60 of the 80 pixels with a known id
+
+
+def test_turned_by_exif(root: Path) -> None:
+    """A phone's picture is stored lying and read upright; the mask has the upright size."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for i in range(3):
+        save(root / f"videos/a/{i}.jpg", noise(i, (W, H)), exif=exif)
+    assert check(root).ok
+
+
+def test_progress_and_one_thread(root: Path) -> None:
+    calls: list[tuple[int, int]] = []
+    one = check(root, workers=1, progress=lambda done, total: calls.append((done, total)))
+    assert calls == [(i + 1, 11) for i in range(11)]  # nine frames, two masks
+    assert one.to_dict() == check(root, workers=4).to_dict()
+    assert list(check(root, ["val"]).splits) == ["val"]
