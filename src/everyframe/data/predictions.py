@@ -44,7 +44,8 @@ class SavedPredictions:
         if not self.folder.is_dir():
             raise InputError(f"{folder}: expected a folder of predictions (<video>/<frame>.png), found none")
         table = self.folder / "labels.json"
-        own = LabelSpace.load(table) if table.is_file() else space
+        self._described = table.is_file()
+        own = LabelSpace.load(table) if self._described else space
         self.table, self.notes = table_by_name(own, space, str(table))
         self.space = own if ids == "raw" else LabelSpace(own.names, own.palette)
         self.ids = ids
@@ -69,6 +70,33 @@ class SavedPredictions:
         }
         return {video: names for video, names in lost.items() if names}
 
+    def check(self, videos: Sequence[VideoRef], allow_missing: bool = False) -> list[str]:
+        """Return a note on labelled frames without a prediction: none, or one that says how many and where.
+
+        Raises:
+            InputError: some are missing and that is not allowed, or all are.
+        """
+        missing = self.missing(videos)
+        if not missing:
+            return []
+        sizes = {video.name: len(video.labelled) for video in videos}
+        lost, labelled = sum(map(len, missing.values())), sum(sizes.values())
+        if lost == labelled:
+            video, names = next(iter(missing.items()))
+            raise InputError(
+                f"{self.folder}: expected predictions as <video>/<frame>.png, found none of {labelled} labelled frames "
+                f"(the first would be {self.folder / video / names[0]}.png); check the folder and the split"
+            )
+        where = some(
+            [f"{v} (all {sizes[v]})" if len(n) == sizes[v] else f"{v} ({some(n, 2)})" for v, n in missing.items()]
+        )
+        if not allow_missing:
+            raise InputError(
+                f"{self.folder}: expected a prediction of each of {labelled} labelled frames, {lost} are missing: "
+                f"{where}; predict them, or say --allow-missing to evaluate the others"
+            )
+        return [f"{lost} of {labelled} labelled frames have no prediction and are left out: {where}"]
+
     def read(self, video: VideoRef, frame: FrameRef) -> NDArray[np.uint8]:
         """Read one prediction as train ids of the label space to evaluate in: uint8 [H, W], 255 = no class of it.
 
@@ -77,7 +105,8 @@ class SavedPredictions:
         """
         path = self.path(video, frame)
         try:
-            labels = read_label(path, self.space)
+            # Without labels.json the ids are those of the video's own masks, which may differ from video to video.
+            labels = read_label(path, self._raw_space(video))
         except InputError as error:
             if self.ids == "train" or "not in the class table" not in str(error):
                 raise
@@ -85,6 +114,11 @@ class SavedPredictions:
                 f"{error}; if the files hold train ids 0..{len(self.space) - 1}, say --pred-ids train"
             ) from None
         return self.table[labels]
+
+    def _raw_space(self, video: VideoRef) -> LabelSpace:
+        if self.ids == "raw" and not self._described:
+            return video.space or self.space
+        return self.space
 
 
 def table_by_name(source: LabelSpace, target: LabelSpace, what: str) -> tuple[NDArray[np.uint8], list[str]]:
@@ -108,17 +142,17 @@ def table_by_name(source: LabelSpace, target: LabelSpace, what: str) -> tuple[ND
         table[i] = position.get(_plain(name), IGNORE)
     if (table == IGNORE).all():
         raise InputError(
-            f"{what}: expected classes of the data ({_some(target.names)}), came {len(source)} others "
-            f"({_some(source.names)}); evaluate on the data it was trained for, or train it on these classes"
+            f"{what}: expected classes of the data ({some(target.names)}), came {len(source)} others "
+            f"({some(source.names)}); evaluate on the data it was trained for, or train it on these classes"
         )
     unknown = [name for i, name in enumerate(source.names) if table[i] == IGNORE]
     never = [name for i, name in enumerate(target.names) if i not in table[: len(source)]]
     notes = []
     if never:
-        notes.append(f"{what} has no class for {_some(never, 12)}: never predicted, their pixels count as wrong")
+        notes.append(f"{what} has no class for {some(never, 12)}: never predicted, their pixels count as wrong")
     if unknown:
         notes.append(
-            f"classes of {what} that the data do not have ({_some(unknown, 12)}) count as wrong wherever predicted"
+            f"classes of {what} that the data do not have ({some(unknown, 12)}) count as wrong wherever predicted"
         )
     return table, notes
 
@@ -127,5 +161,6 @@ def _plain(name: str) -> str:
     return re.sub(r"[\s_\-]+", " ", name.strip().casefold())
 
 
-def _some(names: Sequence[str], most: int = 4) -> str:
+def some(names: Sequence[str], most: int = 4) -> str:
+    """Join a list for a message, cut after `most` entries."""
     return ", ".join(names[:most]) + (f", ... {len(names)} in all" if len(names) > most else "")

@@ -68,15 +68,14 @@ def _content(
                 ("videos", "Videos", True), ("flicker", "Flicker over time", bool(timelines)),
                 ("worst", "Worst frames", bool(strips)), ("how", "Definitions and settings", True)]  # fmt: skip
     scores = [_score(score, results.videos) for score in results.overall]
-    first = {score.name: i for i, score in reversed(list(enumerate(results.overall)))}
     return {
         "title": results.title or "Evaluation",
         "everyframe_version": version("everyframe"),
         "date": f"{date:%Y-%m-%d %H:%M}",
         "summary": _summary(results),
         "sections": [(anchor, name) for anchor, name, there in sections if there],
-        "notes": results.notes,
-        "cards": [scores[i] for i in sorted(first.values())],
+        "notes": [note for note in results.notes if not note.startswith(f"{len(results.videos)} videos, ")],
+        "cards": [_score(s, results.videos) for s in results.overall if s is results.score(s.name)],
         "scores": scores,
         "interval_note": _interval_note(results),
         "labelled": labelled,
@@ -93,7 +92,7 @@ def _content(
         "video_rows": _video_rows(results),
         "timelines": timelines[:OPEN_TIMELINES],
         "more_timelines": timelines[OPEN_TIMELINES:],
-        "timeline_variant": "same pixel",
+        "timeline_variant": next((s.variant for s in results.overall if s.name == "flicker"), ""),
         "any_wrong": any(not math.isnan(v) for video in results.videos for v in video.timeline.pixel_accuracy),
         "worst": strips,
         "legend": _legend(results.classes),
@@ -196,9 +195,13 @@ def _confusions(
 
 
 def _video_titles(results: Results) -> list[Score]:
-    """Scores that at least one video has by itself."""
+    """Of each name the first variant that at least one video has a number for."""
     there = {s.title for video in results.videos for s in video.scores if not math.isnan(s.value)}
-    return [score for score in results.overall if score.title in there]
+    first: dict[str, Score] = {}
+    for score in results.overall:
+        if score.title in there:
+            first.setdefault(score.name, score)
+    return list(first.values())
 
 
 def _video_heads(results: Results) -> list[dict[str, str]]:

@@ -1,0 +1,196 @@
+"""`everyframe evaluate`: numbers of predictions or of a model, each beside its variant, and a report."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import math
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from everyframe.evaluate import Progress
+    from everyframe.metrics.results import Results, Score
+
+VIEWS = ("window", "stride", "flip", "scales", "device", "dtype")
+"""Options that only a model takes."""
+
+
+def main(arguments: list[str]) -> int:
+    """Evaluate and print tables, or JSON; with `--out` also write results.json and report.html."""
+    from everyframe.evaluate import evaluate
+
+    options = vars(_parser(evaluate).parse_args(arguments))
+    as_json = options.pop("json")
+    options["flow"] = None if options["flow"] == "none" else options["flow"]
+    given = {name: options.pop(name) for name in VIEWS if options[name] is not None}
+    options = {name: value for name, value in options.items() if name not in VIEWS}
+    with _progress() as progress:
+        results = evaluate(**options, **given, progress=progress)
+    if as_json:
+        print(results.to_json())
+    else:
+        _print(results)
+    if options["out"] is not None:
+        print(f"wrote {Path(options['out']) / 'report.html'} and results.json", file=sys.stderr)
+    return 0
+
+
+def _parser(function: Any) -> argparse.ArgumentParser:
+    default = {name: p.default for name, p in inspect.signature(function).parameters.items()}
+    parser = argparse.ArgumentParser(
+        prog="everyframe evaluate",
+        description="Measure predictions on disk, or a model, against the label maps of a data set.",
+    )
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument(
+        "--pred", metavar="DIR", help="label maps <video>/<frame>.png, as `everyframe predict` writes them"
+    )
+    what.add_argument("--model", metavar="M", help="folder of a saved model, or its id on the Hugging Face hub")
+    add = parser.add_argument
+    add("--data", required=True, metavar="LAYOUT:ROOT", help="data set, such as vspw:/data/VSPW_480p")
+    add("--split", default=default["split"], help="videos to evaluate (default: %(default)s)")
+    add("--out", default=default["out"], metavar="DIR", help="write results.json and report.html there")
+    add("--json", action="store_true", help="print JSON instead of tables")
+    add(
+        "--pred-ids",
+        choices=("raw", "train"),
+        default=default["pred_ids"],
+        help="ids in the files of --pred: raw as in the masks, or train ids 0..K-1 (default: %(default)s)",
+    )
+    add("--allow-missing", action="store_true", help="evaluate although labelled frames have no prediction, and say so")
+    add(
+        "--windows",
+        type=int,
+        nargs="+",
+        default=default["windows"],
+        metavar="N",
+        help=f"lengths n of VC_n in frames (default: {' '.join(map(str, default['windows']))})",
+    )
+    add(
+        "--flow",
+        default=default["flow"],
+        metavar="F",
+        help="optical flow for TC and flicker: dis, raft, raft:WEIGHTS.pth, none (default: %(default)s)",
+    )
+    add(
+        "--bootstrap",
+        type=int,
+        default=default["bootstrap"],
+        metavar="R",
+        help="resamples of the videos for 95 %% intervals, 0 for none (default: %(default)s)",
+    )
+    add("--seed", type=int, default=default["seed"], help="of the resampling (default: %(default)s)")
+    add(
+        "--worst",
+        type=int,
+        default=default["worst"],
+        metavar="N",
+        help="worst frames shown in the report (default: %(default)s)",
+    )
+    add("--workers", type=int, default=default["workers"], metavar="N",
+        help="threads that decode (default: %(default)s)")  # fmt: skip
+    model = parser.add_argument_group("with --model")
+    model.add_argument("--save", default=default["save"], metavar="DIR", help="keep the label maps there")
+    model.add_argument("--window", type=_size, metavar="HxW", help="sliding window for frames larger than that")
+    model.add_argument("--stride", type=_size, metavar="HxW", help="distance of two windows")
+    model.add_argument("--flip", action="store_const", const=True, help="average with the mirrored frame")
+    model.add_argument("--scales", type=float, nargs="+", metavar="S", help="average over resized frames")
+    model.add_argument("--device", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
+    model.add_argument("--dtype", help="float32, bfloat16 or float16 (default: float32)")
+    return parser
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, _, width = text.lower().partition("x")
+    if not (height.isdigit() and width.isdigit() and int(height) and int(width)):
+        raise argparse.ArgumentTypeError(f"expected HxW in pixels such as 480x853, came {text!r}")
+    return int(height), int(width)
+
+
+@contextmanager
+def _progress() -> Iterator[Progress | None]:
+    """A bar on the terminal; nothing where stderr is a file or a pipe."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("frames", total=None)
+        yield lambda video, done, total: bar.update(task, description=video, completed=done, total=total)
+
+
+# -- tables ------------------------------------------------------------------------------------------------------------
+
+
+def _print(results: Results) -> None:
+    from rich.console import Console
+
+    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+    console.print(f"\n{results.title}", style="bold", markup=False)
+    _print_classes(console, results)
+    _print_videos(console, results)
+    _print_overall(console, results)
+    for note in results.notes:
+        console.print(f"note: {note}", style="yellow", markup=False)
+
+
+def _table(title: str, *columns: str) -> Any:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD, title=title, title_justify="left", title_style="bold")
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="right" if i else "left", overflow="fold")
+    return table
+
+
+def _print_overall(console: Console, results: Results) -> None:
+    table = _table("all videos", "score", "variant", "value %", "95 % interval", "videos")
+    table.columns[1].justify = "left"
+    for score in results.overall:
+        interval = "" if score.low is None or score.high is None else f"{_percent(score.low)} .. {_percent(score.high)}"
+        values = [s.value for v in results.videos for s in v.scores if s.title == score.title]
+        known = sum(not math.isnan(value) for value in values)
+        table.add_row(score.name, score.variant, _percent(score.value), interval,
+                      f"{known} of {len(results.videos)}" if values else "")  # fmt: skip
+    console.print(table)
+
+
+def _print_classes(console: Console, results: Results) -> None:
+    seen = [c for c in results.classes if c.pixels or c.predicted]
+    if not seen:
+        return
+    table = _table("classes, over all labelled pixels", "class", "IoU %", "recall %", "precision %", "pixels")
+    for c in seen:
+        table.add_row(c.name, *map(_percent, (c.iou, c.accuracy, c.precision)), f"{c.pixels:,}")
+    console.print(table)
+    if len(seen) < len(results.classes):
+        console.print(f"({len(results.classes) - len(seen)} classes neither in the ground truth nor predicted)")
+
+
+def _print_videos(console: Console, results: Results) -> None:
+    there = {s.title for v in results.videos for s in v.scores if not math.isnan(s.value)}
+    shown: dict[str, Score] = {}  # of each name the first variant that any video has a number for
+    for score in results.overall:
+        if score.title in there:
+            shown.setdefault(score.name, score)
+    heads = [f"{score.name} %\n{score.variant}" for score in shown.values()]
+    table = _table("videos", "video", "labelled\nframes", "frames", *heads)
+    for video in results.videos:
+        values = {score.title: score.value for score in video.scores}
+        table.add_row(video.name, f"{video.labelled}", f"{video.frames}",
+                      *(_percent(values.get(score.title, math.nan)) for score in shown.values()))  # fmt: skip
+    console.print(table)
+
+
+def _percent(value: float) -> str:
+    return "-" if math.isnan(value) else f"{100 * value:.2f}"
