@@ -1,4 +1,4 @@
-"""`everyframe data check PATH` and `everyframe data init PATH`."""
+"""`everyframe data check PATH`, `everyframe data init PATH` and `everyframe data cvat LABELS OUT`."""
 
 from __future__ import annotations
 
@@ -34,6 +34,13 @@ def main(arguments: list[str]) -> int:
     init.add_argument("--force", action="store_true", help="replace the classes file that is there")
     init.set_defaults(run=_init)
 
+    cvat = actions.add_parser("cvat", help="pack predicted label maps for CVAT's import of Segmentation mask 1.1")
+    cvat.add_argument("labels", type=Path, help="folder with the label maps of one video (OUT/VIDEO)")
+    cvat.add_argument("out", type=Path, help="zip file to write")
+    cvat.add_argument("--label-space", type=Path, metavar="FILE", help="labels.json (default: the one beside labels)")
+    cvat.add_argument("--names", help="CVAT's frame names, frame_{:06d} for video tasks (default: as the files)")
+    cvat.set_defaults(run=_cvat)
+
     options = parser.parse_args(arguments)
     run: Callable[[argparse.Namespace], int] = options.run
     return run(options)
@@ -63,6 +70,16 @@ def _init(options: argparse.Namespace) -> int:
         path = write_starter(options.path, force=options.force, progress=progress)
     print(path.read_text(encoding="utf-8"), end="")
     print(f"\nwritten: {path}\nnext: replace the names, then `everyframe data check {options.path}`")
+    return 0
+
+
+def _cvat(options: argparse.Namespace) -> int:
+    from everyframe.data.cvat import write_cvat
+    from everyframe.labels import LabelSpace
+
+    space = LabelSpace.load(options.label_space or options.labels.resolve().parent / "labels.json")
+    count = write_cvat(options.labels, options.out, space, options.names)
+    print(f"written: {options.out} with {count} label maps; in CVAT: Upload annotations, Segmentation mask 1.1")
     return 0
 
 

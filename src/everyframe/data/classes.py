@@ -217,14 +217,3 @@ def labelmap_space(path: str | Path, classes: Classes | None = None) -> LabelSpa
     train_ids = {name: train for train, name in enumerate(classes.space.names)}
     table = {line: train_ids.get(name, IGNORE) for line, (name, _) in enumerate(entries)}
     return LabelSpace(classes.space.names, classes.space.palette, table, colors)
-
-
-def write_labelmap(path: str | Path, space: LabelSpace) -> None:
-    """Write labelmap.txt for masks in the palette of `space`, as CVAT's import of Segmentation mask 1.1 wants it."""
-    lines = ["# label:color_rgb:parts:actions", "background:0,0,0::"]
-    lines += [
-        f"{name}:{','.join(map(str, color))}::"
-        for name, color in zip(space.names, space.palette, strict=True)
-        if color != (0, 0, 0)
-    ]
-    Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -1,0 +1,81 @@
+"""Label maps back into CVAT: predictions as a zip that CVAT imports as "Segmentation mask 1.1".
+
+Format: https://docs.cvat.ai/docs/dataset_management/formats/format-smask
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from pathlib import Path
+
+from PIL import Image
+
+from everyframe.data.listing import list_masks, require_folder
+from everyframe.errors import InputError
+from everyframe.io.label_png import read_label
+from everyframe.labels import Color, LabelSpace
+
+BACKGROUND = "background"
+BLACK = (0, 0, 0)
+
+
+def write_cvat(labels: str | Path, out: str | Path, space: LabelSpace, names: str | None = None) -> int:
+    """Pack the label maps of one video.
+
+    Args:
+        labels: folder of label maps, one PNG per frame, as `everyframe predict` writes them.
+        out: zip file to write.
+        space: label space of the files; CVAT's task needs labels of the same names.
+        names: pattern that makes CVAT's frame name from the frame's number, such as "frame_{:06d}" for tasks made from
+            a video file; None keeps the file names, which fits tasks made from pictures.
+
+    Returns:
+        The number of label maps packed.
+
+    Raises:
+        InputError: no label maps, names without a number, or a black class that CVAT takes for the background.
+    """
+    files = list_masks(require_folder(Path(labels), "label maps of one video"), nested=True)
+    if not files:
+        raise InputError(f"{labels}: expected label maps (PNG), found none; give the folder of one video")
+    stems = {stem: _renamed(stem, names) for stem in files}
+    colors = _colors(space)
+    painted = LabelSpace(space.names, colors, space.raw_to_train, space.colors)
+    lines = [f"{name}:{','.join(map(str, color))}::" for name, color in zip(space.names, colors, strict=True)]
+    if BACKGROUND not in space.names:
+        lines.insert(0, f"{BACKGROUND}:0,0,0::")
+    try:
+        with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("labelmap.txt", "\n".join(["# label:color_rgb:parts:actions", *lines, ""]))
+            archive.writestr("ImageSets/Segmentation/default.txt", "\n".join([*stems.values(), ""]))
+            for stem, path in files.items():
+                data = io.BytesIO()
+                Image.fromarray(painted.colorize(read_label(path, space))).save(data, "PNG", compress_level=1)
+                archive.writestr(f"SegmentationClass/{stems[stem]}.png", data.getvalue())
+    except OSError as error:
+        raise InputError(f"{out}: expected a file that can be written, came {error.strerror}") from None
+    return len(files)
+
+
+def _renamed(stem: str, names: str | None) -> str:
+    if names is None:
+        return stem
+    digits = stem[len(stem.rstrip("0123456789")) :]
+    try:
+        return names.format(int(digits))
+    except (ValueError, IndexError, KeyError):
+        raise InputError(
+            f"{stem}: expected a file name that ends in the frame's number and a pattern such as frame_{{:06d}}, "
+            f"came {names!r}"
+        ) from None
+
+
+def _colors(space: LabelSpace) -> tuple[Color, ...]:
+    """Return one colour per class; black means background in CVAT, and nothing else may have it."""
+    colors = []
+    for name, color in zip(space.names, space.palette, strict=True):
+        if color == BLACK and name != BACKGROUND:
+            raise InputError(f"{name}: expected a colour other than black, which CVAT takes for the background")
+        colors.append(BLACK if name == BACKGROUND else color)
+    return tuple(colors)
