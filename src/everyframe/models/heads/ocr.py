@@ -32,7 +32,51 @@ def gather_regions(pixels: Tensor, coarse: Tensor) -> Tensor:
     return weights @ pixels.flatten(2).transpose(1, 2)
 
 
-class ObjectAttention(nn.Module):
+def _project(*widths: int, bias: bool, norm: str) -> nn.Sequential:
+    """Return 1x1 convolutions from width to width, each normalised and rectified."""
+    return nn.Sequential(*(ConvNormAct(a, b, bias=bias, norm=norm) for a, b in pairwise(widths)))
+
+
+class ContextAttention(nn.Module):
+    """The contexts' side of object attention: any number of contexts speak to pixels that bring their query vectors.
+
+    Args:
+        channels: D of pixels and contexts.
+        key_channels: d_k in which they are compared.
+        bias: see `ConvNormAct`.
+        norm: see `ConvNormAct`.
+    """
+
+    def __init__(self, channels: int, key_channels: int, bias: bool = False, norm: str = "batch") -> None:
+        super().__init__()
+        self.to_key = _project(channels, key_channels, key_channels, bias=bias, norm=norm)
+        self.to_value = _project(channels, key_channels, bias=bias, norm=norm)
+        self.to_output = _project(key_channels, channels, bias=bias, norm=norm)
+
+    def attend(self, query: Tensor, regions: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return what the contexts say to each pixel.
+
+        Args:
+            query: query vectors of the pixels, [N, d_k, h, w].
+            regions: any number M of contexts, [N, M, D], or [1, M, D] where all frames have the same.
+            mask: bool [N, M] or [1, M], False where a context does not count; None counts all. Each row needs one True.
+
+        Returns:
+            [N, D, h, w].
+        """
+        tokens = regions.transpose(1, 2).unsqueeze(-1)  # N D M 1: 1x1 convolutions see contexts as pixels
+        key, value = (projection(tokens).flatten(2).transpose(1, 2) for projection in (self.to_key, self.to_value))
+        n = len(query)
+        context = F.scaled_dot_product_attention(
+            query.flatten(2).transpose(1, 2).unsqueeze(1),  # N 1 hw d_k
+            key.unsqueeze(1).expand(n, -1, -1, -1),
+            value.unsqueeze(1).expand(n, -1, -1, -1),
+            attn_mask=None if mask is None else mask[:, None, None, :],
+        )
+        return self.to_output(context.squeeze(1).transpose(1, 2).unflatten(2, query.shape[-2:]))
+
+
+class ObjectAttention(ContextAttention):
     """Cross attention from pixels to region contexts (equations 4 to 6 of the OCR paper), one head.
 
     `query` is apart from `attend`, because two sets of contexts may share one query (SSLTM's frame and global context).
@@ -45,40 +89,12 @@ class ObjectAttention(nn.Module):
     """
 
     def __init__(self, channels: int, key_channels: int, bias: bool = False, norm: str = "batch") -> None:
-        super().__init__()
-
-        def project(*widths: int) -> nn.Sequential:
-            return nn.Sequential(*(ConvNormAct(a, b, bias=bias, norm=norm) for a, b in pairwise(widths)))
-
-        self.to_query = project(channels, key_channels, key_channels)
-        self.to_key = project(channels, key_channels, key_channels)
-        self.to_value = project(channels, key_channels)
-        self.to_output = project(key_channels, channels)
+        super().__init__(channels, key_channels, bias, norm)
+        self.to_query = _project(channels, key_channels, key_channels, bias=bias, norm=norm)
 
     def query(self, pixels: Tensor) -> Tensor:
         """[N, D, h, w] -> [N, d_k, h, w]."""
         return self.to_query(pixels)
-
-    def attend(self, query: Tensor, regions: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Return what the contexts say to each pixel.
-
-        Args:
-            query: what `query` returned, [N, d_k, h, w].
-            regions: any number M of contexts, [N, M, D].
-            mask: bool [N, M], False where a context does not count; None counts all. Each row needs one True.
-
-        Returns:
-            [N, D, h, w].
-        """
-        tokens = regions.transpose(1, 2).unsqueeze(-1)  # N D M 1: 1x1 convolutions see contexts as pixels
-        key, value = (projection(tokens).flatten(2).transpose(1, 2) for projection in (self.to_key, self.to_value))
-        context = F.scaled_dot_product_attention(
-            query.flatten(2).transpose(1, 2).unsqueeze(1),  # N 1 hw d_k
-            key.unsqueeze(1),
-            value.unsqueeze(1),
-            attn_mask=None if mask is None else mask[:, None, None, :],
-        )
-        return self.to_output(context.squeeze(1).transpose(1, 2).unflatten(2, query.shape[-2:]))
 
     def forward(self, pixels: Tensor, regions: Tensor) -> Tensor:
         """Pixels [N, D, h, w] and contexts [N, M, D] -> [N, D, h, w]."""
@@ -93,8 +109,9 @@ class OCRHead(Head):
     stand; with `bias=False` and a list of maps it is mmseg's `OCRHead` (`everyframe.models.convert`).
 
     The embedding holds "pixels" [N, D, h, w], "regions" [N, K, D] and the coarse logits as "auxiliary" [N, K, h', w'].
-    A temporal module may put other pixels or other regions (also more or fewer than K) in their place, and may add
-    "context" [N, D, h, w], which is added to what the attention returns.
+    A temporal module may put other pixels or other regions (also more or fewer than K, or none) in their place. It may
+    add "context" [N, D, h, w], which is added to what the attention returns, and "query" [N, d_k, h, w] where it has
+    computed the pixels' query vectors already.
 
     Args:
         channels: channels of each backbone map.
@@ -137,6 +154,9 @@ class OCRHead(Head):
         self.num_classes = num_classes
         self.stride = min(joined_stride(strides, index), auxiliary.stride)
         self.channels = width
+        self.key_channels = key_width
+        self.bias = bias
+        self.norm = norm
         self.index = index
         self.align_corners = align_corners
         self.neck = ConvNormAct(joined_channels(channels, index), width, 3, bias=bias, norm=norm)
@@ -158,8 +178,9 @@ class OCRHead(Head):
     def predict(self, embedding: Embedding) -> Outputs:
         """See `Head.predict`."""
         pixels = embedding["pixels"]
-        context = self.attention(pixels, embedding["regions"])
-        if "context" in embedding:
-            context = context + embedding["context"]
-        fused = self.fuse(torch.cat([context, pixels], dim=1))
+        context = embedding.get("context", torch.zeros_like(pixels[:1]))
+        if "regions" in embedding:
+            query = embedding["query"] if "query" in embedding else self.attention.query(pixels)
+            context = context + self.attention.attend(query, embedding["regions"])
+        fused = self.fuse(torch.cat([context.expand_as(pixels), pixels], dim=1))
         return {"logits": self.classifier(self.dropout(fused))}
