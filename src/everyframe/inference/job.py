@@ -117,7 +117,7 @@ class Summary:
             in_loop = ", ".join(f"{stage} {shares[stage]:.1%}" for stage in (*MAIN_STAGES, "other"))
             beside = ", ".join(f"{stage} {shares[stage]:.1%}" for stage in THREAD_STAGES)
             lines += [f"wall time: {in_loop}", f"beside it, in threads: {beside}"]
-        lines += [f"{v.status}: {v.name} after {v.frames} frames: {v.error}" for v in self.videos if v.error]
+        lines += [f"failed after {video.frames} frames: {video.error}" for video in self.failed]
         return "\n".join([*lines, f"results in {self.out}"])
 
 
@@ -156,15 +156,11 @@ class Job:
 
     @contextmanager
     def video(self, name: str, source: str) -> Iterator[VideoResult]:
-        """Keep the record of one video: done, failed with its one line, or stopped by what is raised.
-
-        A video that an earlier run has finished has the status "done" from the start.
-        """
+        """Keep the record of one video: done, failed with its one line, or stopped by what is raised."""
         begin = time.perf_counter()
         result = VideoResult(name, source)
         self.summary.videos.append(result)
         try:
-            self._compare(result)
             yield result
             result.status = "done"
         except OutputError:
@@ -184,8 +180,16 @@ class Job:
         self.summary.videos.append(VideoResult(source, source, "failed", error=str(error)))
         self.save()
 
-    def _compare(self, result: VideoResult) -> None:
-        """Refuse a second video of the same name; take over what an earlier run has finished."""
+    def finished(self, result: VideoResult, live: bool) -> bool:
+        """Tell whether an earlier run has finished this video, and take over its count of frames.
+
+        Args:
+            result: as `video` gives it.
+            live: the source cannot be gone through twice.
+
+        Raises:
+            InputError: a second video of the same name, another source than before, or a live source that has moved on.
+        """
         name, source = result.name, result.source
         for other in self.summary.videos[:-1]:
             if other.name == name:
@@ -199,8 +203,15 @@ class Job:
                 f"{self._path}: expected video {name} to be {earlier.source} as before, came {source}; resume with "
                 f"the same sources, or choose another folder"
             )
-        if earlier is not None and earlier.status == "done":
-            result.status, result.frames = "done", earlier.frames
+        if earlier is None or earlier.status == "failed":
+            return False
+        result.frames = earlier.frames
+        if earlier.status != "done" and live:
+            raise InputError(
+                f"{source}: expected a source that can be gone through again, a live one has moved on; label it into "
+                f"another folder, without --resume"
+            )
+        return earlier.status == "done"
 
     def add_stages(self, watch: Stopwatch) -> None:
         """Add a video's stopwatch to the summary."""

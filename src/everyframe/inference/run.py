@@ -17,8 +17,8 @@ from everyframe.inference.state_file import UnsavableStateError, snapshot
 from everyframe.inference.stream import Stream, to_numpy
 from everyframe.io.sources import Source
 
-OnFrame = Callable[[VideoResult, int | None], None]
-"""Told after each frame: the video's result so far, and its number of frames where known."""
+OnFrame = Callable[[str, int, int | None], None]
+"""Told after each frame: the video's name, how many of its frames are through, and of how many, where known."""
 
 
 class _CannotReadBackError(Exception):
@@ -52,19 +52,17 @@ class Run:
             InputError: it cannot be read to its end; what was labelled before is on disk.
             OutputError: the output folder cannot be written.
         """
-        writers = self.writers(video)
-        labels = next((writer for writer in writers if isinstance(writer, LabelWriter)), None)
-        done = self.job.restore(result, self.runner) if labels is not None else 0
         try:
-            self._label(video, result, writers, done)
+            self._label(video, result, self.job.restore(result, self.runner))
         except _CannotReadBackError:  # a label map of the earlier run is gone or damaged: all of the video again
             self.runner.reset()
-            self._label(video, result, writers, 0)
+            self._label(video, result, 0)
         self.job.forget(result)
 
-    def _label(self, video: Source, result: VideoResult, writers: list[Writer], done: int) -> None:
+    def _label(self, video: Source, result: VideoResult, done: int) -> None:
         """Read back the first `done` frames, label the others, write all."""
-        watch = Stopwatch()
+        writers, watch = self.writers(video), Stopwatch()
+        can_resume = any(isinstance(writer, LabelWriter) for writer in writers)
         result.frames = result.labelled_now = 0
 
         def write(task: Callable[[], None]) -> None:
@@ -81,11 +79,11 @@ class Run:
                 item = self._predict(frame, watch) if count > done else _read_back(frame, writers)
                 with watch.measure("wait for writers"):
                     behind.put(partial(self._write, item, writers, result))
-                    if count > done and count % self.checkpoint_every == 0:
+                    if can_resume and count > done and count % self.checkpoint_every == 0:
                         behind.put(self._checkpoint(result, count, frame.size))
                 result.labelled_now += count > done
                 if self.on_frame is not None:
-                    self.on_frame(result, video.length)
+                    self.on_frame(result.name, count, video.length)
 
     def _predict(self, frame: Frame, watch: Stopwatch) -> Labelled:
         with watch.measure("model"):
@@ -113,5 +111,5 @@ class Run:
 def _read_back(frame: Frame, writers: list[Writer]) -> Labelled:
     try:
         return next(Labelled(frame, writer.read(frame)) for writer in writers if isinstance(writer, LabelWriter))
-    except InputError as error:
+    except (InputError, StopIteration) as error:
         raise _CannotReadBackError from error

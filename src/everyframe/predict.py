@@ -1,0 +1,236 @@
+"""From videos to label maps: reader -> `Stream.step` -> writers, with reading and writing beside the model.
+
+`stream` yields label maps, `predict` writes files. Both run this loop:
+
+    for frame in ReadAhead(source):      # decoded in a thread of its own, a few frames ahead
+        labels = runner.step(frame)      # the model, in the calling thread
+        write_behind.put(labels)         # label map, overlay video, areas: in a thread of their own
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from everyframe.errors import InputError
+from everyframe.frames import Frame
+from everyframe.inference.job import Job, Summary, VideoResult, fingerprint
+from everyframe.inference.outputs import (
+    AreasWriter,
+    ConfidenceWriter,
+    Labelled,
+    LabelWriter,
+    Writer,
+    writing,
+)
+from everyframe.inference.pipeline import QUEUE, ReadAhead
+from everyframe.inference.predictor import Predictor
+from everyframe.inference.run import OnFrame, Run
+from everyframe.inference.stream import Stream
+from everyframe.inference.tta import Flip, Scales
+from everyframe.inference.window import Window
+from everyframe.io.sources import PICTURE_RATE, CameraSource, Source, expand_sources, open_source
+from everyframe.io.video import VideoWriter
+from everyframe.labels import LabelSpace
+from everyframe.report.overlay import overlay_with_legend
+
+__all__ = ["Summary", "VideoResult", "predict", "stream", "with_views"]
+
+
+def stream(
+    model: str | Path | Predictor,
+    source: Any,
+    *,
+    window: tuple[int, int] | int | None = None,
+    stride: tuple[int, int] | int | None = None,
+    flip: bool = False,
+    scales: Sequence[float] = (),
+    device: str = "auto",
+    dtype: str | None = None,
+) -> Iterator[tuple[Frame, NDArray[np.uint8]]]:
+    """Yield every frame of a source with its label map, as they come; memory does not grow with their number.
+
+    Args:
+        model: a saved model's folder, a hub id, or a built model or wrapper.
+        source: what `everyframe.io.sources.open_source` takes: a video file, a folder or glob of pictures, a camera's
+            number, a URL, or an iterable of frames.
+        window: see `predict`.
+        stride: see `predict`.
+        flip: see `predict`.
+        scales: see `predict`.
+        device: see `Stream`.
+        dtype: see `Stream`.
+
+    Yields:
+        The frame, and its label map: uint8 [H, W] of the frame's size, train ids 0..K-1.
+
+    Raises:
+        InputError: the model or source cannot be used; for a damaged video after its last whole frame.
+    """
+    runner = Stream(with_views(model, window=window, stride=stride, flip=flip, scales=scales), device, dtype)
+    with ReadAhead(open_source(source), QUEUE) as frames:
+        for frame in frames:
+            yield frame, runner.step(frame)
+
+
+def predict(
+    model: str | Path | Predictor,
+    sources: Any,
+    out: str | Path,
+    *,
+    labels: bool = True,
+    overlay: bool = True,
+    areas: bool = True,
+    confidence: bool = False,
+    window: tuple[int, int] | int | None = None,
+    stride: tuple[int, int] | int | None = None,
+    flip: bool = False,
+    scales: Sequence[float] = (),
+    device: str = "auto",
+    dtype: str | None = None,
+    resume: bool = False,
+    checkpoint_every: int = 50,
+    on_frame: OnFrame | None = None,
+) -> Summary:
+    """Label every frame of some videos and write the results as they are made.
+
+    A video that cannot be read does not stop the others: it stands in the summary as failed, with what was labelled
+    before. An interrupted job leaves whole files and goes on with `resume=True`; it gives the same files then.
+
+    Args:
+        model: a saved model's folder, a hub id, or a built model or wrapper.
+        sources: one of what `stream` takes, or a list of them; globs and folders of videos stand for their videos.
+        out: output folder, made when missing. Of each video: VIDEO/FRAME.png (label maps), VIDEO.overlay.mp4,
+            VIDEO.areas.csv, VIDEO.confidence/FRAME.png; and labels.json, summary.json for all.
+        labels: write label maps, palette PNGs of the frame's size that hold raw ids.
+        overlay: write a video of the frames under their labels, with a legend, at the original times.
+        areas: write the share of each class in each frame.
+        confidence: write the winning class's probability as grey pictures.
+        window: (h, w) of a sliding window for frames larger than that, see `Window`.
+        stride: distance of two windows.
+        flip: average with the mirrored frame, see `Flip`.
+        scales: average over resized frames, see `Scales`.
+        device: see `Stream`.
+        dtype: see `Stream`.
+        resume: go on where an earlier job in `out` with the same settings was interrupted.
+        checkpoint_every: frames between two records of the stream's state: what a resumed job repeats at most.
+        on_frame: called after each frame with the video's name, its frames so far, and of how many, where known.
+
+    Raises:
+        InputError: the model cannot be used, no output is asked for, or the earlier job had other settings.
+        OutputError: the output folder cannot be written; what is finished stays readable.
+    """
+    wanted = {"labels": labels, "overlay": overlay, "areas": areas, "confidence": confidence}
+    if not any(wanted.values()):
+        raise InputError(f"predict: expected at least one of the outputs {', '.join(wanted)}, came none")
+    views = {"window": window, "stride": stride, "flip": flip, "scales": list(scales)}
+    runner = Stream(with_views(model, window=window, stride=stride, flip=flip, scales=scales), device, dtype)
+    settings = {"model": fingerprint(runner.predictor), **views, "dtype": str(runner.dtype).removeprefix("torch.")}
+    job = Job(Path(out), {**settings, "device": runner.device.type, "outputs": wanted}, resume)
+    space = runner.label_space
+    with writing(job.out):
+        space.save(job.out / "labels.json")
+
+    def writers(source: Source) -> list[Writer]:
+        name = source.name
+        made: dict[str, Callable[[], Writer]] = {
+            "labels": lambda: LabelWriter(job.out / name, space),
+            "overlay": lambda: OverlayWriter(job.out / f"{name}.overlay.mp4", space, source.rate or PICTURE_RATE),
+            "areas": lambda: AreasWriter(job.out / f"{name}.areas.csv", space),
+            "confidence": lambda: ConfidenceWriter(job.out / f"{name}.confidence"),
+        }
+        return [make() for output, make in made.items() if wanted[output]]
+
+    run = Run(runner, job, writers, confidence, checkpoint_every, on_frame)
+    with job:
+        for source in _opened(sources, job):
+            with job.video(source.name, source.origin) as result:
+                if not job.finished(result, _is_live(source)):
+                    run.label(source, result)
+    return job.summary
+
+
+def with_views(
+    model: str | Path | Predictor,
+    *,
+    window: tuple[int, int] | int | None = None,
+    stride: tuple[int, int] | int | None = None,
+    flip: bool = False,
+    scales: Sequence[float] = (),
+) -> Predictor:
+    """Load a model where a path or hub id came, and wrap it: each scale is cut into windows, each view mirrored."""
+    if isinstance(model, str | Path):
+        from everyframe.models.checkpoint import load
+
+        model = load(model)
+    if stride is not None and window is None:
+        raise InputError(f"stride: expected a window as well, came stride {stride} alone; add --window")
+    if window is not None:
+        model = Window(model, window, stride)
+    if scales:
+        model = Scales(model, scales)
+    return Flip(model) if flip else model
+
+
+class OverlayWriter:
+    """The frames under their labels, with a legend, as a video at the original times."""
+
+    def __init__(self, path: Path, space: LabelSpace, rate: Fraction) -> None:
+        self.path = path
+        self.space = space
+        self.rate = rate
+        self._video: VideoWriter | None = None
+        self._size = (0, 0)
+
+    def __enter__(self) -> Self:
+        with writing(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        return self
+
+    def write(self, item: Labelled) -> None:
+        """Append one frame; the first one's size is the video's, and later ones are fitted into it."""
+        image, labels = item.frame.image, torch.from_numpy(item.labels)
+        if self._video is None:
+            self._size = item.frame.size
+        if item.frame.size != self._size:
+            image = F.interpolate(image[None].float(), self._size, mode="bilinear", antialias=True)[0].round().byte()
+            labels = F.interpolate(labels[None, None], self._size, mode="nearest-exact")[0, 0]
+        painted = overlay_with_legend(image, labels.numpy(), self.space)
+        with writing(self.path):
+            if self._video is None:
+                self._video = VideoWriter(self.path, (painted.shape[-2], painted.shape[-1]), self.rate)
+            self._video.write(painted, item.frame.time)
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._video is not None:
+            with writing(self.path):
+                self._video.close()
+
+
+def _opened(sources: Any, job: Job) -> list[Source]:
+    """Return the videos, each with a name of its own; what names nothing is recorded as failed."""
+    whats = sources if isinstance(sources, list | tuple) else [sources]
+    named: list[str] = []
+    opened: list[Source] = []
+    for what in whats:
+        if not isinstance(what, str | Path | int):
+            opened.append(open_source(what))
+            continue
+        try:
+            expand_sources([what])
+            named.append(str(what))
+        except InputError as error:
+            job.refuse(str(what), error)
+    return [*(expand_sources(named) if named else []), *opened]
+
+
+def _is_live(source: Source) -> bool:
+    return isinstance(source, CameraSource) or source.origin.startswith(("rtsp://", "rtmp://", "udp://", "rtp://"))
