@@ -94,8 +94,13 @@ def load(path: str | Path, *, strict: bool = True, device: str | torch.device = 
     if not folder.exists():
         folder = _download(str(path))
     config = read_config(folder)
-    label_space = LabelSpace.from_dict(config["label_space"])
-    model = create_model(config["name"], label_space, **config["options"])
+    try:
+        model = create_model(config["name"], LabelSpace.from_dict(config["label_space"]), **config["options"])
+    except (KeyError, TypeError) as error:
+        raise InputError(
+            f"{folder / CONFIG}: cannot build this model with everyframe {_version()} ({error}); it was saved by "
+            f"{config.get('everyframe_version', 'an unknown version')}: install that one, or copy the model anew"
+        ) from None
     model.config |= {
         key: value for key, value in (("size", config["image"]["size"]), ("metrics", config["metrics"])) if value
     }
@@ -151,8 +156,8 @@ def expect_classes(model: Segmenter, label_space: LabelSpace, source: str | Path
         ]
         what = "; ".join(parts)
     raise InputError(
-        f"{source}: expected the model's {len(ours)} classes, came {len(theirs)}: {what}; use the classes that the model "
-        f"was trained with, or map these labels into them (LabelSpace.mapped)"
+        f"{source}: expected the model's {len(ours)} classes, came {len(theirs)}: {what}; use the classes that the "
+        f"model was trained with, or map these labels into them (LabelSpace.mapped)"
     )
 
 

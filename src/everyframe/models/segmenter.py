@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -60,6 +61,9 @@ class Segmenter(nn.Module):
         std: RGB deviation of the training images, in 0..1.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(
         self,
         backbone: nn.Module,
@@ -111,7 +115,8 @@ class Segmenter(nn.Module):
         if len(roles) != t or Role.QUERY not in roles:
             raise ValueError(f"Segmenter: expected {t} roles with at least one query, came {[str(r) for r in roles]}")
         features = self.encode(clip.flatten(0, 1))
-        frames = [map_tensors(lambda x, i=i: x.unflatten(0, (b, t))[:, i], features) for i in range(t)]
+        by_clip = map_tensors(lambda x: x.unflatten(0, (b, t)), features)
+        frames = [map_tensors(itemgetter((slice(None), i)), by_clip) for i in range(t)]
 
         context = [i for i, role in enumerate(roles) if role is not Role.QUERY]
         memory = None

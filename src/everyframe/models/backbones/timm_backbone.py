@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -51,14 +50,16 @@ class TimmBackbone(nn.Module):
         options = {**_any_size_options(name), **(model_args or {})}
         if output_stride is not None:
             options["output_stride"] = output_stride
+        strides, any_size = _probe(name, options)
         if out_indices is None:
-            out_indices = _maps_from_stride_4(name, options)
-        options["out_indices"] = tuple(out_indices)
-        self.model = timm.create_model(name, pretrained=pretrained, features_only=True, **options)
+            out_indices = [i for i, stride in enumerate(strides) if stride >= 4]
+        self.model: Any = timm.create_model(
+            name, pretrained=pretrained, features_only=True, out_indices=tuple(out_indices), **options
+        )
         self.channels = tuple(self.model.feature_info.channels())
         self.strides = tuple(self.model.feature_info.reduction())
-        self.channels_last = str(getattr(self.model, "output_fmt", "NCHW")).endswith("NHWC")
-        self.multiple = max(self.strides) if self._needs_padding(name, options) else 1
+        self.channels_last = _channels_last(self.model)
+        self.multiple = 1 if any_size else max(self.strides)
         self.norms = nn.ModuleList(nn.LayerNorm(c) if output_norms else nn.Identity() for c in self.channels)
 
     def forward(self, x: Tensor) -> list[Tensor]:
@@ -73,19 +74,28 @@ class TimmBackbone(nn.Module):
             out.append(y.permute(0, 3, 1, 2))
         return out
 
-    def _needs_padding(self, name: str, options: Mapping[str, Any]) -> bool:
-        """Try an odd size on weightless tensors: do all maps keep the last pixels?"""
-        import timm
 
-        side = 2 * max(self.strides) + 3
-        with torch.device("meta"), torch.no_grad():
-            probe = timm.create_model(name, features_only=True, **options).eval()
-            try:
-                maps = probe(torch.zeros(1, 3, side, side))
-            except (AssertionError, RuntimeError):  # how timm's models refuse a size
-                return True
-        axis = 1 if self.channels_last else 2
-        return any(y.shape[axis] != -(-side // s) for y, s in zip(maps, self.strides, strict=True))
+def _channels_last(model: Any) -> bool:
+    return str(getattr(model, "output_fmt", "NCHW")).endswith("NHWC")
+
+
+def _probe(name: str, options: Mapping[str, Any]) -> tuple[list[int], bool]:
+    """Build the model without weights and try it: (strides of all its maps, whether they keep all of an odd frame)."""
+    import timm
+
+    with torch.device("meta"), torch.no_grad():
+        try:
+            model: Any = timm.create_model(name, features_only=True, **options).eval()
+        except (AttributeError, RuntimeError, TypeError) as error:
+            raise InputError(f"timm model {name!r} cannot return feature maps: {error}") from None
+        strides = list(model.feature_info.reduction())
+        side = 2 * max(strides) + 3
+        try:
+            maps = model(torch.zeros(1, 3, side, side))
+        except (AssertionError, RuntimeError):  # how timm's models refuse a size
+            return strides, False
+    axis = 1 if _channels_last(model) else 2
+    return strides, all(y.shape[axis] == -(-side // s) for y, s in zip(maps, strides, strict=True))
 
 
 def _any_size_options(name: str) -> dict[str, Any]:
@@ -99,24 +109,8 @@ def _any_size_options(name: str) -> dict[str, Any]:
             f"timm has no model {architecture!r}" + (f"; it has for example {', '.join(near)}" if near else "")
         )
     if architecture.startswith("swin"):
-        sizes: dict[str, Any] = {"strict_img_size": False}
-        if "always_partition" in inspect.signature(timm.models.SwinTransformer).parameters and architecture.startswith(
-            "swin_"
-        ):
-            sizes["always_partition"] = True
-        return sizes
+        fixed_windows = {"always_partition": True} if architecture.startswith("swin_") else {}
+        return {"strict_img_size": False, **fixed_windows}
     if architecture.startswith(("vit_", "deit", "beit", "eva")):
         return {"dynamic_img_size": True}
     return {}
-
-
-def _maps_from_stride_4(name: str, options: Mapping[str, Any]) -> tuple[int, ...]:
-    """Return the positions of all maps of stride 4 and coarser."""
-    import timm
-
-    with torch.device("meta"):
-        try:
-            info = timm.create_model(name, features_only=True, **options).feature_info
-        except (AttributeError, RuntimeError, TypeError) as error:
-            raise InputError(f"timm model {name!r} cannot return feature maps: {error}") from None
-    return tuple(i for i, stride in enumerate(info.reduction()) if stride >= 4)

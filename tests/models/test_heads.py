@@ -1,0 +1,179 @@
+"""The head contract for every entry of the zoo, published parameter counts, and hand-computed parts."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from everyframe.models.cost import count_parameters
+from everyframe.models.heads.base import Head
+from everyframe.models.heads.fcn import FCNHead
+from everyframe.models.heads.ocr import ObjectAttention, OCRHead, gather_regions
+from everyframe.models.heads.psp import PyramidPooling
+from everyframe.models.ops.resize import join_maps
+from everyframe.models.zoo import HEADS
+
+CHANNELS, STRIDES, CLASSES = (8, 12, 16, 20), (4, 8, 16, 32), 5
+
+
+def maps(height: int, width: int, batch: int = 2) -> list[Tensor]:
+    return [torch.randn(batch, c, -(-height // s), -(-width // s)) for c, s in zip(CHANNELS, STRIDES, strict=True)]
+
+
+@pytest.fixture(params=HEADS)
+def head(request: pytest.FixtureRequest) -> Head:
+    return HEADS[request.param](CHANNELS, STRIDES, CLASSES)
+
+
+@pytest.mark.parametrize("size", [(64, 96), (101, 75), (33, 127)])
+def test_logits_cover_the_frame_at_the_stated_stride(head: Head, size: tuple[int, int]) -> None:
+    with torch.no_grad():
+        logits = head.eval()(maps(*size))
+    assert logits.shape == (2, CLASSES, *(-(-side // head.stride) for side in size))
+
+
+def test_gradient_reaches_every_parameter(head: Head) -> None:
+    embedding = head.train().embed(maps(70, 90))
+    logits = head.predict(embedding)["logits"]
+    loss = (logits * torch.randn_like(logits)).sum() + embedding["auxiliary"].square().sum()
+    loss.backward()
+    assert [name for name, p in head.named_parameters() if p.grad is None] == []
+    assert [name for name, p in head.named_parameters() if p.ndim > 1 and not p.grad.abs().sum() > 0] == []
+
+
+def test_embedding_has_the_pixels_that_temporal_modules_change(head: Head) -> None:
+    embedding = head.eval().embed(maps(64, 96))
+    assert embedding["pixels"].shape == (2, head.channels, 64 // head.stride, 96 // head.stride)
+    assert head.num_classes == CLASSES
+
+
+def test_frames_of_a_batch_do_not_see_each_other(head: Head) -> None:
+    both = maps(64, 96)
+    with torch.no_grad():
+        together = head.eval()(both)
+        alone = torch.cat([head([x[i : i + 1] for x in both]) for i in range(2)])
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+
+
+SWIN_SMALL = 48_835_722
+
+
+@pytest.mark.parametrize(("name", "parameters"), [("psp", 15_305_592), ("ocr", 6_625_272)])
+def test_parameters_on_swin_small_with_124_classes(name: str, parameters: int) -> None:
+    with torch.device("meta"):
+        head = HEADS[name]((96, 192, 384, 768), STRIDES, 124)
+    assert count_parameters(head) == parameters
+    assert round((SWIN_SMALL + parameters) / 1e6, 2) == {"psp": 64.14, "ocr": 55.46}[name]
+
+
+def test_ocr_parts_have_the_published_parameters() -> None:
+    with torch.device("meta"):
+        head = OCRHead((96, 192, 384, 768), STRIDES, 124)
+    parts = {"neck": 3_540_480, "auxiliary": 1_834_620, "attention": 660_736, "fuse": 525_824, "classifier": 63_612}
+    assert {name: count_parameters(getattr(head, name)) for name in parts} == parts
+
+
+def test_auxiliary_logits_for_the_loss_alone_are_left_out_in_eval_mode() -> None:
+    head = HEADS["psp"](CHANNELS, STRIDES, CLASSES)
+    assert "auxiliary" in head.train().embed(maps(64, 96))
+    assert "auxiliary" not in head.eval().embed(maps(64, 96))
+    assert HEADS["psp"](CHANNELS, STRIDES, CLASSES, auxiliary_width=0).auxiliary is None
+
+
+# -- OCR --------------------------------------------------------------------------------------------------------------
+
+
+def test_gather_regions_by_hand() -> None:
+    pixels = torch.tensor([[[[1.0, 3.0]], [[10.0, 30.0]]]])  # N D h w: two pixels of two channels
+    even, all_on_second = [0.0, 0.0], [-100.0, 100.0]
+    coarse = torch.tensor([[[even], [all_on_second]]])
+    assert gather_regions(pixels, coarse).tolist() == [[[2.0, 20.0], [3.0, 30.0]]]
+
+
+def test_attention_to_a_single_region_is_that_region_everywhere() -> None:
+    attention = ObjectAttention(6, 4).eval()
+    query = attention.query(torch.randn(1, 6, 3, 5))
+    region = torch.randn(1, 1, 6)
+    with torch.no_grad():
+        got = attention.attend(query, region)
+        value = attention.to_value(region.transpose(1, 2)[..., None])
+        want = attention.to_output(value).expand(1, 6, 3, 5)
+        torch.testing.assert_close(got, want)
+        # a masked second region changes nothing
+        two = torch.cat([region, torch.randn(1, 1, 6)], 1)
+        masked = attention.attend(query, two, mask=torch.tensor([[True, False]]))
+    torch.testing.assert_close(masked, got)
+
+
+def test_attention_by_its_formula() -> None:
+    attention = ObjectAttention(6, 4).eval()
+    pixels, regions = torch.randn(2, 6, 3, 5), torch.randn(2, 7, 6)
+    with torch.no_grad():
+        tokens = regions.transpose(1, 2)[..., None]
+        query = attention.to_query(pixels).flatten(2).transpose(1, 2)
+        weights = (query @ attention.to_key(tokens).squeeze(-1) / 4**0.5).softmax(-1)
+        context = weights @ attention.to_value(tokens).squeeze(-1).transpose(1, 2)
+        want = attention.to_output(context.transpose(1, 2).unflatten(2, (3, 5)))
+        torch.testing.assert_close(attention(pixels, regions), want, rtol=1e-4, atol=1e-5)
+
+
+def test_a_temporal_module_can_replace_regions_and_add_context() -> None:
+    head = OCRHead(CHANNELS, STRIDES, CLASSES, width=16, key_width=8).eval()
+    with torch.no_grad():
+        embedding = head.embed(maps(64, 96))
+        plain = head.predict(embedding)["logits"]
+        other = head.predict({**embedding, "regions": torch.randn(2, 9, 16)})["logits"]
+        context = torch.randn_like(embedding["pixels"])
+        more = head.predict({**embedding, "context": context})["logits"]
+        zero = head.predict({**embedding, "context": torch.zeros_like(context)})["logits"]
+    assert plain.shape == other.shape == more.shape
+    assert not torch.allclose(plain, other)
+    assert not torch.allclose(plain, more)
+    torch.testing.assert_close(zero, plain)
+
+
+def test_pixels_and_coarse_logits_meet_at_the_finer_grid() -> None:
+    assert OCRHead(CHANNELS, STRIDES, CLASSES, width=16).stride == 16  # pixels of stride 32, coarse logits of 16
+    fine = OCRHead(CHANNELS, STRIDES, CLASSES, width=16, index=(0, 1, 2, 3))
+    assert fine.stride == 4
+    assert fine.eval().embed(maps(64, 96))["pixels"].shape[-2:] == (16, 24)
+
+
+# -- FCN and pyramid pooling ------------------------------------------------------------------------------------------
+
+
+def test_join_maps_resizes_to_the_first_named() -> None:
+    fine, coarse = torch.zeros(1, 2, 4, 4), torch.ones(1, 3, 2, 2)
+    assert join_maps([fine, coarse], 1) is coarse
+    assert join_maps([fine, coarse], (0, 1)).shape == (1, 5, 4, 4)
+    assert join_maps([fine, coarse], (1, 0)).shape == (1, 5, 2, 2)
+    assert join_maps([fine, coarse], (0, 1))[:, 2:].eq(1).all()
+
+
+def test_fcn_without_convolutions_classifies_the_map_itself() -> None:
+    head = FCNHead(CHANNELS, STRIDES, CLASSES, width=20, num_convs=0, concat_input=False).eval()
+    features = maps(64, 96)
+    assert torch.equal(head.embed(features)["pixels"], features[-1])
+    with pytest.raises(ValueError, match="width must be the map's 20, came 8"):
+        FCNHead(CHANNELS, STRIDES, CLASSES, width=8, num_convs=0)
+
+
+def test_pyramid_pooling_of_a_constant_map_is_constant() -> None:
+    pyramid = PyramidPooling(3, 2, bins=(1, 2, 6)).eval()
+    x = torch.ones(1, 3, 4, 5)  # smaller than 6 bins: bins overlap
+    with torch.no_grad():
+        y = pyramid(x)
+    assert y.shape == (1, 3 + 3 * 2, 4, 5)
+    torch.testing.assert_close(y, y[..., :1, :1].expand_as(y))
+    assert [tuple(cells.shape[-2:]) for cells in pyramid.pool(x)] == [(1, 1), (2, 2), (6, 6)]
+
+
+def test_clip_pooling_seam() -> None:
+    """TCB averages the pooled maps of several frames; with one frame that is the plain pyramid."""
+    pyramid = PyramidPooling(3, 2).eval()
+    x, other = torch.randn(1, 3, 8, 9), torch.randn(1, 3, 8, 9)
+    with torch.no_grad():
+        torch.testing.assert_close(pyramid.spread(x, pyramid.pool(x)), pyramid(x))
+        mean = [(a + b) / 2 for a, b in zip(pyramid.pool(x), pyramid.pool(other), strict=True)]
+        assert not torch.allclose(pyramid.spread(x, mean), pyramid(x))

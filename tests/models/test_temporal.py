@@ -1,0 +1,192 @@
+"""The temporal contract, held for every entry of the zoo. A new module needs no new test here."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from everyframe.frames import Role
+from everyframe.labels import LabelSpace
+from everyframe.models.segmenter import Segmenter
+from everyframe.models.temporal.base import Features, map_tensors, state_bytes
+from everyframe.models.temporal.gru import ConvGRU
+from everyframe.models.zoo import HEADS, TEMPORAL, create_model
+
+SPACE = LabelSpace(("a", "b", "c"))
+SIZE = (45, 62)
+COMBINATIONS = [(time, head) for time in TEMPORAL for head in HEADS]
+
+
+def build(time: str, head: str) -> Segmenter:
+    name = "-".join(part for part in (head, time, "tiny") if part)
+    model = create_model(name, SPACE, backbone={"width": 8, "stem_width": 8})
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None  # average of all batches: one is enough to bring features to scale
+    with torch.no_grad():
+        model.train()(video(2, batch=2))
+    return model.eval()
+
+
+def video(frames: int, batch: int = 1, size: tuple[int, int] = SIZE) -> Tensor:
+    return torch.randint(0, 256, (batch, frames, 3, *size), dtype=torch.uint8)
+
+
+def run(model: Segmenter, clip: Tensor) -> tuple[Tensor, Any]:
+    """Fold `step` over a clip [B, T, 3, H, W]: logits [B, T, K, h, w] and the last state."""
+    state, logits = None, []
+    with torch.no_grad():
+        for frame in clip.unbind(1):
+            out, state = model.step(frame, state)
+            logits.append(out)
+    return torch.stack(logits, 1), state
+
+
+@pytest.fixture(params=COMBINATIONS, ids=lambda pair: "-".join(filter(None, pair)))
+def model(request: pytest.FixtureRequest) -> Segmenter:
+    return build(*request.param)
+
+
+def close(got: Tensor, want: Tensor) -> None:
+    assert want.abs().max() > 1e-3
+    torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
+
+
+def test_clip_equals_folded_steps(model: Segmenter) -> None:
+    if not model.temporal.causal:
+        pytest.skip("looks at later frames")
+    clip = video(4)
+    with torch.no_grad():
+        close(model(clip).logits, run(model, clip)[0])
+
+
+def test_context_frames_leave_the_memory_that_steps_leave(model: Segmenter) -> None:
+    if not model.temporal.causal or model.temporal.reference:
+        pytest.skip("context frames mean something else than earlier frames")
+    clip = video(3)
+    with torch.no_grad():
+        got = model(clip, (Role.ADJACENT, Role.ADJACENT, Role.QUERY)).logits
+    close(got[:, 0], run(model, clip)[0][:, 2])
+
+
+def test_two_interleaved_streams_equal_two_separate_ones(model: Segmenter) -> None:
+    first, second = video(3), video(3)
+    want = [run(model, clip)[0] for clip in (first, second)]
+    states: list[Any] = [None, None]
+    got: list[list[Tensor]] = [[], []]
+    with torch.no_grad():
+        for t in range(3):
+            for i, clip in enumerate((first, second)):
+                logits, states[i] = model.step(clip[:, t], states[i])
+                got[i].append(logits)
+    for i in range(2):
+        assert torch.equal(torch.stack(got[i], 1), want[i])
+
+
+def test_a_batch_of_streams_equals_single_streams(model: Segmenter) -> None:
+    clips = video(3, batch=2)
+    close(run(model, clips)[0], torch.cat([run(model, clip[None])[0] for clip in clips]))
+
+
+def test_first_frame_needs_no_memory_and_one_pixel_is_a_frame(model: Segmenter) -> None:
+    for size in (SIZE, (1, 1)):
+        logits, _ = run(model, video(2, size=size))
+        assert logits.isfinite().all()
+
+
+def test_memory_has_a_bounded_size(model: Segmenter) -> None:
+    clip = video(12)
+    sizes = [state_bytes(run(model, clip[:, :t])[1]) for t in (4, 8, 12)]
+    assert sizes[0] == sizes[1] == sizes[2]
+
+
+def test_memory_detaches_moves_and_pickles(model: Segmenter) -> None:
+    clip = video(3)
+    _, state = model.step(clip[:, 0])
+    detached = map_tensors(torch.Tensor.detach, state)
+    assert not any(x.requires_grad for x in torch.utils._pytree.tree_leaves(detached) if isinstance(x, Tensor))
+    assert state_bytes(map_tensors(lambda x: x.to("meta"), detached)) == state_bytes(detached)
+    with torch.no_grad():
+        want, _ = model.step(clip[:, 1], detached)
+        got, _ = model.step(clip[:, 1], pickle.loads(pickle.dumps(detached)))
+    assert torch.equal(got, want)
+
+
+def test_step_does_not_change_the_model_or_the_state_it_was_given(model: Segmenter) -> None:
+    clip = video(3)
+    _, state = run(model, clip[:, :2])
+    weights = {name: x.clone() for name, x in model.state_dict().items()}
+    before = map_tensors(torch.clone, state)
+    with torch.no_grad():
+        first, _ = model.step(clip[:, 2], state)
+        again, _ = model.step(clip[:, 2], state)
+    assert torch.equal(first, again)
+    leaves = torch.utils._pytree.tree_leaves
+    assert all(torch.equal(a, b) for a, b in zip(leaves(before), leaves(state), strict=True) if isinstance(a, Tensor))
+    assert all(torch.equal(x, weights[name]) for name, x in model.state_dict().items())
+
+
+def test_gradient_reaches_every_parameter(model: Segmenter) -> None:
+    prediction = model.train()(video(3, batch=2))
+    loss = (prediction.logits * torch.randn_like(prediction.logits)).sum() + prediction.auxiliary.square().sum()
+    loss.backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None] == []
+    lost = [name for name, p in model.temporal.named_parameters() if not p.grad.abs().sum() > 0]
+    assert not lost, lost
+
+
+# -- the convolutional GRU --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_untrained_gru_leaves_the_model_nearly_as_it_was(head: str) -> None:
+    model = build("gru", head)
+    with torch.no_grad():
+        features = model.encode(video(1)[0])
+        pixels = features.embedding["pixels"]
+        changed = model.temporal(features, None, model.head)[0]["pixels"]
+    assert 0 < (changed - pixels).square().mean().sqrt() < 0.1 * pixels.square().mean().sqrt()
+
+
+def test_gru_update_by_its_equations() -> None:
+    gru = ConvGRU(2, hidden=1, kernel_size=1)
+    with torch.no_grad():
+        gru.gates.weight.copy_(torch.tensor([[1.0, 2.0], [0.5, -1.0]])[..., None, None])  # rows: update, reset
+        gru.gates.bias.zero_()
+        gru.candidate.weight.copy_(torch.tensor([[1.0, 3.0]])[..., None, None])
+        gru.candidate.bias.zero_()
+        got = gru.update(torch.full((1, 1, 1, 1), 0.3), torch.full((1, 1, 1, 1), -0.2))
+    x, h = torch.tensor(0.3), torch.tensor(-0.2)
+    z, r = torch.sigmoid(x + 2 * h), torch.sigmoid(0.5 * x - h)
+    want = (1 - z) * h + z * torch.tanh(x + 3 * r * h)
+    torch.testing.assert_close(got.squeeze(), want)
+
+
+def test_gru_starts_anew_when_the_frame_size_changes() -> None:
+    model = build("gru", "fcn")
+    _, state = run(model, video(2, size=(40, 40)))
+    frame = video(1)[:, 0]
+    with torch.no_grad():
+        assert torch.equal(model.step(frame, state)[0], model.step(frame)[0])
+
+
+def test_gru_learns_what_a_single_frame_cannot_show() -> None:
+    """Frame 0 shows the class as a sign; frame 2 is blank and must be classified by memory alone."""
+    gru, classify = ConvGRU(4, hidden=8), nn.Conv2d(4, 2, 1)
+    optimiser = torch.optim.Adam([*gru.parameters(), *classify.parameters()], lr=2e-2)
+    head = nn.Identity()
+    for _ in range(120):
+        label = torch.randint(0, 2, (8, 5, 5))
+        shown = torch.randn(8, 4, 5, 5) * 0.1 + (2.0 * label - 1)[:, None]
+        memory = None
+        for pixels in (shown, torch.randn(8, 4, 5, 5) * 0.1, torch.randn(8, 4, 5, 5) * 0.1):
+            embedding, memory = gru(Features((), {"pixels": pixels}), memory, head)
+        logits = classify(embedding["pixels"])
+        optimiser.zero_grad()
+        nn.functional.cross_entropy(logits, label).backward()
+        optimiser.step()
+    assert (logits.argmax(1) == label).float().mean() > 0.95
