@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from fractions import Fraction
 from pathlib import Path
 
@@ -267,3 +268,11 @@ def test_progress_and_one_thread(root: Path) -> None:
     assert calls == [(i + 1, 11) for i in range(11)]  # nine frames, two masks
     assert one.to_dict() == check(root, workers=4).to_dict()
     assert list(check(root, ["val"]).splits) == ["val"]
+
+
+@pytest.mark.skipif("EVERYFRAME_DATA" not in os.environ, reason="EVERYFRAME_DATA names no folder of real data sets")
+@pytest.mark.parametrize(("name", "pixels"), [("camvid_video", 701 * 480 * 360), ("davis16_clips", 560 * 427 * 240)])
+def test_real_data_is_fit_for_training(name: str, pixels: int) -> None:
+    report = check(Path(os.environ["EVERYFRAME_DATA"]) / name)
+    assert report.ok
+    assert sum(sum(count.pixels.values()) for count in report.splits.values()) == pixels

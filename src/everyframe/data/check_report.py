@@ -136,6 +136,7 @@ def _class_table(report: CheckReport, space: LabelSpace) -> Table:
     for split in labelled:
         table.add_column(f"{split}: pixels", justify="right")
         table.add_column("masks", justify="right")
+    table.caption = "pixels: share of those with a known id"
     raw_ids: dict[int, list[int]] = {}
     for raw, train in sorted(space.raw_to_train.items()):
         raw_ids.setdefault(train, []).append(raw)

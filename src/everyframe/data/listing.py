@@ -138,7 +138,8 @@ def pick_split(root: Path, split: str, names: Iterable[str], labelled: Iterable[
     names, labelled = list(names), sorted(set(labelled), key=lambda name: (digest(name), name))
     lists = lists_of(root)
     if split in lists:
-        missing = [name for name in lists[split] if name not in set(names)]
+        there = set(names)
+        missing = [name for name in lists[split] if name not in there]
         if missing:
             found(
                 "error",
@@ -146,7 +147,7 @@ def pick_split(root: Path, split: str, names: Iterable[str], labelled: Iterable[
                 "copy the data there or remove these lines",
                 [root / f"{split}.txt"],
             )
-        return [name for name in lists[split] if name not in set(missing)]
+        return [name for name in lists[split] if name in there]
     if split == "all":
         return names
     taken = {name for listed in lists.values() for name in listed}

@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import pytest
+
+from everyframe.data.findings import DataWarning, Finding, collecting, found
+from everyframe.data.listing import natural_key
+from everyframe.errors import InputError
+
+
+def test_an_error_raises_and_a_warning_warns() -> None:
+    with pytest.raises(InputError, match=r"^a\.png: is odd \(and 2 more\); remove it$"):
+        found("error", "is odd", "remove it", ["a.png", "b.png", "c.png"])
+    with pytest.warns(DataWarning, match="^is odd; remove it$"):
+        found("warning", "is odd", "remove it")
+
+
+def test_collecting_notes_both_and_ends() -> None:
+    with collecting() as outer:
+        found("error", "one", "fix")
+        with collecting() as inner:
+            found("warning", "two", "fix", ["x"])
+        found("error", "three", "fix")
+    assert [finding.what for finding in outer] == ["one", "three"]
+    assert inner == [Finding("warning", "two", "fix", ("x",))]
+    with pytest.raises(InputError):
+        found("error", "four", "fix")
+
+
+def test_natural_order() -> None:
+    names = ["f10", "f2", "f1b", "f1a", "10", "9", "a10b2", "a10b10", "²"]
+    assert sorted(names, key=natural_key) == ["9", "10", "a10b2", "a10b10", "f1a", "f1b", "f2", "f10", "²"]
