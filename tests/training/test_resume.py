@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import signal
 import subprocess
@@ -164,7 +165,8 @@ def test_nothing_is_left_to_do(tmp_path: Path) -> None:
 
 def test_sigterm_to_a_real_process(tmp_path: Path) -> None:
     """Stop a process in the middle of a run; another one goes on."""
-    process = subprocess.Popen([sys.executable, str(SCRIPT), str(tmp_path), "300", "0.02"], stderr=subprocess.PIPE)
+    options = json.dumps({"steps": 300, "seconds": 0.02})
+    process = subprocess.Popen([sys.executable, str(SCRIPT), str(tmp_path), options], stderr=subprocess.PIPE)
     log = tmp_path / "logs" / "train.csv"
     deadline = time.monotonic() + 60
     while not (log.exists() and len(columns(log)) > 3):

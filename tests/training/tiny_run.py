@@ -1,10 +1,11 @@
 """A tiny model and data in memory; as a script, a training run for tests that need processes of their own.
 
-usage: python tiny_run.py OUT STEPS [SECONDS_PER_STEP] [DEVICES] [RESUME]
+usage: python tiny_run.py OUT OPTIONS_OF_RUN_AS_JSON
 """
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Iterator
@@ -156,9 +157,14 @@ def write_video(folder: Path, number: int, frames: int = 3) -> VideoRef:
 def run(
     out: Path,
     steps: int,
-    seconds: float = 0.0,
     data: TinyData | None = None,
+    *,
+    seconds: float = 0.0,
     dropout: float = 0.2,
+    dice: float = 0.1,
+    optimizer: str = "adamw",
+    videos: int = 1,
+    batch_size: int = 4,
     validate_every: int = 5,
     save_every: int = 100,
     resume: str | None = None,
@@ -167,20 +173,18 @@ def run(
     """Train the tiny model."""
     return train(
         tiny_model(dropout, seconds),
-        data if data is not None else TinyData(out / "videos"),
+        data if data is not None else TinyData(out / "videos", videos, batch_size),
         out,
-        pixel_objective(dice=0.1),
-        Optimization(lr=0.01, warmup=3),
+        pixel_objective(dice=dice),
+        Optimization(optimizer, lr=0.01, warmup=3),
         steps=steps,
         validate_every=validate_every,
         save_every=save_every,
         resume=resume,
-        trainer={"accelerator": "cpu", "devices": 1, "log_every_n_steps": 1, **trainer},
+        trainer={"accelerator": "cpu", "devices": 1, "log_every_n_steps": 1, "precision": "32-true", **trainer},
     )
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    out, steps, seconds, devices, resume = (*sys.argv[1:], *("0", "1", "")[len(sys.argv) - 3 :])
-    options = {} if devices == "1" else {"devices": int(devices), "strategy": "ddp"}
-    run(Path(out), int(steps), float(seconds), resume=resume or None, **options)
+    run(Path(sys.argv[1]), **json.loads(sys.argv[2]))

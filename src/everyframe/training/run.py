@@ -144,7 +144,8 @@ def train(
         save_every: optimiser steps between two checkpoints; there is always one before a validation.
         seed: of dropout and stochastic depth. (The data module has its own.)
         resume: "auto" goes on from the folder's last checkpoint if there is one; or a checkpoint file.
-        trainer: more arguments of `lightning.pytorch.Trainer`: devices, precision, accumulate_grad_batches, …
+        trainer: more arguments of `lightning.pytorch.Trainer`: devices, accumulate_grad_batches, …; `precision` is
+            `native_precision()` when left out.
 
     Raises:
         InputError: the folder holds a run already, the loss became infinite or NaN, the data cannot be used.
@@ -164,7 +165,7 @@ def train(
     best = BestModel(folder.model, folder.best, MONITOR)
     with _quiet(), StopSignals() as signals:
         lightning = Trainer(
-            **{"log_every_n_steps": min(50, validate_every), **options},
+            **{"log_every_n_steps": min(50, validate_every), "precision": native_precision(), **options},
             logger=_loggers(folder),
             # The order matters: a broken loss is found before the checkpoint is written, and the best model is known
             # before the scores are shown.
@@ -194,6 +195,17 @@ def train(
     if not validates and is_first_process():
         save(model, folder.model)
     return Run(folder, lightning.global_step, best.score if validates else None, best.step)
+
+
+def native_precision() -> str:
+    """Return "bf16-mixed" where the processor computes in bfloat16 itself, else "32-true".
+
+    Where it does, a step takes about half the time; where it does not, bfloat16 is emulated and slower.
+    """
+    if torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.get_device_capability() >= (8, 0) else "32-true"
+    flags = Path("/proc/cpuinfo").read_text().split() if Path("/proc/cpuinfo").exists() else []
+    return "bf16-mixed" if {"amx_bf16", "avx512_bf16"} & set(flags) else "32-true"
 
 
 def is_first_process() -> bool:

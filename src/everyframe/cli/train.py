@@ -1,0 +1,108 @@
+"""`everyframe train RECIPE [--option value ...]`: recipe and overrides -> one call of `training.recipe.start`."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import sys
+from collections.abc import Mapping
+
+from everyframe.errors import InputError
+
+USAGE = """usage: everyframe train RECIPE [--option value ...]
+
+  RECIPE             a name of `everyframe train --list`, a YAML file, or the folder of an earlier run
+  --data SPEC        LAYOUT:ROOT, for example vspw:/data/VSPW_480p; a bare path is a folder of your own videos
+  --out FOLDER       where the run writes: model/, checkpoints/, logs/, config.yaml
+  --resume [FILE]    go on from the last checkpoint of --out if there is one (or from FILE); `--resume auto` is the same
+  --SECTION.KEY X    any option: --data.batch_size 4, --optimizer.lr 1e-4, --trainer.devices 2 --trainer.strategy ddp
+  --list             list the recipes
+  --print-config     print all options as they would be used, and stop
+  --help             this text and all options
+
+example: everyframe train ocr-tiny --data folder:my_videos --out runs/a
+"""
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command; returns 0, also when SIGTERM stopped the run in good order, and 130 after Ctrl-C."""
+    if not arguments or arguments[0] in {"-h", "--help"}:
+        print(_help() if arguments else USAGE)
+        return 0 if arguments else 2
+    if arguments[0] == "--list":
+        print(_list())
+        return 0
+    recipe, options = _split(arguments)
+    from everyframe.training.recipe import dump, read_recipe, resolve
+
+    resume = options.pop("resume", None)
+    printed = options.pop("print-config", None) is not None
+    content = read_recipe(recipe)
+    config = resolve(content, options, recipe)
+    if printed:
+        print(dump(config), end="")
+        return 0
+    return _train(recipe, content, options, config, resume)
+
+
+def _train(
+    recipe: str,
+    content: Mapping[str, object],
+    options: Mapping[str, str],
+    config: dict[str, object],
+    resume: str | None,
+) -> int:
+    from everyframe.training.last_checkpoint import Interrupted
+    from everyframe.training.recipe import nested, start
+    from everyframe.training.run import is_first_process
+
+    try:
+        run = start(config, nested(content, options), resume)
+    except Interrupted as stopped:
+        if is_first_process():
+            again = f"everyframe train {shlex.quote(str(config['out']))} --resume auto"
+            print(f"{stopped}; to go on: {again}", file=sys.stderr)
+        return 0 if stopped.signal is signal.SIGTERM else 130
+    if is_first_process():
+        score = "" if run.score is None else f", mIoU {100 * run.score:.2f} % (classes in the ground truth)"
+        print(f"{run.folder.model}: the model of step {run.best_step if score else run.steps}{score}")
+    return 0
+
+
+def _split(arguments: list[str]) -> tuple[str, dict[str, str]]:
+    """Split RECIPE --key value --key=value ... into the recipe and the options."""
+    recipe, *rest = arguments
+    if recipe.startswith("--"):
+        raise InputError(f"expected a recipe first, came {recipe}; `everyframe train --list` lists them")
+    options: dict[str, str] = {}
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("--") or word == "--":
+            raise InputError(f"expected --option value, came {word!r}")
+        key, equals, value = word[2:].partition("=")
+        if not equals:
+            if rest and not rest[0].startswith("--"):
+                value = rest.pop(0)
+            elif key == "resume":
+                value = "auto"
+            elif key != "print-config":
+                raise InputError(f"--{key}: expected a value, came nothing")
+        options[key] = value
+    return recipe, options
+
+
+def _list() -> str:
+    from everyframe.training.recipe import recipes
+
+    lines = []
+    for name, path in recipes().items():
+        first = path.read_text(encoding="utf-8").splitlines()[0]
+        lines.append(f"{name:24s} {first.removeprefix('#').strip()}")
+    return "\n".join(lines)
+
+
+def _help() -> str:
+    from everyframe.training.recipe import schema
+
+    _, _, options = schema().format_help().partition("\n\n")
+    return f"{USAGE}\n{options}"

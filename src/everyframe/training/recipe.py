@@ -1,0 +1,261 @@
+"""Recipes: what differs from the defaults of the constructors, as YAML.
+
+The signatures of `train`, `create_model`, `ClipDataModule`, `Optimization`, `pixel_objective` and Lightning's `Trainer`
+are the schema; a recipe adds none of its own. Every key is checked before anything is built.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from argparse import ArgumentError
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from jsonargparse import ArgumentParser
+from lightning.pytorch import Trainer
+
+from everyframe.data.datamodule import ClipDataModule
+from everyframe.errors import InputError
+from everyframe.models.segmenter import Segmenter
+from everyframe.models.zoo import create_model
+from everyframe.training.objective import pixel_objective
+from everyframe.training.optim import Optimization
+from everyframe.training.run import TRAINER_OWNED, Run, RunFolder, is_first_process, train
+
+Config = dict[str, Any]
+"""Nested options: {"steps": 1000, "model": {"name": ...}, "data": {...}, ...}."""
+
+SECTIONS = ("model", "data", "optimizer", "objective", "trainer")
+
+SHORT = {"data": "data.data", "model": "model.name"}
+"""What a text in the place of a section means: `data: folder:my_videos`, `--model ocr-tiny`."""
+
+
+def recipes() -> dict[str, Path]:
+    """Return the recipes that come with the package: name -> file."""
+    folder = Path(str(files("everyframe") / "recipes"))
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def read_recipe(name: str | Path) -> Config:
+    """Read a recipe.
+
+    Args:
+        name: a name of `recipes()`, a YAML file, or the folder of a run, whose configuration is read (and whose `out`
+            is that folder, wherever it lies now).
+
+    Raises:
+        InputError: no such recipe, or no YAML of options.
+    """
+    path = recipes().get(str(name)) or Path(name)
+    if path.is_dir():
+        return {**read_recipe(RunFolder(path).config), "out": str(path)}
+    if not path.is_file():
+        near = difflib.get_close_matches(str(name), recipes(), n=3, cutoff=0.4)
+        hint = f"did you mean {' or '.join(near)}? " if near else ""
+        raise InputError(f"no recipe {str(name)!r}: {hint}`everyframe train --list` lists them; or give a YAML file")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path}: expected YAML, came {reason}") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected options such as `steps: 1000`, came {type(content).__name__}")
+    return content
+
+
+def resolve(recipe: Mapping[str, Any], overrides: Mapping[str, Any] | None = None, source: str = "recipe") -> Config:
+    """Check a recipe and overrides against the schema, and fill in the defaults.
+
+    Args:
+        recipe: nested options.
+        overrides: dotted options, {"data.batch_size": 4}; texts are read as on the command line.
+        source: how messages name the recipe.
+
+    Returns:
+        All options, plain values that YAML can hold.
+
+    Raises:
+        InputError: an option that does not exist, of the wrong type, or missing.
+    """
+    given = dict(_flat(recipe))
+    for key in given:
+        _check_key(key, f"{source}: {key!r}")
+    for name, value in (overrides or {}).items():
+        key = SHORT.get(name, name)
+        _check_key(key, f"--{key}")
+        given = {k: v for k, v in given.items() if not k.startswith(f"{key}.")}  # replaced as a whole
+        given[key] = value
+    given.setdefault("data.seed", given.get("seed", 0))
+    given.setdefault("data.workers", min(4, os.cpu_count() or 1))
+    missing = [key for key in ("model.name", "data.data", "out") if given.get(key) is None]
+    if missing:
+        hints = {"data.data": "--data LAYOUT:ROOT", "out": "--out FOLDER", "model.name": "--model.name NAME"}
+        raise InputError(f"{source}: these options are needed: {', '.join(hints[key] for key in missing)}")
+    try:
+        return schema().parse_object(_nested(given)).as_dict()
+    except (ArgumentError, ValueError, TypeError) as error:
+        raise InputError(f"{source}: {_one_line(error)}") from None
+
+
+def start(config: Config, given: Mapping[str, Any] | None = None, resume: str | None = None) -> Run:
+    """Build everything that a resolved configuration names, and train.
+
+    Args:
+        config: what `resolve` returned.
+        given: nested options that were asked for and not filled in; clip frames (`data.adjacent`, `data.reference`)
+            that are not among them are chosen by the model's temporal module.
+        resume: see `train`.
+
+    Raises:
+        InputError, Interrupted: see `train`.
+    """
+    folder = RunFolder(Path(config["out"]))
+    folder.checkpoint(resume)  # refuses before anything is read or written
+    torch.manual_seed(config["seed"])
+    data = ClipDataModule(**config["data"])
+    model = create_model(label_space=data.label_space, **config["model"])
+    _check_class_weights(config["objective"]["class_weights"], len(data.label_space))
+    _offer_frames(data, model, (given or {}).get("data", {}))
+    config["data"]["adjacent"] = list(data.sampling.adjacent)
+    config["data"]["reference"] = data.sampling.reference
+    if is_first_process():
+        _write_config(folder, config)
+        data.write_budget(folder.root)
+    return train(
+        model,
+        data,
+        folder.root,
+        pixel_objective(**config["objective"]),
+        Optimization(**config["optimizer"]),
+        **{key: value for key, value in config.items() if key not in (*SECTIONS, "out")},
+        resume=resume,
+        trainer={key: value for key, value in config["trainer"].items() if value is not None},
+    )
+
+
+@cache
+def schema() -> ArgumentParser:
+    """Return the parser of all options."""
+    parser = ArgumentParser(exit_on_error=False)
+    skip = {"model", "data", "objective", "optimization", "trainer", "resume"}
+    parser.add_function_arguments(train, skip=skip, fail_untyped=False)
+    parser.add_function_arguments(create_model, "model", skip={"label_space"}, fail_untyped=False)
+    parser.add_class_arguments(ClipDataModule, "data")
+    parser.add_class_arguments(Optimization, "optimizer")
+    parser.add_function_arguments(pixel_objective, "objective")
+    parser.add_class_arguments(Trainer, "trainer", skip=set(TRAINER_OWNED), fail_untyped=False)
+    return parser
+
+
+@cache
+def keys() -> tuple[str, ...]:
+    """Return the dotted names of all options."""
+    return tuple(key for key, _ in _flat(schema().get_defaults().as_dict()))
+
+
+# -- keys and values -------------------------------------------------------------------------------------------------
+
+
+def _check_key(key: str, named: str) -> None:
+    if key in keys() or any(key.startswith(f"{free}.") for free in ("model.backbone", "model.head", "model.temporal")):
+        return
+    last = key.rpartition(".")[2]
+    near = [k for k in keys() if k.rpartition(".")[2] == last]
+    near += [k for k in difflib.get_close_matches(key, keys(), n=3, cutoff=0.6) if k not in near]
+    hint = f"did you mean {' or '.join(near)}?" if near else "`everyframe train --help` lists all options"
+    raise InputError(f"{named} is no option; {hint}")
+
+
+def _flat(options: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested options as dotted ones. Sections are opened, mappings inside them (model.head) too unless empty."""
+    for key, value in options.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        elif prefix or key not in SECTIONS:
+            yield f"{prefix}{key}", value
+        elif isinstance(value, str):
+            yield SHORT.get(key, key), value
+
+
+def nested(recipe: Mapping[str, Any], overrides: Mapping[str, Any]) -> Config:
+    """Join a recipe and dotted overrides into nested options, without defaults."""
+    return _nested({**dict(_flat(recipe)), **{SHORT.get(key, key): value for key, value in overrides.items()}})
+
+
+def _nested(dotted: Mapping[str, Any]) -> Config:
+    options: Config = {}
+    for key, value in dotted.items():
+        *parents, last = key.split(".")
+        place = options
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        place[last] = _value(value)
+    return options
+
+
+def _value(value: Any) -> Any:
+    """Read a text of the command line as YAML would; 1e-4, which YAML 1.1 takes for a text, as a number."""
+    if not isinstance(value, str):
+        return value
+    if re.fullmatch(r"[+-]?\d+(\.\d*)?e[+-]?\d+", value, re.IGNORECASE):
+        return float(value)
+    try:
+        return yaml.safe_load(value) if value else value
+    except yaml.YAMLError:
+        return value
+
+
+def _one_line(error: Exception) -> str:
+    """Shorten jsonargparse's report on one option."""
+    text = " ".join(str(error).split())
+    found = re.search(r'Parser key "([^"]+)": .*?Expected an? (.+?)\. Got value: (.*)', text)
+    if found is None:
+        return text
+    key, kind, value = found.groups()
+    kind = re.sub(r"<class '(\w+)'>|typing\.(\w+)", lambda m: m[1] or m[2], kind)
+    choices = re.fullmatch(r"Literal\[(.*)\]", kind)
+    return f"{key}: expected {f'one of {choices[1]}' if choices else kind}, came {value!r}"
+
+
+# -- building --------------------------------------------------------------------------------------------------------
+
+
+def _offer_frames(data: ClipDataModule, model: Segmenter, given: Mapping[str, Any]) -> None:
+    """Let training clips hold the frames that the temporal module looks at: others cost time and teach nothing."""
+    adjacent = data.sampling.adjacent if "adjacent" in given else model.temporal.adjacent
+    reference = data.sampling.reference
+    if "reference" not in given:
+        reference = "far_end" if model.temporal.reference else None
+    data.sampling = replace(data.sampling, adjacent=adjacent, reference=reference)
+
+
+def _check_class_weights(weights: list[float] | None, count: int) -> None:
+    if weights is not None and len(weights) != count:
+        raise InputError(f"objective.class_weights: expected {count} weights, one per class, came {len(weights)}")
+
+
+def _write_config(folder: RunFolder, config: Config) -> None:
+    folder.root.mkdir(parents=True, exist_ok=True)
+    folder.config.write_text(dump(config), encoding="utf-8")
+
+
+def dump(config: Mapping[str, Any]) -> str:
+    """Return options as YAML."""
+    return yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
