@@ -169,7 +169,7 @@ class Results:
             if absent:
                 parts[-1] += f"\n({absent} classes neither in the ground truth nor predicted)"
         if videos and self.videos:
-            titles = [score.title for score in self.overall if _in_video_table(score, self.videos)]
+            titles = self._video_columns()
             rows = []
             for video in self.videos:
                 values = {score.title: score.value for score in video.scores}
@@ -177,9 +177,21 @@ class Results:
                              *(_percent(values.get(title, math.nan)) for title in titles)])  # fmt: skip
             parts.append(_aligned(["video", "labelled", *titles], rows))
         parts += [f"note: {note}" for note in self.notes]
-        lines = [f"  {score.title}: {score.definition}" for score in self.overall if score.definition]
+        meanings: dict[str, list[str]] = {}  # VC8 and VC16 share theirs
+        for score in self.overall:
+            meanings.setdefault(score.definition, []).append(score.title)
+        lines = [f"  {', '.join(titles)}: {text}" for text, titles in meanings.items() if text]
         parts.append("\n".join(["definitions", *lines]))
         return "\n\n".join(parts)
+
+    def _video_columns(self) -> list[str]:
+        """Titles for the table of videos: of each name the first variant that any video has a number for."""
+        titles: dict[str, str] = {}
+        for score in self.overall:
+            known = (v for video in self.videos for v in video.scores if v.title == score.title)
+            if score.name not in titles and not all(math.isnan(v.value) for v in known):
+                titles[score.name] = score.title
+        return list(titles.values())
 
     def _overall_rows(self) -> Iterator[list[str]]:
         for score in self.overall:
@@ -278,10 +290,6 @@ def _without_nan(data: Any) -> Any:
     if isinstance(data, list | tuple):
         return [_without_nan(value) for value in data]
     return None if isinstance(data, float) and not math.isfinite(data) else data
-
-
-def _in_video_table(score: Score, videos: Sequence[VideoResult]) -> bool:
-    return any(v.title == score.title and not math.isnan(v.value) for video in videos for v in video.scores)
 
 
 def _percent(value: float) -> str:
