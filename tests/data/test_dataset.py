@@ -12,10 +12,11 @@ from everyframe.data.budget import apply_budget
 from everyframe.data.dataset import ClipDataset, train_dataset
 from everyframe.data.layout import Split
 from everyframe.data.layouts import load_split
+from everyframe.data.photometric import Photometric
 from everyframe.data.sampling import ClipSampling
 from everyframe.data.synthetic import SyntheticVideos
 from everyframe.data.synthetic_write import write
-from everyframe.data.transforms import Geometry, Photometric
+from everyframe.data.transforms import Geometry
 from everyframe.errors import InputError
 from everyframe.frames import Clip, Role
 

@@ -17,8 +17,9 @@ from everyframe.data.dataset import ClipDataset
 from everyframe.data.layout import Split, VideoRef
 from everyframe.data.layouts import load_split
 from everyframe.data.loader import ClipLoader, ShardSampler, world
+from everyframe.data.photometric import Photometric
 from everyframe.data.sampling import Anchor, ClipSampling, Per, Reference
-from everyframe.data.transforms import Geometry, Photometric
+from everyframe.data.transforms import Geometry
 from everyframe.errors import InputError
 from everyframe.labels import LabelSpace
 

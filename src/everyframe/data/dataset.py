@@ -11,9 +11,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from everyframe.data.layout import VideoRef
+from everyframe.data.photometric import Photometric
 from everyframe.data.reading import read_frames, read_labels
 from everyframe.data.sampling import ClipSampling, Per, Which, clip_queries, clip_rng
-from everyframe.data.transforms import Geometry, Photometric
+from everyframe.data.transforms import Geometry
 from everyframe.errors import InputError
 from everyframe.frames import IGNORE, Clip, Role
 from everyframe.labels import LabelSpace

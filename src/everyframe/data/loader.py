@@ -121,7 +121,7 @@ class ClipLoader(DataLoader[Clip]):
         self._per_step = batch_size * ranks
         self._stream = StreamSampler(len(dataset), batches * batch_size, dataset.seed, rank, ranks, start)
         super().__init__(
-            _ErrorsAsItems(dataset),
+            _ErrorsAsItems(dataset),  # type: ignore[arg-type]
             batch_size=batch_size,
             sampler=self._stream,
             num_workers=workers,
@@ -135,7 +135,7 @@ class ClipLoader(DataLoader[Clip]):
         while (batch := next(batches, None)) is not None:
             if isinstance(batch, InputError):
                 # Stop the workers now, and raise a new error: the old one holds this frame, which holds the old one.
-                self._iterator, batches, message = None, None, str(batch)
+                self._iterator, batches, message = None, None, str(batch)  # type: ignore[assignment]
                 raise InputError(message)
             self._stream.start += self._per_step
             yield batch

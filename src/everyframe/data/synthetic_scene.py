@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,7 +69,9 @@ class _Pen:
         self.picture = Image.new("RGBA", (max(1, round(width * texels)), max(1, round(height * texels))))
         self.draw = ImageDraw.Draw(self.picture)
 
-    def __call__(self, shape: str, points: Sequence[float], color: Sequence[int], **options: float) -> None:
+    def __call__(
+        self, shape: str, points: Sequence[float], color: Sequence[int] | NDArray[Any], **options: float
+    ) -> None:
         """Call a method of `ImageDraw` with scene coordinates: "rectangle", "ellipse", "polygon", ..."""
         scaled = [p * self.texels for p in points]
         if shape != "polygon":  # PIL paints the last row and column too
@@ -235,7 +238,7 @@ def _vehicle(
     detail = texels * size
     lit = None
     if label in (VAN, AMBULANCE):
-        tint, grain = rng.integers(-12, 13), rng.integers(1 << 31)
+        tint, grain = int(rng.integers(-12, 13)), int(rng.integers(1 << 31))
         shapes = [_van(tint, detail, sign).surface(np.random.default_rng(grain), 0.02) for sign in (False, True)]
         (texture, mask), lit = shapes[0], shapes[label == AMBULANCE][0]
     else:
