@@ -177,9 +177,9 @@ def test_gru_starts_anew_when_the_frame_size_changes() -> None:
 def test_gru_learns_what_a_single_frame_cannot_show() -> None:
     """Frame 0 shows the class as a sign; frame 2 is blank and must be classified by memory alone."""
     gru, classify = ConvGRU(4, hidden=8), nn.Conv2d(4, 2, 1)
-    optimiser = torch.optim.Adam([*gru.parameters(), *classify.parameters()], lr=2e-2)
+    optimiser = torch.optim.Adam([*gru.parameters(), *classify.parameters()], lr=3e-2)
     head = nn.Identity()
-    for _ in range(120):
+    for _ in range(60):
         label = torch.randint(0, 2, (8, 5, 5))
         shown = torch.randn(8, 4, 5, 5) * 0.1 + (2.0 * label - 1)[:, None]
         memory = None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import tempfile
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from everyframe.errors import InputError
 from everyframe.labels import LabelSpace
+from everyframe.models import hub
 from everyframe.models.segmenter import Segmenter
 from everyframe.models.state import load_state, read_state
 from everyframe.models.zoo import create_model
@@ -92,11 +92,11 @@ def load(path: str | Path, *, strict: bool = True, device: str | torch.device = 
     """
     folder = Path(path)
     if not folder.exists():
-        folder = _download(str(path))
+        folder = hub.download(str(path), (CONFIG, WEIGHTS))
     config = read_config(folder)
     try:
         model = create_model(config["name"], LabelSpace.from_dict(config["label_space"]), **config["options"])
-    except (KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError) as error:
         raise InputError(
             f"{folder / CONFIG}: cannot build this model with everyframe {_version()} ({error}); it was saved by "
             f"{config.get('everyframe_version', 'an unknown version')}: install that one, or copy the model anew"
@@ -186,93 +186,11 @@ def push_to_hub(
     Raises:
         InputError: not an id, no access, or no network.
     """
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
-
-    api = HfApi(token=token)
     with tempfile.TemporaryDirectory() as folder:
         save(model, folder, metrics)
-        card = model_card(describe(model, metrics), repo_id)
+        card = hub.model_card(describe(model, metrics), repo_id)
         (Path(folder) / "README.md").write_text(card, encoding="utf-8")
-        try:
-            api.create_repo(repo_id, private=private, exist_ok=True)
-            done = api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=commit_message)
-        except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled, OSError) as error:
-            raise InputError(
-                f"cannot upload to {repo_id!r}: {_first_line(error)}; check the id (owner/name), `hf auth login`, "
-                f"and the network"
-            ) from None
-    return str(done)
-
-
-def model_card(config: Mapping[str, Any], repo_id: str) -> str:
-    """Return the model card in Markdown: how to run it, its classes, and its numbers with their definitions."""
-    metrics = config["metrics"]
-    rows = [f"| {name} | {value:.4f} |" for name, value in metrics.items()] or ["| not measured yet | |"]
-    names = config["label_space"]["names"]
-    return "\n".join(
-        [
-            "---",
-            "library_name: everyframe",
-            "pipeline_tag: image-segmentation",
-            "tags: [video-semantic-segmentation, everyframe]",
-            "---",
-            "",
-            f"# {repo_id.split('/')[-1]}",
-            "",
-            f"`{config['name']}`: a label map for every frame of a video, {len(names)} classes.",
-            "",
-            "```python",
-            "import everyframe",
-            "",
-            f'model = everyframe.load("{repo_id}")',
-            'for frame, labels in model.stream("video.mp4"):',
-            "    ...",
-            "```",
-            "",
-            "| metric (variant) | value |",
-            "| --- | --- |",
-            *rows,
-            "",
-            f"Classes: {', '.join(names)}.",
-            "",
-            f"Saved by everyframe {config['everyframe_version']}.",
-            "",
-        ]
-    )
-
-
-def _download(repo: str) -> Path:
-    """Fetch a model folder from the hub (or from its local cache) and return where it lies."""
-    repo_id, _, revision = repo.partition("@")
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo_id):
-        raise InputError(f"{repo}: expected a model folder or a hub id such as owner/name, found no such folder")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    wanted = [CONFIG, WEIGHTS]
-    try:
-        return Path(snapshot_download(repo_id, revision=revision or None, allow_patterns=wanted))
-    except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
-        raise InputError(
-            f"{repo}: found neither such a folder here nor such a model on the hub ({_first_line(error)}); check the "
-            f"name, or `hf auth login` if it is private"
-        ) from None
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        raise InputError(
-            f"{repo}: no such folder here, and the hub cannot be reached ({_first_line(error)}); check the network, or "
-            f"copy the model's folder here and give its path"
-        ) from None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        return hub.upload(Path(folder), repo_id, private=private, token=token, commit_message=commit_message)
 
 
 def _version() -> str:

@@ -114,9 +114,14 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     except Exception as error:  # torch raises UnpicklingError, RuntimeError, EOFError, ... by the kind of damage
         raise InputError(
             f"{path}: expected a PyTorch file of plain weights, cannot read it safely "
-            f"({type(error).__name__}: {str(error).splitlines()[0][:120]}); save its state_dict() alone and load that"
+            f"({type(error).__name__}: {first_line(error)[:120]}); save its state_dict() alone and load that"
         ) from None
     return _unwrap(content, path)
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, for messages of one line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def _unwrap(content: object, path: Path) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from everyframe.errors import InputError
 from everyframe.models.backbones.resnet import ResNet
 from everyframe.models.backbones.swin import SwinTransformer
 from everyframe.models.convert.keys import Rule, Table, convert
-from everyframe.models.state import State, load_state
+from everyframe.models.state import State, first_line, load_state
 
 
 def merging_order(x: Tensor) -> Tensor:
@@ -84,7 +84,7 @@ def load_pretrained(backbone: nn.Module, name: str) -> None:
         theirs = timm.create_model(name, pretrained=True)
     except (OSError, RuntimeError) as error:
         raise InputError(
-            f"pretrained weights {name!r} cannot be downloaded ({str(error).splitlines()[0]}); check the network, or "
+            f"pretrained weights {name!r} cannot be downloaded ({first_line(error)}); check the network, or "
             f"leave `pretrained` out to train from nothing"
         ) from None
     source = f"timm {name}"
