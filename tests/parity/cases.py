@@ -14,8 +14,8 @@ from safetensors import safe_open
 from torch import Tensor
 
 FOLDER = Path(os.environ.get("EVERYFRAME_GOLDEN") or Path(__file__).parents[1] / "golden")
-TOLERANCE = 1e-4
-"""Of the largest absolute value of each output tensor."""
+TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-12}
+"""Type of an output -> error allowed, of the largest absolute value of the tensor; other types must be equal."""
 
 
 class NotBuilt(Exception):
@@ -88,8 +88,10 @@ def compare(got: Mapping[str, Tensor], case: Case) -> None:
     for name, want in case.outputs.items():
         have = got[name]
         assert have.shape == want.shape, f"{case.path.name} {name}: {list(have.shape)}, expected {list(want.shape)}"
-        if want.dtype in (torch.bool, torch.uint8, torch.int32, torch.int64):
+        if want.dtype not in TOLERANCE:
             assert torch.equal(have, want), f"{case.path.name} {name}: {(have != want).sum()} entries differ"
             continue
         error, scale = (have - want).abs().max().item(), want.abs().max().item()
-        assert error <= TOLERANCE * scale, f"{case.path.name} {name}: error {error:.2e} on a scale of {scale:.2e}"
+        assert error <= TOLERANCE[want.dtype] * scale, (
+            f"{case.path.name} {name}: error {error:.2e} on a scale of {scale:.2e}"
+        )

@@ -21,21 +21,17 @@ REPOSITORIES: dict[str, dict[str, Builder]] = {
 }
 """Start of the reference's repository -> its classes -> builder. A further reference is a file and a line here."""
 
-# Cases of losses and metrics have tests beside those modules.
-ELSEWHERE = re.compile(r"loss|Loss|Criterion|scripts run as they are")
-
 
 def builder_of(case: Case) -> Builder:
     """Return the builder for a case."""
-    if ELSEWHERE.search(case.reference):
-        raise NotBuilt(f"{case.reference}: compared in the tests of losses and metrics")
-    # "FCNHead -> OCRHead (CascadeEncoderDecoder)": the last head; "EncoderDecoder(SwinTransformer, ...)": the model
-    name = re.split(r"\s*->\s*", case.reference)[-1]
+    # By the whole text, or by one class: of "FCNHead -> OCRHead (CascadeEncoderDecoder)" the last head's, of
+    # "EncoderDecoder(SwinTransformer, ...)" the model's.
+    last = re.split(r"\s*->\s*", case.reference)[-1]
+    names = (case.reference, last, re.split(r"[\s(,]", last)[0])
     for prefix, builders in REPOSITORIES.items():
-        if case.repository.startswith(prefix):
-            name = name if name in builders else re.split(r"[\s(,]", name)[0]
-            if name in builders:
-                return builders[name]
+        found = [name for name in names if name in builders]
+        if case.repository.startswith(prefix) and found:
+            return builders[found[0]]
     raise NotBuilt(f"{case.reference} of {case.repository}: not built yet")
 
 
