@@ -12,6 +12,7 @@ from torch import Tensor
 from everyframe.models.backbones.swin import MASKED, PatchMerging, SwinBlock, SwinTransformer
 from everyframe.models.convert.timm import convert_backbone, merging_order
 from everyframe.models.cost import count_parameters
+from everyframe.models.ops.drop_path import DropPath
 from everyframe.models.ops.window import (
     join_windows,
     relative_position_index,
@@ -163,3 +164,13 @@ def test_bfloat16_autocast_stays_close() -> None:
         with torch.autocast("cpu", torch.bfloat16):
             got = model(x)[-1]
     assert (got.float() - want).abs().max() < 0.05 * want.abs().max()
+
+
+def test_drop_path_leaves_samples_out_and_keeps_the_mean() -> None:
+    drop = DropPath(0.25)
+    x = torch.ones(4000, 2, 3)
+    y = drop(x)
+    assert set(y.unique().tolist()) == {0.0, x.new_tensor(1 / 0.75).item()}
+    assert torch.equal(y.amin((1, 2)), y.amax((1, 2)))  # whole samples
+    assert abs(y.mean().item() - 1) < 0.05
+    assert drop.eval()(x) is x

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import StochasticDepth
 
+from everyframe.models.ops.drop_path import DropPath
 from everyframe.models.ops.window import (
     join_windows,
     pad_to_multiple,
@@ -101,7 +101,7 @@ class SwinBlock(nn.Module):
         self.attention = WindowAttention(channels, heads, window, qkv_bias, qk_scale)
         self.norm2 = nn.LayerNorm(channels)
         self.mlp = nn.Sequential(nn.Linear(channels, hidden), nn.GELU(), nn.Linear(hidden, channels))
-        self.drop_path = StochasticDepth(drop_path, "row")
+        self.drop_path = DropPath(drop_path)
 
     def attend(self, x: Tensor, mask: Tensor) -> Tensor:
         """[N, H, W, C] -> [N, H, W, C]; cells that fill up the last windows are zeros, and are seen."""
