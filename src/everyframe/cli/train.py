@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import signal
 import sys
-from collections.abc import Mapping
+from typing import Any
 
 from everyframe.errors import InputError
 
@@ -37,27 +37,20 @@ def main(arguments: list[str]) -> int:
 
     resume = options.pop("resume", None)
     printed = options.pop("print-config", None) is not None
-    content = read_recipe(recipe)
-    config = resolve(content, options, recipe)
+    config = resolve(read_recipe(recipe), options, recipe)
     if printed:
         print(dump(config), end="")
         return 0
-    return _train(recipe, content, options, config, resume)
+    return _train(config, resume)
 
 
-def _train(
-    recipe: str,
-    content: Mapping[str, object],
-    options: Mapping[str, str],
-    config: dict[str, object],
-    resume: str | None,
-) -> int:
+def _train(config: dict[str, Any], resume: str | None) -> int:
     from everyframe.training.last_checkpoint import Interrupted
-    from everyframe.training.recipe import nested, start
+    from everyframe.training.recipe import start
     from everyframe.training.run import is_first_process
 
     try:
-        run = start(config, nested(content, options), resume)
+        run = start(config, resume)
     except Interrupted as stopped:
         if is_first_process():
             again = f"everyframe train {shlex.quote(str(config['out']))} --resume auto"

@@ -24,7 +24,6 @@ from lightning.pytorch import Trainer
 
 from everyframe.data.datamodule import ClipDataModule
 from everyframe.errors import InputError
-from everyframe.models.segmenter import Segmenter
 from everyframe.models.zoo import create_model
 from everyframe.training.objective import pixel_objective
 from everyframe.training.optim import Optimization
@@ -34,6 +33,9 @@ Config = dict[str, Any]
 """Nested options: {"steps": 1000, "model": {"name": ...}, "data": {...}, ...}."""
 
 SECTIONS = ("model", "data", "optimizer", "objective", "trainer")
+
+CHOSEN_BY_MODEL = ("adjacent", "reference")
+"""Options of the data that follow the temporal module unless given: frames it does not look at would cost time."""
 
 SHORT = {"data": "data.data", "model": "model.name"}
 """What a text in the place of a section means: `data: folder:my_videos`, `--model ocr-tiny`."""
@@ -101,18 +103,20 @@ def resolve(recipe: Mapping[str, Any], overrides: Mapping[str, Any] | None = Non
         hints = {"data.data": "--data LAYOUT:ROOT", "out": "--out FOLDER", "model.name": "--model.name NAME"}
         raise InputError(f"{source}: these options are needed: {', '.join(hints[key] for key in missing)}")
     try:
-        return schema().parse_object(_nested(given)).as_dict()
+        config = schema().parse_object(_nested(given)).as_dict()
     except (ArgumentError, ValueError, TypeError) as error:
         raise InputError(f"{source}: {_one_line(error)}") from None
+    for key in CHOSEN_BY_MODEL:
+        if f"data.{key}" not in given:
+            del config["data"][key]
+    return config
 
 
-def start(config: Config, given: Mapping[str, Any] | None = None, resume: str | None = None) -> Run:
+def start(config: Config, resume: str | None = None) -> Run:
     """Build everything that a resolved configuration names, and train.
 
     Args:
-        config: what `resolve` returned.
-        given: nested options that were asked for and not filled in; clip frames (`data.adjacent`, `data.reference`)
-            that are not among them are chosen by the model's temporal module.
+        config: what `resolve` returned. The options of `CHOSEN_BY_MODEL` that it leaves out are added to it.
         resume: see `train`.
 
     Raises:
@@ -124,9 +128,9 @@ def start(config: Config, given: Mapping[str, Any] | None = None, resume: str | 
     data = ClipDataModule(**config["data"])
     model = create_model(label_space=data.label_space, **config["model"])
     _check_class_weights(config["objective"]["class_weights"], len(data.label_space))
-    _offer_frames(data, model, (given or {}).get("data", {}))
-    config["data"]["adjacent"] = list(data.sampling.adjacent)
-    config["data"]["reference"] = data.sampling.reference
+    offered = {"adjacent": model.temporal.adjacent, "reference": "far_end" if model.temporal.reference else None}
+    data.sampling = replace(data.sampling, **{k: v for k, v in offered.items() if k not in config["data"]})
+    config["data"].update({key: getattr(data.sampling, key) for key in CHOSEN_BY_MODEL})
     if is_first_process():
         _write_config(folder, config)
         data.write_budget(folder.root)
@@ -186,11 +190,6 @@ def _flat(options: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield SHORT.get(key, key), value
 
 
-def nested(recipe: Mapping[str, Any], overrides: Mapping[str, Any]) -> Config:
-    """Join a recipe and dotted overrides into nested options, without defaults."""
-    return _nested({**dict(_flat(recipe)), **{SHORT.get(key, key): value for key, value in overrides.items()}})
-
-
 def _nested(dotted: Mapping[str, Any]) -> Config:
     options: Config = {}
     for key, value in dotted.items():
@@ -223,19 +222,10 @@ def _one_line(error: Exception) -> str:
     key, kind, value = found.groups()
     kind = re.sub(r"<class '(\w+)'>|typing\.(\w+)", lambda m: m[1] or m[2], kind)
     choices = re.fullmatch(r"Literal\[(.*)\]", kind)
-    return f"{key}: expected {f'one of {choices[1]}' if choices else kind}, came {value!r}"
+    return f"{key}: expected {f'one of {choices[1]}' if choices else kind}, came {value}"
 
 
 # -- building --------------------------------------------------------------------------------------------------------
-
-
-def _offer_frames(data: ClipDataModule, model: Segmenter, given: Mapping[str, Any]) -> None:
-    """Let training clips hold the frames that the temporal module looks at: others cost time and teach nothing."""
-    adjacent = data.sampling.adjacent if "adjacent" in given else model.temporal.adjacent
-    reference = data.sampling.reference
-    if "reference" not in given:
-        reference = "far_end" if model.temporal.reference else None
-    data.sampling = replace(data.sampling, adjacent=adjacent, reference=reference)
 
 
 def _check_class_weights(weights: list[float] | None, count: int) -> None:

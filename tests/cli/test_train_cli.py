@@ -1,0 +1,161 @@
+"""`everyframe train`: one clear line for what is wrong, and a run folder that can be used and resumed."""
+
+from __future__ import annotations
+
+import csv
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from everyframe.cli.__main__ import main
+from everyframe.data.synthetic import SyntheticVideos
+from everyframe.data.synthetic_write import write
+
+QUICK = ["--data.workers", "0", "--data.crop", "32", "--data.batch_size", "2", "--trainer.accelerator", "cpu"]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> str:
+    root = tmp_path_factory.mktemp("data") / "videos"
+    for split, count in (("train", 2), ("val", 1)):
+        write(SyntheticVideos(count, frames=4, size=(48, 64)), root, "vspw", split)
+    return f"vspw:{root}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["ocr-tny"], "did you mean ocr-tiny"),
+        (["ocr-tiny", "--data.bach_size", "4"], "--data.bach_size is no option; did you mean data.batch_size"),
+        (["ocr-tiny", "--lr", "4"], "did you mean optimizer.lr"),
+        (["ocr-tiny", "--zzz.qqq", "4"], "--help"),
+        (["ocr-tiny"], "--data LAYOUT:ROOT, --out FOLDER"),
+        (["ocr-tiny", "--data.batch_size", "many", "--data", "a", "--out", "b"], "expected int, came many"),
+        (["ocr-tiny", "--optimizer.name", "adm", "--data", "a", "--out", "b"], "one of 'adamw', 'sgd', came adm"),
+        (["ocr-tiny", "--optimizer.lr"], "--optimizer.lr: expected a value"),
+        (["ocr-tiny", "data", "folder"], "expected --option value, came 'data'"),
+        (["--data", "x"], "expected a recipe first"),
+        (["ocr-tiny", "--data", "folder:/no/such/place", "--out", "b"], "check the path"),
+        (["ocr-tiny", "--model", "ocr-tinny", "--data", "{videos}", "--out", "{tmp}"], "no model 'ocr-tinny'"),
+        (["ocr-tiny", "--steps", "0", "--data", "{videos}", "--out", "{tmp}"], "steps: expected at least 1"),
+        (
+            ["ocr-tiny", "--objective.class_weights", "[1, 2]", "--data", "{videos}", "--out", "{tmp}"],
+            "weights, one per class, came 2",
+        ),
+    ],
+)
+def test_mistakes_give_one_clear_line(
+    arguments: list[str], expected: str, videos: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [word.format(videos=videos, tmp=tmp_path / "run") for word in arguments]
+    assert main(["train", *arguments]) == 1
+    errors = capsys.readouterr().err
+    assert errors.count("\n") == 1
+    assert errors.startswith("everyframe train: ")
+    assert expected in errors
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("optimizer: {lerning_rate: 1}", "'optimizer.lerning_rate' is no option"),
+        ("optimiser: {lr: 1}", "'optimiser.lr' is no option; did you mean optimizer.lr"),
+        ("data: {batch_size: [1]}", "data.batch_size: expected int, came [1]"),
+        ("- a\n- b", "came list"),
+        ("a: {", "expected YAML"),
+        ("", "came NoneType"),
+    ],
+)
+def test_mistakes_in_a_recipe_give_one_clear_line(
+    text: str, expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(text)
+    assert main(["train", str(recipe), "--data", "a", "--out", "b", "--model", "ocr-tiny"]) == 1
+    errors = capsys.readouterr().err
+    assert errors.count("\n") == 1
+    assert "mine.yaml: " in errors
+    assert expected in errors
+
+
+def test_list_names_every_recipe(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--list"]) == 0
+    assert "ocr-swin-small" in capsys.readouterr().out
+
+
+def test_help_and_no_arguments(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train"]) == 2
+    assert main(["train", "--help"]) == 0
+    out = capsys.readouterr().out
+    assert "--data.batch_size" in out
+    assert "--optimizer.layer_decay" in out
+
+
+def test_printed_configuration_is_a_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--data", "folder:x", "--out", "runs/a", "--optimizer.lr", "3e-4", "--print-config"]
+    assert main(["train", "ocr-gru-tiny", *arguments]) == 0
+    printed = capsys.readouterr().out
+    assert yaml.safe_load(printed)["optimizer"]["lr"] == 3e-4
+    (tmp_path / "again.yaml").write_text(printed)
+    assert main(["train", str(tmp_path / "again.yaml"), "--print-config"]) == 0
+    assert capsys.readouterr().out == printed
+
+
+def test_train_then_resume_from_the_run_folder(videos: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    arguments = ["--data", videos, "--steps", "2", "--validate_every", "2", *QUICK, "--trainer.precision", "32-true"]
+    assert main(["train", "ocr-gru-tiny", "--out", str(out), *arguments]) == 0
+    assert "mIoU" in capsys.readouterr().out
+    config = yaml.safe_load((out / "config.yaml").read_text())
+    assert config["data"]["adjacent"] == [-2, -1]  # what the recurrent module asks for
+    assert config["data"]["reference"] is None
+    for name in ("train.csv", "val.csv", "val_classes.csv"):
+        with (out / "logs" / name).open() as file:
+            assert next(csv.DictReader(file))["step"]
+    assert any((out / "logs").glob("events.out.tfevents*"))
+
+    assert main(["train", "ocr-gru-tiny", "--out", str(out), *arguments]) == 1
+    assert "--resume auto" in capsys.readouterr().err
+    moved = out.rename(tmp_path / "moved")
+    assert main(["train", str(moved), "--resume", "--steps", "3"]) == 0
+    assert torch.load(moved / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 3
+
+
+def test_diverging_run_stops_with_a_clear_line(videos: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--data", videos, "--out", str(tmp_path / "run"), *QUICK, "--optimizer.lr", "1e30"]
+    assert main(["train", "fcn-tiny", *arguments, "--optimizer.warmup", "0", "--optimizer.name", "sgd"]) == 1
+    errors = capsys.readouterr().err.splitlines()[-1]
+    assert "not finite" in errors
+    assert "--optimizer.lr" in errors
+    assert not (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()
+
+
+def test_sigterm_says_how_to_go_on(videos: str, tmp_path: Path) -> None:
+    out = tmp_path / "my run"
+    command = [sys.executable, "-m", "everyframe.cli", "train", "fcn-tiny", "--data", videos, "--out", str(out), *QUICK]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    deadline = time.monotonic() + 100
+    while not (out / "logs" / "train.csv").exists():
+        assert process.poll() is None, process.stderr.read() if process.stderr else ""
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.terminate()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert f"everyframe train '{out}' --resume auto" in errors.splitlines()[-1]
+    assert (out / "checkpoints" / "last.ckpt").exists()

@@ -1,0 +1,75 @@
+"""Every recipe builds and trains: two steps on synthetic videos, with a tiny backbone in place of a large one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from everyframe.data.synthetic import SyntheticVideos
+from everyframe.data.synthetic_write import write
+from everyframe.models.zoo import find_parts
+from everyframe.training.recipe import read_recipe, recipes, resolve, start
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data") / "videos"
+    for split, count in (("train", 2), ("val", 1)):
+        write(SyntheticVideos(count, frames=4, size=(48, 64)), root, "vspw", split)
+    return root
+
+
+@pytest.mark.parametrize("name", recipes())
+def test_recipe_trains(name: str, videos: Path, tmp_path: Path) -> None:
+    recipe = read_recipe(name)
+    parts = find_parts(recipe["model"]["name"])
+    overrides = {
+        "model.name": parts._replace(backbone="tiny").name,
+        "model.pretrained": False,
+        "data.data": f"vspw:{videos}",
+        "data.crop": 32,
+        "data.batch_size": 2,
+        "data.workers": 0,
+        "steps": 2,
+        "validate_every": 2,
+        "trainer.accelerator": "cpu",
+        "trainer.precision": "32-true",
+        "out": str(tmp_path / "run"),
+    }
+    run = start(resolve(recipe, overrides, name))
+    assert run.steps == 2
+    assert run.score is not None
+    for file in (run.folder.config, run.folder.last, run.folder.model / "model.safetensors"):
+        assert file.is_file()
+    assert (run.folder.root / "label_budget.json").is_file()
+
+
+@pytest.mark.parametrize("name", recipes())
+def test_recipe_is_short_and_states_only_what_differs(name: str) -> None:
+    text = recipes()[name].read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 25
+    assert text.startswith("# ")
+    needed = {"out": "x", "data.data": "x"}
+    given = yaml.safe_load(text)
+    for section, options in given.items():
+        for key, value in options.items() if isinstance(options, dict) else [(None, options)]:
+            if key == "name" and section == "model":
+                continue
+            less = {k: dict(v) if isinstance(v, dict) else v for k, v in given.items()}
+            if key is None:
+                del less[section]
+            else:
+                del less[section][key]
+            assert resolve(less, needed) != resolve(given, needed), f"{section}.{key}: {value} is the default"

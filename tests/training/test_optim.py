@@ -1,0 +1,141 @@
+"""Parameter groups, layer decay and the schedule against the published formulas and hand-counted layers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny_run import tiny_model
+from torch import nn
+
+from everyframe.errors import InputError
+from everyframe.labels import LabelSpace
+from everyframe.models.zoo import create_model
+from everyframe.training.optim import Optimization, layer_ids, lr_factor, parameter_groups
+
+WINNER_NAMES = [
+    "backbone.cls_token",
+    "backbone.patch_embed.proj.weight",
+    "backbone.blocks.0.norm1.weight",
+    "backbone.blocks.0.attn.relative_position_bias_table",
+    "backbone.blocks.23.mlp.fc1.weight",
+    "backbone.level_embed",
+    "backbone.spm.stem.0.weight",
+    "backbone.interactions.0.injector.gamma",
+    "decode_head.pixel_decoder.input_convs.0.conv.weight",
+    "decode_head.cls_embed.weight",
+    "decode_head.query_feat.weight",
+    *(f"backbone.blocks.{i}.mlp.fc1.bias" for i in range(24)),
+]
+
+
+def test_published_layer_ids_are_those_of_the_winner_code() -> None:
+    """26 ids: 0 = patch embedding (and, by mistake, the head's embeddings), block i -> i + 1, the rest 25."""
+    ids = layer_ids(WINNER_NAMES, published=True)
+    assert [ids[name] for name in WINNER_NAMES[:11]] == [0, 0, 1, 1, 24, 25, 25, 25, 25, 0, 0]
+    assert [ids[f"backbone.blocks.{i}.mlp.fc1.bias"] for i in range(24)] == list(range(1, 25))
+
+
+def test_corrected_layer_ids_leave_the_head_at_its_full_rate() -> None:
+    ids = layer_ids(WINNER_NAMES)
+    assert [ids[name] for name in WINNER_NAMES[:11]] == [0, 0, 1, 1, 24, 25, 25, 25, 25, 25, 25]
+
+
+def test_published_layer_decay_scales() -> None:
+    """0.9^25 = 0.0718 at the patch embedding, 0.9^24 = 0.0798 at block 0, 0.9 at block 23, 1 behind."""
+    model = nn.Module()
+    model.backbone = nn.Module()
+    model.backbone.patch_embed = nn.Linear(2, 2)
+    model.backbone.blocks = nn.ModuleList(nn.Linear(2, 2) for _ in range(24))
+    model.cls_embed = nn.Linear(2, 2)
+    model.pixel_decoder = nn.Linear(2, 2)
+    rates = {}
+    for form in ("published", "corrected"):
+        groups = parameter_groups(model, 1.0, 0.05, 1.0, 0.9, form)
+        rates[form] = {id(p): group["lr"] for group in groups for p in group["params"]}
+    published, corrected = rates["published"], rates["corrected"]
+    assert published[id(model.backbone.patch_embed.weight)] == pytest.approx(0.0718, abs=5e-5)
+    assert published[id(model.backbone.blocks[0].weight)] == pytest.approx(0.0798, abs=5e-5)
+    assert published[id(model.backbone.blocks[23].weight)] == pytest.approx(0.9)
+    assert published[id(model.cls_embed.weight)] == pytest.approx(0.0718, abs=5e-5)
+    assert published[id(model.pixel_decoder.weight)] == 1
+    assert corrected[id(model.cls_embed.weight)] == 1
+
+
+def test_swin_layers_count_through_the_stages() -> None:
+    model = create_model("psp-swin-tiny", LabelSpace(("a", "b")))
+    ids = layer_ids([name for name, _ in model.named_parameters()])
+    blocks = {}
+    for name, layer in ids.items():
+        if name.startswith("backbone.") and ".blocks." in name:
+            blocks.setdefault(name.split(".blocks.")[0] + name.split(".blocks.")[1].split(".")[0], layer)
+    assert sorted(blocks.values()) == list(range(1, 13))  # depths 2, 2, 6, 2
+    first = next(layer for name, layer in ids.items() if name.startswith("backbone.") and "patch_embed" in name)
+    assert first == 0
+    assert all(layer == 13 for name, layer in ids.items() if name.startswith("head."))
+
+
+def test_layer_decay_refuses_backbones_without_visible_layers() -> None:
+    with pytest.raises(InputError, match="leave layer_decay out"):
+        Optimization(layer_decay=0.9).optimizer(tiny_model())
+
+
+def test_norms_biases_and_position_tables_do_not_decay() -> None:
+    model = nn.Module()
+    model.backbone = nn.Module()
+    model.backbone.norm = nn.LayerNorm(2)
+    model.backbone.fc = nn.Linear(2, 2)
+    model.backbone.pos_embed = nn.Parameter(torch.zeros(1, 4, 2))
+    model.head = nn.Conv2d(2, 2, 1)
+    groups = {g["name"]: g for g in parameter_groups(model, 0.1, 0.05, head_lr_factor=10)}
+    assert {name: (g["lr"], g["weight_decay"], len(g["params"])) for name, g in groups.items()} == {
+        "backbone.no_decay": (0.1, 0.0, 4),
+        "backbone": (0.1, 0.05, 1),
+        "head": (1.0, 0.05, 1),
+        "head.no_decay": (1.0, 0.0, 1),
+    }
+
+
+def test_frozen_parameters_are_left_out() -> None:
+    model = tiny_model()
+    model.backbone.requires_grad_(False)
+    optimizer = Optimization().optimizer(model)
+    trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    assert trained == {id(p) for p in model.head.parameters()}
+    model.requires_grad_(False)
+    with pytest.raises(InputError, match="frozen"):
+        Optimization().optimizer(model)
+
+
+def test_schedule_follows_the_formula() -> None:
+    """lr(t) = base (1 - t/T)^p, times 1 - (1 - t/W)(1 - start) for t < W."""
+    steps, warmup = 40_000, 1500
+    assert lr_factor(0, steps, warmup, 1e-6, 1.0) == pytest.approx(1e-6)
+    assert lr_factor(750, steps, warmup, 1e-6, 1.0) == pytest.approx((1 - 750 / steps) * (0.5 + 0.5e-6))
+    assert lr_factor(1500, steps, warmup, 1e-6, 1.0) == pytest.approx(1 - 1500 / steps)
+    assert lr_factor(20_000, steps, warmup, 1e-6, 0.9) == pytest.approx(0.5**0.9)
+    assert lr_factor(40_000, steps, warmup, 1e-6, 1.0) == 0
+    assert lr_factor(30_000, steps, 0, 1e-6, 0.0) == 1
+
+
+def test_schedule_steps_every_group() -> None:
+    optimization = Optimization("sgd", lr=0.1, head_lr_factor=10, warmup=0, power=1.0)
+    optimizer = optimization.optimizer(tiny_model())
+    schedule = optimization.schedule(optimizer, steps=4)
+    rates = []
+    for _ in range(4):
+        rates.append(max(g["lr"] for g in optimizer.param_groups))
+        optimizer.step()
+        schedule.step()
+    assert rates == pytest.approx([1.0, 0.75, 0.5, 0.25])
+
+
+def test_warmup_is_at_most_a_tenth_of_a_short_run() -> None:
+    optimization = Optimization(lr=1.0, head_lr_factor=1.0, warmup=1500)
+    schedule = optimization.schedule(optimization.optimizer(tiny_model()), steps=100)
+    assert schedule.lr_lambdas[0](10) == pytest.approx(0.9)
+
+
+@pytest.mark.parametrize("options", [{"lr": 0}, {"layer_decay": 1.5}])
+def test_impossible_options(options: dict[str, float]) -> None:
+    with pytest.raises(InputError, match="expected"):
+        Optimization(**options)

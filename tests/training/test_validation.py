@@ -1,0 +1,153 @@
+"""Validation runs whole videos through a stream, and writes tables that can be read while a run goes on."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny_run import SPACE, TinyData, run, tiny_model, write_video
+
+from everyframe.data.reading import iter_frames, read_labels
+from everyframe.errors import InputError
+from everyframe.inference.stream import Stream
+from everyframe.models.checkpoint import load
+from everyframe.training.callbacks import SeedEachStep, StopOnNonFiniteLoss
+from everyframe.training.logs import CsvTable
+from everyframe.training.validation import MONITOR, VideoScores
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_scores_are_those_of_predictions_by_hand(tmp_path: Path) -> None:
+    video, model = write_video(tmp_path, 3), tiny_model()
+    scores = VideoScores(SPACE)
+    scores.update(model, video, torch.device("cpu"))
+    counts = np.zeros((2, 2))
+    stream = Stream(model, "cpu")
+    for frame in iter_frames(video):
+        predicted, labels = stream.step(frame), read_labels(video, frame.index, SPACE)
+        assert labels is not None
+        for truth in (0, 1):
+            for guess in (0, 1):
+                counts[truth, guess] += ((labels == truth) & (predicted == guess)).sum()
+    iou = [counts[k, k] / (counts[k].sum() + counts[:, k].sum() - counts[k, k]) for k in (0, 1)]
+    computed = scores.compute()
+    assert computed[MONITOR] == pytest.approx(np.mean(iou))
+    assert computed["class_iou"] == pytest.approx({"dark": iou[0], "bright": iou[1]})
+    assert computed["val/pixel_accuracy"] == pytest.approx(np.trace(counts) / counts.sum())
+
+
+def test_frames_without_label_maps_are_seen_and_not_counted(tmp_path: Path) -> None:
+    """A memory needs every frame up to the last labelled one; what comes after cannot count."""
+    video = write_video(tmp_path, 1, frames=4).keep_labels({2})
+    seen = []
+    model = tiny_model()
+    model.register_forward_pre_hook(lambda *_: pytest.fail("validation must run `step`, not `forward`"))
+    step = model.step
+    model.step = lambda frame, state=None: seen.append(frame) or step(frame, state)  # type: ignore[method-assign]
+    scores = VideoScores(SPACE)
+    scores.update(model, video, torch.device("cpu"))
+    assert len(seen) == 3
+    labels = read_labels(video, 2, SPACE)
+    assert labels is not None
+    assert scores.matrix.sum() == (labels != 255).sum()
+
+
+def test_model_of_the_best_validation_is_exported(tmp_path: Path) -> None:
+    result = run(tmp_path, 15, data=TinyData(tmp_path / "videos"), validate_every=3)
+    table = {int(row["step"]): float(row["mIoU_in-ground-truth"]) for row in rows(tmp_path / "logs" / "val.csv")}
+    assert list(table) == [3, 6, 9, 12, 15]
+    assert table[result.best_step] == max(table.values()) == pytest.approx(result.score, abs=1e-5)
+    best = torch.load(tmp_path / "checkpoints" / "best.ckpt", weights_only=True)
+    assert best["global_step"] == result.best_step
+    from safetensors.torch import load_file
+
+    exported = load_file(tmp_path / "model" / "model.safetensors")
+    for name, value in exported.items():
+        assert torch.equal(best["state_dict"][f"model.{name}"], value), name
+    classes = rows(tmp_path / "logs" / "val_classes.csv")
+    assert list(classes[0]) == ["step", "dark", "bright"]
+    last = classes[-1]
+    assert (float(last["dark"]) + float(last["bright"])) / 2 == pytest.approx(table[15], abs=1e-5)
+
+
+def test_run_learns(tmp_path: Path) -> None:
+    """Brightness is the class: the loss falls and the score rises."""
+    result = run(tmp_path, 60, data=TinyData(tmp_path / "videos"), validate_every=60, enable_progress_bar=False)
+    losses = [float(row["loss"]) for row in rows(tmp_path / "logs" / "train.csv")]
+    assert np.mean(losses[-5:]) < 0.9 * np.mean(losses[:5])
+    assert result.score is not None
+    assert result.score > 0.45
+
+
+def test_validation_at_the_end_when_the_steps_do_not_divide(tmp_path: Path) -> None:
+    assert run(tmp_path, 7, data=TinyData(tmp_path / "videos"), validate_every=5).best_step in (5, 7)
+    assert [row["step"] for row in rows(tmp_path / "logs" / "val.csv")] == ["5", "7"]
+
+
+def test_without_validation_videos_the_last_model_is_exported(tmp_path: Path) -> None:
+    result = run(tmp_path, 3, data=TinyData())
+    assert result.score is None
+    assert (tmp_path / "model" / "model.safetensors").exists()
+    with pytest.raises(InputError):  # a model of the tests: no name of the zoo, but a readable folder
+        load(tmp_path / "model")
+
+
+def test_bf16_and_accumulation_run(tmp_path: Path) -> None:
+    result = run(tmp_path, 3, data=TinyData(), precision="bf16-mixed", accumulate_grad_batches=2)
+    assert result.steps == 3
+    state = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    assert all(value.dtype == torch.float32 for value in state.values())
+
+
+# -- tables ----------------------------------------------------------------------------------------------------------
+
+
+def test_table_grows_by_rows_and_columns(tmp_path: Path) -> None:
+    table = CsvTable(tmp_path / "t.csv")
+    table.append(1, {"loss": 0.5})
+    table.append(2, {"loss": 0.25, "lr": 1e-4})
+    assert (tmp_path / "t.csv").read_text().split() == ["step,loss,lr", "1,0.5,", "2,0.25,0.0001"]
+
+
+def test_rows_of_a_life_that_was_lost_are_replaced(tmp_path: Path) -> None:
+    table = CsvTable(tmp_path / "t.csv")
+    for step in (1, 2, 3):
+        table.append(step, {"loss": float(step)})
+    resumed = CsvTable(tmp_path / "t.csv")
+    resumed.append(2, {"loss": 9.0})
+    assert (tmp_path / "t.csv").read_text().split() == ["step,loss", "1,1", "2,9"]
+
+
+# -- callbacks -------------------------------------------------------------------------------------------------------
+
+
+class FakeTrainer:
+    """As much of a trainer as the callbacks look at."""
+
+    def __init__(self, batches: int, rank: int = 0) -> None:
+        self.global_rank, self.global_step = rank, batches
+        self.fit_loop = self.epoch_loop = self
+        self.total_batch_idx = batches
+
+
+def test_random_numbers_are_a_function_of_seed_step_and_rank() -> None:
+    def draws(seed: int, step: int, rank: int = 0) -> tuple[float, float]:
+        SeedEachStep(seed).on_train_batch_start(FakeTrainer(step, rank), None, None, 0)  # type: ignore[arg-type]
+        return torch.rand(()).item(), float(np.random.rand())
+
+    assert draws(0, 5) == draws(0, 5)
+    assert len({draws(0, 5), draws(1, 5), draws(0, 6), draws(0, 5, 1)}) == 4
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_that_is_no_number_stops_the_run(value: float) -> None:
+    outputs = {"cross_entropy": torch.tensor(value), "loss": torch.tensor(value)}
+    with pytest.raises(InputError, match=r"step 7 is not finite \(cross_entropy (nan|inf)"):
+        StopOnNonFiniteLoss().on_train_batch_end(FakeTrainer(7), None, outputs, None, 0)  # type: ignore[arg-type]
