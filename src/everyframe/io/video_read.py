@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import lru_cache
-from itertools import chain, dropwhile
 from pathlib import Path
 from typing import Any, Self
 
 import av
-import numpy as np
-from av.video.frame import VideoFrame
 from torch import Tensor
 
 from everyframe.errors import InputError
 from everyframe.frames import Frame
-from everyframe.io.container_size import missing_bytes
-from everyframe.io.video_index import Clock, Damage, VideoIndex, build_index, build_index_by_decoding, decode
-from everyframe.io.video_open import frame_rate, is_url, open_video, time_base
-from everyframe.io.video_pixels import RgbConverter
+from everyframe.io.video_index import Clock, Damage, VideoIndex, build_index, build_index_by_decoding
+from everyframe.io.video_open import frame_rate, is_url, time_base
+from everyframe.io.video_pass import DecodingPass
+
+INDEXES_KEPT = 1024
+"""Videos of which a process remembers the index."""
 
 
 def frame_name(index: int) -> str:
@@ -56,8 +53,9 @@ class VideoReader:
 
     Iterating decodes the file from its start, each time anew. Packets that do not decode are passed over; after the
     last frame that decodes an `InputError` then says what is missing, so that everything before it can be kept.
-    `read` gives any frames of a file by index, exactly those that iterating gives. A reader can be pickled and used
-    in a forked or spawned process, which opens the file again.
+    `read` gives any frames of a file by index, exactly those that iterating gives. (A packet that does not decode in an
+    otherwise sound file is noticed, and its frame counted no more, when that part is decoded first.) A reader can be
+    pickled, and used in a forked or spawned process, which opens the file again.
 
     Args:
         path: a video file, or a URL that FFmpeg can open (rtsp://, http://, ...).
@@ -73,7 +71,7 @@ class VideoReader:
     def __init__(self, path: str | Path) -> None:
         self.path = str(path)
         self._index: VideoIndex | None = None
-        self._pass: _Pass | None = None
+        self._pass: DecodingPass | None = None
         self.info = self._probe()
 
     def __enter__(self) -> Self:
@@ -102,9 +100,15 @@ class VideoReader:
         if self._index is None:
             if is_url(self.path):
                 raise InputError(f"{self.path}: a network stream can only be read in order; save it to a file first")
-            state = Path(self.path).stat()
-            self._index = _cached_index(self.path, state.st_size, state.st_mtime_ns)
+            key = _index_key(self.path)
+            self._index = _INDEXES.get(key) or self._remember(build_index(self.path))
         return self._index
+
+    def _remember(self, index: VideoIndex) -> VideoIndex:
+        self._index = _INDEXES[_index_key(self.path)] = index
+        while len(_INDEXES) > INDEXES_KEPT:
+            del _INDEXES[next(iter(_INDEXES))]
+        return index
 
     def __iter__(self) -> Iterator[Frame]:
         """Yield all frames in presentation order.
@@ -113,7 +117,7 @@ class VideoReader:
             InputError: after the last frame that decodes, when some of the video does not.
         """
         position, time, broke_at = 0, 0.0, 0.0
-        run = _Pass(self.path)
+        run = DecodingPass(self.path)
         try:
             clock = Clock.of(run.stream)
             for frame in run.frames:
@@ -125,6 +129,8 @@ class VideoReader:
         finally:
             run.close()
         if run.damage.reasons:
+            if not is_url(self.path):
+                self._remember(build_index_by_decoding(self.path))  # `read` counts the same frames from now on
             raise InputError(self._damaged(run.damage, position, broke_at))
 
     def read(self, indices: Sequence[int]) -> list[Frame]:
@@ -140,7 +146,7 @@ class VideoReader:
         if wanted and not 0 <= wanted[0] <= wanted[-1] < len(self):
             wrong = wanted[0] if wanted[0] < 0 else wanted[-1]
             raise InputError(f"{self.path}: expected frame indices 0..{len(self) - 1}, came {wrong}")
-        if self._pass is not None and self._pass.process != os.getpid():
+        if self._pass is not None and not self._pass.own:
             self._pass = None  # a forked worker shares the file position with its parent, and must not move it
         frames = {position: self._read_one(position) for position in wanted}
         return [frames[position] for position in indices]
@@ -150,7 +156,7 @@ class VideoReader:
         # start. When that fails too the index itself was wrong: make it again from the frames that come out.
         for remedy in (None, VideoIndex.without_keys, lambda _: build_index_by_decoding(self.path).without_keys()):
             if remedy is not None:
-                self._index = remedy(self.index)
+                self._remember(remedy(self.index))
             image = self._reach(position) if position < len(self.index) else None
             if image is not None:
                 return Frame(image, position, float(self.index.times[position]), frame_name(position))
@@ -163,7 +169,7 @@ class VideoReader:
         if run is None or position < run.position or key > run.position:
             if run is None or key == 0:
                 self.close()
-                run = self._pass = _Pass(self.path)
+                run = self._pass = DecodingPass(self.path)
             if key > 0:
                 run.seek(stamp, index)
         for frame in run.frames:
@@ -177,7 +183,7 @@ class VideoReader:
         return None
 
     def _probe(self) -> VideoInfo:
-        run = _Pass(self.path)
+        run = DecodingPass(self.path)
         try:
             first = next(run.frames, None)
             if first is None:
@@ -212,41 +218,10 @@ class VideoReader:
         )
 
 
-class _Pass:
-    """One decoding pass: an open file and how far it has come.
-
-    Attributes:
-        frames: the decoded frames that are still to come.
-        position: index of the next one.
-        process: the process that opened the file; another one must not move its file position.
-    """
-
-    def __init__(self, path: str) -> None:
-        self.process = os.getpid()
-        self.container, self.stream = open_video(path)
-        self.damage = Damage(0 if is_url(path) else missing_bytes(path))
-        self.convert = RgbConverter()
-        self.position = 0
-        self.frames: Iterator[VideoFrame] = decode(self.container.demux(self.stream), self.stream, self.damage)
-
-    def seek(self, stamp: int, index: VideoIndex) -> None:
-        """Go to the last keyframe stored not after `stamp`."""
-        self.container.seek(stamp, stream=self.stream)
-        packets = self.container.demux(self.stream)
-        first = next(packets)
-        landed = first.pts if first.is_keyframe and first.pts is not None else index.pts[-1]
-        self.position = int(np.searchsorted(index.pts, landed))
-        # Frames shown before the keyframe but stored after it (an open group of pictures) refer to frames that were
-        # not decoded, so they are passed over.
-        frames = decode(chain([first], packets), self.stream, self.damage)
-        self.frames = dropwhile(lambda frame: frame.pts is None or frame.pts < landed, frames)
-
-    def close(self) -> None:
-        """Close the file."""
-        self.container.close()
+_INDEXES: dict[tuple[str, int, int], VideoIndex] = {}
 
 
-@lru_cache(maxsize=4096)
-def _cached_index(path: str, size: int, modified: int) -> VideoIndex:
-    del size, modified  # they only tell when an entry is out of date
-    return build_index(path)
+def _index_key(path: str) -> tuple[str, int, int]:
+    """Return what a file's index is known by: a file that was written anew gets a new one."""
+    state = Path(path).stat()
+    return path, state.st_size, state.st_mtime_ns
