@@ -114,8 +114,6 @@ class TinyLoader:
 class TinyData(LightningDataModule):
     """Clips in memory, validation videos from a folder (or none)."""
 
-    allow_zero_length_dataloader_with_multiple_devices = True
-
     def __init__(self, folder: Path | None = None, videos: int = 1, batch_size: int = 4) -> None:
         super().__init__()
         self.val_videos = [] if folder is None else [write_video(folder, n) for n in range(videos)]

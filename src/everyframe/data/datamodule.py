@@ -59,8 +59,6 @@ class ClipDataModule(LightningDataModule):
         seed: of the budget, the order and all augmentation.
     """
 
-    allow_zero_length_dataloader_with_multiple_devices = True  # more ranks than validation videos is no error
-
     def __init__(
         self,
         data: str,
@@ -169,17 +167,24 @@ class ClipDataModule(LightningDataModule):
         unlabelled = self._loader("unlabelled", pool, self.unlabeled_batch_size, len(labelled))
         return CombinedLoader({"labelled": labelled, "unlabelled": unlabelled}, "min_size")
 
-    def val_dataloader(self) -> DataLoader[VideoRef] | list[Any]:
-        """Return this rank's validation videos, one `VideoRef` at a time."""
+    def val_dataloader(self) -> DataLoader[VideoRef | None] | list[Any]:
+        """Return this rank's validation videos, one `VideoRef` at a time; None fills up to the longest share.
+
+        Every rank takes equally many steps: Lightning leaves a rank without any out of the end of the validation, where
+        the others would wait for its counts for ever.
+        """
         videos = self.val_videos
         if not videos:
             return []
-        sampler = ShardSampler(videos, *self._world())
-        return DataLoader(videos, batch_size=None, sampler=sampler, collate_fn=_identity)  # type: ignore[arg-type]
+        rank, ranks = self._world()
+        shares = [ShardSampler(videos, r, ranks) for r in range(ranks)]
+        sampler = shares[rank]
+        sampler.own += [len(videos)] * (max(map(len, shares)) - len(sampler))
+        return DataLoader([*videos, None], batch_size=None, sampler=sampler, collate_fn=_identity)  # type: ignore[arg-type]
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Move clips; videos are paths and stay as they are."""
-        if isinstance(batch, VideoRef):
+        if batch is None or isinstance(batch, VideoRef):
             return batch
         return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
@@ -221,5 +226,5 @@ class ClipDataModule(LightningDataModule):
         return world() if trainer is None else (trainer.global_rank, trainer.world_size)
 
 
-def _identity(item: VideoRef) -> VideoRef:
+def _identity(item: VideoRef | None) -> VideoRef | None:
     return item
