@@ -25,7 +25,10 @@ def main(arguments: list[str]) -> int:
     """Evaluate and print tables, or JSON; with `--out` also write results.json and report.html."""
     from everyframe.evaluate import evaluate
 
-    options = vars(_parser(evaluate).parse_args(arguments))
+    parser = _parser(evaluate)
+    options = vars(parser.parse_args(arguments))
+    for name in ("window", "stride"):
+        options[name] = _side_or_pair(parser, name, options[name])
     as_json = options.pop("json")
     options["flow"] = None if options["flow"] == "none" else options["flow"]
     given = {name: options.pop(name) for name in VIEWS if options[name] is not None}
@@ -97,8 +100,8 @@ def _parser(function: Any) -> argparse.ArgumentParser:
         help="threads that decode (default: %(default)s)")  # fmt: skip
     model = parser.add_argument_group("with --model")
     model.add_argument("--save", default=default["save"], metavar="DIR", help="keep the label maps there")
-    model.add_argument("--window", type=_size, metavar="HxW", help="sliding window for frames larger than that")
-    model.add_argument("--stride", type=_size, metavar="HxW", help="distance of two windows")
+    model.add_argument("--window", type=int, nargs="+", metavar="PIXELS", help="sliding window: side, or height width")
+    model.add_argument("--stride", type=int, nargs="+", metavar="PIXELS", help="of the window (default: 2/3 of it)")
     model.add_argument("--flip", action="store_const", const=True, help="average with the mirrored frame")
     model.add_argument("--scales", type=float, nargs="+", metavar="S", help="average over resized frames")
     model.add_argument("--device", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
@@ -106,11 +109,12 @@ def _parser(function: Any) -> argparse.ArgumentParser:
     return parser
 
 
-def _size(text: str) -> tuple[int, int]:
-    height, _, width = text.lower().partition("x")
-    if not (height.isdigit() and width.isdigit() and int(height) and int(width)):
-        raise argparse.ArgumentTypeError(f"expected HxW in pixels such as 480x853, came {text!r}")
-    return int(height), int(width)
+def _side_or_pair(parser: argparse.ArgumentParser, name: str, values: list[int] | None) -> int | tuple[int, int] | None:
+    if values is None:
+        return None
+    if len(values) > 2:
+        parser.error(f"--{name}: expected a side, or height and width, came {len(values)} numbers")
+    return values[0] if len(values) == 1 else (values[0], values[1])
 
 
 @contextmanager

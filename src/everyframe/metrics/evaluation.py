@@ -121,7 +121,8 @@ class Evaluation:
 
         Args:
             video: its name; a new one ends the video before.
-            frame: position in the video, for the timeline.
+            frame: position in the video. Where it does not follow the one before, frames are missing in between: no
+                VC window, flicker or TC reaches across.
             pred: predicted train ids, uint8 [H, W].
             label: train ids and 255, uint8 [H, W]; None for a frame without a label map. VC windows do not reach across
                 such a frame.
@@ -140,6 +141,8 @@ class Evaluation:
         if pred.ndim != 2:
             raise InputError(f"{where}: expected a predicted label map [H, W], came {list(pred.shape)}")
         timeline, accuracy, miou = current.timeline, math.nan, math.nan
+        if timeline.frame and frame != timeline.frame[-1] + 1:
+            self._break()
         if label is None:
             self._sums.gap()
         else:
@@ -181,6 +184,12 @@ class Evaluation:
         self._open = _Video(video, len(self.label_space), self._sums.sums)
         self._flicker = FlickerMeter()
         self._before: tuple[Tensor, NDArray[Any]] | None = None
+
+    def _break(self) -> None:
+        """Frames are missing here: what follows has no frame before it."""
+        self._sums.gap()
+        self._flicker.reset()
+        self._before = None
 
     def _compare_with_before(
         self, current: _Video, where: str, pred: NDArray[Any], image: Tensor | None
