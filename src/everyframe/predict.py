@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from everyframe.errors import InputError
 from everyframe.frames import Frame
-from everyframe.inference.job import Job, Summary, VideoResult, fingerprint
+from everyframe.inference.job import Job, fingerprint
 from everyframe.inference.outputs import (
     AreasWriter,
     ConfidenceWriter,
@@ -35,6 +35,7 @@ from everyframe.inference.pipeline import QUEUE, ReadAhead
 from everyframe.inference.predictor import Predictor
 from everyframe.inference.run import OnFrame, Run
 from everyframe.inference.stream import Stream
+from everyframe.inference.summary import Summary, VideoResult
 from everyframe.inference.tta import Flip, Scales
 from everyframe.inference.window import Window
 from everyframe.io.sources import PICTURE_RATE, CameraSource, Source, expand_sources, open_source

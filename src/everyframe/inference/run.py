@@ -9,12 +9,13 @@ from functools import partial
 
 from everyframe.errors import InputError
 from everyframe.frames import Frame
-from everyframe.inference.job import Job, VideoResult
+from everyframe.inference.job import Job
 from everyframe.inference.labelmap import confidence_map, label_map
 from everyframe.inference.outputs import Labelled, LabelWriter, Writer
 from everyframe.inference.pipeline import ReadAhead, Stopwatch, WriteBehind
 from everyframe.inference.state_file import UnsavableStateError, snapshot
 from everyframe.inference.stream import Stream, to_numpy
+from everyframe.inference.summary import VideoResult
 from everyframe.io.sources import Source
 
 OnFrame = Callable[[str, int, int | None], None]
