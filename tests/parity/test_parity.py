@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import builders_losses
 import builders_mmseg
 import builders_vspw
 import pytest
@@ -16,7 +17,7 @@ import torch
 from cases import FOLDER, Builder, Case, NotBuilt, compare, find, load
 
 REPOSITORIES: dict[str, dict[str, Builder]] = {
-    "open-mmlab/mmsegmentation": builders_mmseg.BUILDERS,
+    "open-mmlab/mmsegmentation": builders_mmseg.BUILDERS | builders_losses.BUILDERS,
     "sssdddwww2/CVPR2021_VSPW_Implement": builders_vspw.BUILDERS,
 }
 """Start of the reference's repository -> its classes -> builder. A further reference is a file and a line here."""
