@@ -1,14 +1,22 @@
-"""The real data module in distributed validation: every video once, and nobody waits."""
+"""Training with the real data module: its validation shares, and exact resuming with augmentation."""
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
+import torch
+from lightning.pytorch import Callback, Trainer
+from safetensors.torch import load_file
 
 from everyframe.data.datamodule import ClipDataModule
 from everyframe.data.synthetic import SyntheticVideos
 from everyframe.data.synthetic_write import write
+from everyframe.training import run
+from everyframe.training.last_checkpoint import Interrupted
+from everyframe.training.recipe import Config, read_recipe, resolve, start
 
 
 @pytest.mark.parametrize(("count", "ranks"), [(1, 2), (3, 2), (4, 2), (2, 5)])
@@ -25,3 +33,49 @@ def test_every_rank_validates_equally_often(
     assert len({len(share) for share in shares}) == 1
     names = [video.name for share in shares for video in share if video is not None]
     assert sorted(names) == sorted(video.name for video in data.val_videos)
+
+
+class StopAfter(Callback):
+    """Sends SIGTERM to this process after some steps."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
+        if trainer.global_step == self.step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_recipe_with_augmentation_and_dropout_resumes_exactly(
+    workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A recurrent model on real files, stopped in the middle of a pass over the data."""
+    write(SyntheticVideos(5, frames=3, size=(32, 48)), tmp_path / "videos", "vspw", "train")
+    overrides = {
+        "data.data": f"vspw:{tmp_path / 'videos'}",
+        "data.val_split": "null",
+        "data.crop": 24,
+        "data.batch_size": 2,
+        "data.workers": workers,
+        "steps": 7,
+        "trainer.accelerator": "cpu",
+        "trainer.precision": "32-true",
+        "trainer.log_every_n_steps": 1,
+        "trainer.enable_progress_bar": False,
+    }
+
+    def config(name: str) -> Config:
+        return resolve(read_recipe("ocr-gru-tiny"), {**overrides, "out": str(tmp_path / name)})
+
+    whole = start(config("whole"))
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "Throughput", lambda: StopAfter(3))
+        with pytest.raises(Interrupted) as stopped:
+            start(config("parts"))
+    assert stopped.value.step == 3
+    parts = start(config("parts"), resume="auto")
+    a, b = (load_file(r.folder.model / "model.safetensors") for r in (whole, parts))
+    assert a.keys() == b.keys()
+    for name, value in a.items():
+        assert torch.equal(value, b[name]), name
