@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from itertools import chain, dropwhile
 from weakref import WeakSet
 
+import av
 import numpy as np
 from av.video.frame import VideoFrame
 
@@ -37,8 +38,12 @@ class DecodingPass:
         self.frames: Iterator[VideoFrame] = decode(self.container.demux(self.stream), self.stream, self.damage)
 
     def seek(self, stamp: int, index: VideoIndex) -> None:
-        """Go to the last keyframe stored not after `stamp`."""
-        self.container.seek(stamp, stream=self.stream)
+        """Go to the last keyframe stored not after `stamp`; nothing is left to come where that cannot be done."""
+        self.position, self.frames = len(index), iter(())
+        try:
+            self.container.seek(stamp, stream=self.stream)
+        except av.FFmpegError:
+            return  # the reader goes through the file from its start instead
         packets = self.container.demux(self.stream)
         first = next(packets)
         landed = first.pts if first.is_keyframe and first.pts is not None else index.pts[-1]
