@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 Row = dict[str, str]
@@ -91,6 +91,22 @@ class CsvLogger(Logger):
                     self._tables[table] = CsvTable(self.folder / f"{table}.csv")
                 values = {name.removeprefix(f"{table}/"): metrics[name] for name in names}
                 self._tables[table].append(step or 0, values)
+
+
+class EventLogger(TensorBoardLogger):
+    """TensorBoard's event files in a folder, without Lightning's file of hyperparameters: `config.yaml` holds them.
+
+    Args:
+        folder: of the files.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, name="", version="")
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Write what is still in memory."""
+        self.experiment.flush()
 
 
 def _plain(value: Any) -> str:

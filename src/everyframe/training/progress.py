@@ -85,7 +85,7 @@ class Progress(ProgressBar):
         """Show how many videos are done."""
         self._video += 1
         if self._enabled and self.stream.isatty():
-            self._write(f"validation: {self._video} of {int(sum(self.total_val_batches))} videos")
+            self._write(f"validation: {self._video} of {int(self.total_val_batches)} videos")
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Show the scores on a line of their own."""

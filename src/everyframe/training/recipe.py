@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import sys
 from argparse import ArgumentError
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -24,10 +25,11 @@ from lightning.pytorch import Trainer
 
 from everyframe.data.datamodule import ClipDataModule
 from everyframe.errors import InputError
+from everyframe.models.segmenter import Segmenter
 from everyframe.models.zoo import create_model
 from everyframe.training.objective import pixel_objective
 from everyframe.training.optim import Optimization
-from everyframe.training.run import TRAINER_OWNED, Run, RunFolder, is_first_process, train
+from everyframe.training.run import TRAINER_OWNED, Run, RunFolder, check_lengths, is_first_process, train
 
 Config = dict[str, Any]
 """Nested options: {"steps": 1000, "model": {"name": ...}, "data": {...}, ...}."""
@@ -106,6 +108,7 @@ def resolve(recipe: Mapping[str, Any], overrides: Mapping[str, Any] | None = Non
         config = schema().parse_object(_nested(given)).as_dict()
     except (ArgumentError, ValueError, TypeError) as error:
         raise InputError(f"{source}: {_one_line(error)}") from None
+    check_lengths(config["steps"], config["validate_every"], config["save_every"])
     for key in CHOSEN_BY_MODEL:
         if f"data.{key}" not in given:
             del config["data"][key]
@@ -134,6 +137,7 @@ def start(config: Config, resume: str | None = None) -> Run:
     if is_first_process():
         _write_config(folder, config)
         data.write_budget(folder.root)
+        print(_summary(config, data, model), file=sys.stderr)
     return train(
         model,
         data,
@@ -226,6 +230,16 @@ def _one_line(error: Exception) -> str:
 
 
 # -- building --------------------------------------------------------------------------------------------------------
+
+
+def _summary(config: Config, data: ClipDataModule, model: Segmenter) -> str:
+    labels = sum(len(video.labelled) for video in data.train_videos)
+    return (
+        f"{config['model']['name']}: {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, "
+        f"{len(data.label_space)} classes; {len(data.train_videos)} training videos with {labels} labelled frames, "
+        f"{len(data.val_videos)} validation videos; {config['steps']} steps of {config['data']['batch_size']} clips "
+        f"per process; writes to {config['out']}"
+    )
 
 
 def _check_class_weights(weights: list[float] | None, count: int) -> None:

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from everyframe.errors import InputError
@@ -20,7 +19,7 @@ from everyframe.models.checkpoint import save
 from everyframe.models.segmenter import Segmenter
 from everyframe.training.callbacks import BestModel, ClassTable, SeedEachStep, StopOnNonFiniteLoss, Throughput
 from everyframe.training.last_checkpoint import LastCheckpoint, StopSignals
-from everyframe.training.logs import CsvLogger
+from everyframe.training.logs import CsvLogger, EventLogger
 from everyframe.training.objective import Objective
 from everyframe.training.optim import Optimization
 from everyframe.training.progress import Progress
@@ -154,7 +153,7 @@ def train(
     options = dict(trainer or {})
     folder = RunFolder(Path(out))
     checkpoint = folder.checkpoint(resume)
-    _check(steps, validate_every, save_every)
+    check_lengths(steps, validate_every, save_every)
     accumulate = int(options.get("accumulate_grad_batches", 1))
     data.batches_per_epoch = steps * accumulate
     validates = len(data.val_videos) > 0
@@ -166,7 +165,7 @@ def train(
     with _quiet(), StopSignals() as signals:
         lightning = Trainer(
             **{"log_every_n_steps": min(50, validate_every), "precision": native_precision(), **options},
-            logger=_loggers(folder),
+            logger=[CsvLogger(folder.logs), EventLogger(folder.logs)],
             # The order matters: a broken loss is found before the checkpoint is written, and the best model is known
             # before the scores are shown.
             callbacks=[
@@ -213,14 +212,11 @@ def is_first_process() -> bool:
     return not getattr(rank_zero_only, "rank", 0)
 
 
-def _check(steps: int, validate_every: int, save_every: int) -> None:
+def check_lengths(steps: int, validate_every: int, save_every: int) -> None:
+    """Refuse lengths of less than a step."""
     for name, value in (("steps", steps), ("validate_every", validate_every), ("save_every", save_every)):
         if value < 1:
             raise InputError(f"{name}: expected at least 1 optimiser step, came {value}")
-
-
-def _loggers(folder: RunFolder) -> list[Logger]:
-    return [CsvLogger(folder.logs), TensorBoardLogger(folder.root, name="", version="logs")]
 
 
 @contextmanager
