@@ -153,7 +153,7 @@ def predict(
     run = Run(runner, job, writers, confidence, checkpoint_every, on_frame)
     with job:
         for source in _opened(sources, job):
-            with job.video(source.name, source.origin) as result:
+            with job.video(source.name, _origin(source)) as result:
                 if not job.finished(result, _is_live(source)):
                     run.label(source, result)
     return job.summary
@@ -231,6 +231,12 @@ def _opened(sources: Any, job: Job) -> list[Source]:
         except InputError as error:
             job.refuse(str(what), error)
     return [*(expand_sources(named) if named else []), *opened]
+
+
+def _origin(source: Source) -> str:
+    """Name a source the same way from whatever folder the job is resumed."""
+    path = Path(source.origin)
+    return str(path.absolute()) if path.exists() else source.origin
 
 
 def _is_live(source: Source) -> bool:

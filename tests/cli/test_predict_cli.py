@@ -85,6 +85,20 @@ def test_what_failed_is_listed_and_the_exit_status_is_1(
     assert len(printed.err.strip().splitlines()) == 2
 
 
+def test_stopped_by_hand_tells_how_to_go_on(
+    tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(name: str, frames: int, length: int | None) -> None:
+        raise KeyboardInterrupt
+
+    source, out = pictures(tmp_path / "shot"), tmp_path / "out"
+    with monkeypatch.context() as patched:
+        patched.setattr(command, "_line", interrupt)
+        assert main(["predict", source, "--model", model, "--out", str(out)]) == 130
+    assert "--resume" in capsys.readouterr().err
+    assert main(["predict", source, "--model", model, "--out", str(out), "--resume"]) == 0
+
+
 @pytest.mark.parametrize("case", ["model", "folder", "window", "device", "outputs"])
 def test_one_clear_line(tmp_path: Path, model: str, case: str, capsys: pytest.CaptureFixture[str]) -> None:
     source, out = pictures(tmp_path / "shot", 1), str(tmp_path / "out")

@@ -70,8 +70,14 @@ def main(arguments: list[str]) -> int:
     for name in ("window", "stride"):
         options[name] = _side_or_pair(made, name, options[name])
     quiet = options.pop("quiet")
-    with progress(quiet) as on_frame:
-        summary = predict(**{**options, "on_frame": on_frame})
+    try:
+        with progress(quiet) as on_frame:
+            summary = predict(**{**options, "on_frame": on_frame})
+    except KeyboardInterrupt:
+        print(
+            f"stopped; what is done lies in {options['out']}, go on with the same command and --resume", file=sys.stderr
+        )
+        return 130
     if not quiet:
         print(summary)
     elif summary.failed:
