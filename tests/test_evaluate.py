@@ -109,6 +109,14 @@ def test_unlabelled_frames_count_for_flicker_only(data: Path, pred: Path) -> Non
     assert line.name == ["000", "001", "002", "003"]
 
 
+def test_vc_says_in_how_many_videos_it_is_defined(data: Path, pred: Path) -> None:
+    results = run(data, pred, windows=[3])
+    assert not math.isnan(results.videos[0].score("VC3").value)
+    assert math.isnan(results.videos[1].score("VC3").value), "frame 2 of 4 is not labelled"
+    assert "VC3: 1 of 2 videos; the others have no 3 consecutive labelled frames" in results.notes
+    assert results.score("VC3").value == results.videos[0].score("VC3").value
+
+
 def test_model_and_its_saved_label_maps_give_the_same_numbers(data: Path, tmp_path: Path) -> None:
     live = run(data, model=ReadsGrey(), save=tmp_path / "maps")
     saved = run(data, tmp_path / "maps")

@@ -255,9 +255,11 @@ class _Live:
         self.options = {key: value for key, value in options.items() if key not in views}
         self.predictor = with_views(model, **views)
         self.space = space
-        self.name = str(model) if isinstance(model, str | Path) else type(model).__name__
+        self.name = type(self.predictor).__name__
+        if isinstance(model, str | Path):  # a folder by its last part, a hub id as it is
+            self.name = Path(model).resolve().name if Path(model).exists() else str(model)
         self.save = None if save is None else Path(save)
-        self.settings = {"model": self.name, **options}
+        self.settings = {"model": model if isinstance(model, str | Path) else self.name, **options}
         self.table, self.notes = table_by_name(self.predictor.label_space, space, f"model {self.name}")
 
     def pairs(self, videos: Sequence[VideoRef], pool: DecodingThreads, images: bool) -> Iterator[Pair]:

@@ -138,7 +138,7 @@ def _progress() -> Iterator[Progress | None]:
 def _print(results: Results) -> None:
     from rich.console import Console
 
-    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+    console = Console(width=None if sys.stdout.isatty() else 200, highlight=False)
     console.print(f"\n{results.title}", style="bold", markup=False)
     _print_classes(console, results)
     _print_videos(console, results)

@@ -132,12 +132,12 @@ def _cell(value: float, digits: int = 1) -> dict[str, Any]:
 def _score(score: Score, videos: Sequence[VideoResult]) -> dict[str, str]:
     there = [s for video in videos for s in video.scores if s.title == score.title and not math.isnan(s.value)]
     named = any(s.title == score.title for video in videos for s in video.scores)
-    known = score.low is not None and score.high is not None and not math.isnan(score.low + score.high)
+    low, high = (math.nan if end is None else end for end in (score.low, score.high))
     return {
         "name": score.name,
         "variant": score.variant,
         "text": "–" if math.isnan(score.value) else f"{_percent(score.value, 2)} %",
-        "interval": f"{_percent(score.low)} – {_percent(score.high)}" if known else "",
+        "interval": f"{_percent(low)} – {_percent(high)}" if not math.isnan(low + high) else "",
         "over": f"{len(there)} of {_count(len(videos), 'video')}" if named else "",
         "definition": score.definition,
     }
@@ -211,7 +211,7 @@ def _video_heads(results: Results) -> list[dict[str, str]]:
 
 def _video_rows(results: Results) -> list[list[dict[str, Any]]]:
     titles = [score.title for score in _video_titles(results)]
-    rows = []
+    rows: list[list[dict[str, Any]]] = []
     for video in results.videos:
         values = {score.title: score.value for score in video.scores}
         rows.append(
