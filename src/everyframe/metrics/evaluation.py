@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -102,8 +101,6 @@ class Evaluation:
         self.confusion = np.zeros((classes, classes + 1), np.int64)
         self._videos: dict[str, _Video] = {}
         self._open: _Video | None = None
-        # The histogram runs beside the other counts: both spend their time in compiled code.
-        self._beside = ThreadPoolExecutor(1, thread_name_prefix="confusion")
 
     # -- feeding -----------------------------------------------------------------------------------------------------
 
@@ -152,12 +149,11 @@ class Evaluation:
                     f"{where}: expected a prediction of {label.shape[1]}x{label.shape[0]} pixels like its label map, "
                     f"came {pred.shape[1]}x{pred.shape[0]}; write predictions at the size of the frames"
                 )
-            counting = self._beside.submit(F.confusion_matrix, pred, label, len(self.label_space))
-            self._sums.update(pred, label)
             try:
-                matrix = counting.result()
+                matrix = F.confusion_matrix(pred, label, len(self.label_space))
             except InputError as error:
                 raise InputError(f"{where}: {error}") from None
+            self._sums.update(pred, label)
             self.confusion += matrix
             counts = F.class_counts(matrix)
             current.counts += np.stack(counts)
@@ -230,15 +226,6 @@ class Evaluation:
         self._videos |= other._videos
         self.confusion += other.confusion
         return self
-
-    def __getstate__(self) -> dict[str, Any]:
-        state = self.__dict__.copy()
-        del state["_beside"]  # threads do not travel between processes
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._beside = ThreadPoolExecutor(1, thread_name_prefix="confusion")
 
     # -- results -----------------------------------------------------------------------------------------------------
 

@@ -209,15 +209,15 @@ def _pack(mask: NDArray[np.bool_]) -> _Bits:
     return packed.view(np.uint64)
 
 
-if hasattr(np, "bitwise_count"):  # numpy >= 2.0
+_ONES = np.array([bin(byte).count("1") for byte in range(256)], np.uint8)
 
-    def _popcount(bits: _Bits) -> Counts:
-        """Number of ones in each row: [T, words] -> int64 [T]."""
-        return np.bitwise_count(bits).sum(1, dtype=np.int64)
 
-else:
-    _ONES = np.array([bin(byte).count("1") for byte in range(256)], np.uint8)
+def _popcount_by_table(bits: _Bits) -> Counts:
+    return _ONES[np.ascontiguousarray(bits).view(np.uint8)].sum(1, dtype=np.int64)
 
-    def _popcount(bits: _Bits) -> Counts:
-        """Number of ones in each row: [T, words] -> int64 [T]."""
-        return _ONES[np.ascontiguousarray(bits).view(np.uint8)].sum(1, dtype=np.int64)
+
+def _popcount(bits: _Bits) -> Counts:
+    """Number of ones in each row: [T, words] -> int64 [T]."""
+    if not hasattr(np, "bitwise_count"):  # numpy < 2.0
+        return _popcount_by_table(bits)
+    return np.bitwise_count(bits).sum(1, dtype=np.int64)
