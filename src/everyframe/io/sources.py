@@ -83,7 +83,7 @@ def expand_sources(whats: Iterable[str | Path | int], *, rate: Fraction | float 
 def natural_key(name: str) -> list[tuple[int, int, str]]:
     """Sort key by which frame2 comes before frame10."""
     parts = re.split(r"(\d+)", name)
-    return [(1, int(part), part) if part.isdigit() else (0, 0, part.casefold()) for part in parts if part]
+    return [(0, int(part), part) if part.isdecimal() else (1, 0, part.casefold()) for part in parts if part]
 
 
 def _expand(what: str, rate: Fraction) -> list[Source]:

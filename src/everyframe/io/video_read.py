@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 from typing import Any, Self
 
 import av
+from av.video.frame import VideoFrame
 from torch import Tensor
 
 from everyframe.errors import InputError
@@ -101,7 +103,8 @@ class VideoReader:
             if is_url(self.path):
                 raise InputError(f"{self.path}: a network stream can only be read in order; save it to a file first")
             key = _index_key(self.path)
-            self._index = _INDEXES.get(key) or self._remember(build_index(self.path))
+            build = build_index_by_decoding if key in _DAMAGED else build_index
+            self._index = _INDEXES.get(key) or self._remember(build(self.path))
         return self._index
 
     def _remember(self, index: VideoIndex) -> VideoIndex:
@@ -117,7 +120,7 @@ class VideoReader:
             InputError: after the last frame that decodes, when some of the video does not.
         """
         position, time, broke_at = 0, 0.0, 0.0
-        run = DecodingPass(self.path)
+        run = self._from_start()
         try:
             clock = Clock.of(run.stream)
             for frame in run.frames:
@@ -130,8 +133,17 @@ class VideoReader:
             run.close()
         if run.damage.reasons:
             if not is_url(self.path):
-                self._remember(build_index_by_decoding(self.path))  # `read` counts the same frames from now on
+                # From now on `read` counts the same frames, not the packets.
+                _DAMAGED.add(_index_key(self.path))
+                _INDEXES.pop(_index_key(self.path), None)
+                self._index = None
             raise InputError(self._damaged(run.damage, position, broke_at))
+
+    def _from_start(self) -> DecodingPass:
+        if is_url(self.path) and self._pass is not None:
+            run, self._pass = self._pass, None  # the connection that the first frame came from
+            return run
+        return DecodingPass(self.path)
 
     def read(self, indices: Sequence[int]) -> list[Frame]:
         """Read frames by index, in the order given; an index may occur more than once.
@@ -184,29 +196,20 @@ class VideoReader:
 
     def _probe(self) -> VideoInfo:
         run = DecodingPass(self.path)
-        try:
-            first = next(run.frames, None)
-            if first is None:
-                why = f" ({run.damage.reasons[0]})" if run.damage.reasons else ""
-                raise InputError(
-                    f"{self.path}: expected a video with frames, none of its frames decodes{why}; replace it"
-                )
-            turned = abs(first.rotation) == 90
-            duration = None
-            if run.stream.duration is not None:
-                duration = float(run.stream.duration * time_base(run.stream))
-            elif run.container.duration is not None:
-                duration = run.container.duration / av.time_base
-            return VideoInfo(
-                width=first.height if turned else first.width,
-                height=first.width if turned else first.height,
-                rate=frame_rate(run.stream),
-                frames=run.stream.frames or None,
-                duration=duration,
-                rotation=first.rotation,
-            )
-        finally:
+        first = next(run.frames, None)
+        if first is None:
             run.close()
+            why = f" ({run.damage.reasons[0]})" if run.damage.reasons else ""
+            raise InputError(
+                f"{self.path}: expected a video with frames, none of its frames decodes{why}; replace the file"
+            )
+        info = _info(run, first)
+        if is_url(self.path):
+            run.frames = chain([first], run.frames)  # connecting twice is slow, and frames would be lost
+            self._pass = run
+        else:
+            run.close()
+        return info
 
     def _damaged(self, damage: Damage, frames: int, time: float) -> str:
         declared = f" of {self.info.frames}" if self.info.frames else ""
@@ -219,9 +222,27 @@ class VideoReader:
 
 
 _INDEXES: dict[tuple[str, int, int], VideoIndex] = {}
+_DAMAGED: set[tuple[str, int, int]] = set()
 
 
 def _index_key(path: str) -> tuple[str, int, int]:
     """Return what a file's index is known by: a file that was written anew gets a new one."""
     state = Path(path).stat()
     return path, state.st_size, state.st_mtime_ns
+
+
+def _info(run: DecodingPass, first: VideoFrame) -> VideoInfo:
+    turned = abs(first.rotation) == 90
+    duration = None
+    if run.stream.duration is not None:
+        duration = float(run.stream.duration * time_base(run.stream))
+    elif run.container.duration is not None:
+        duration = run.container.duration / av.time_base
+    return VideoInfo(
+        width=first.height if turned else first.width,
+        height=first.width if turned else first.height,
+        rate=frame_rate(run.stream),
+        frames=run.stream.frames or None,
+        duration=duration,
+        rotation=first.rotation,
+    )

@@ -22,7 +22,7 @@ Place = Literal["auto", "bottom", "right", "inside"]
 BACKGROUND = (24, 24, 24)
 TEXT = (240, 240, 240)
 LARGEST_SHARE = 0.25
-"""A legend takes at most this share of the picture's height (strip below) or area (inside)."""
+"""A legend takes at most this share of the picture's area; a strip below small pictures may take two lines."""
 LONGEST_NAME = 14
 """Longer class names are cut to about this many letters' width."""
 
@@ -51,7 +51,7 @@ def overlay(
     labels = np.ascontiguousarray(labels, np.uint8)
     table = np.zeros((256, 3), np.uint8)
     table[: len(space)] = space.palette
-    unlabelled = cv2.compare(labels, IGNORE, cv2.CMP_EQ)
+    unlabelled = (labels == IGNORE).view(np.uint8)
     lines = _boundaries(labels) if boundaries else None
     blended = []
     for channel, plane in enumerate(planes):
@@ -107,14 +107,15 @@ class Legend:
         longest = max(self._font.getlength(name) for name in self.names)
         text = min(longest, LONGEST_NAME * 0.6 * self._font_size)
         room = {"bottom": width, "right": text + 3 * self._font_size, "inside": width // 2}[place]
-        self._column = min(round(text + 2.2 * self._font_size), int(room))
+        self._column = max(1, min(round(text + 2.2 * self._font_size), int(room)))
         columns = max(1, int(room) // self._column)
         if place == "right" and len(self.names) * self._line > height:
             columns = 2
         self._columns = columns
         needed = -(-len(self.names) // columns)
         share = {"bottom": LARGEST_SHARE, "right": 1.0, "inside": 2 * LARGEST_SHARE}[place]  # half by half: a quarter
-        self._rows = max(1, min(needed, int(share * height) // self._line))
+        least = 2 if place == "bottom" else 1  # a strip hides nothing, so that small pictures may get a larger one
+        self._rows = min(needed, max(least, int(share * height) // self._line))
         self._drawn: dict[tuple[int, ...], NDArray[np.uint8]] = {}
 
     @property
