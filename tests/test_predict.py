@@ -27,6 +27,7 @@ from everyframe.io.label_png import read_label, read_raw
 from everyframe.io.sources import ArraySource, CameraSource, open_source
 from everyframe.io.video import VideoReader, VideoWriter
 from everyframe.labels import LabelSpace
+from everyframe.models.zoo import create_model
 from everyframe.predict import predict, stream, with_views
 
 FRAMES = 23
@@ -173,6 +174,17 @@ def test_resume_gives_the_same_files(tmp_path: Path, at: int) -> None:
     assert [video.labelled_now for video in summary.videos] == [0, FRAMES - at // 5 * 5, 4]
     assert model.steps == FRAMES - at // 5 * 5 + 4
     assert [video.frames for video in summary.videos] == [5, FRAMES, 4]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_resume_of_a_recurrent_network(tmp_path: Path, dtype: str) -> None:
+    model = create_model("fcn-gru-tiny", LabelSpace(tuple("abcde")))
+    folder, options = pictures(tmp_path / "street", 8), {"dtype": dtype, "checkpoint_every": 3, "confidence": True}
+    predict(model, folder, tmp_path / "whole", **options)
+    with pytest.raises(KeyboardInterrupt):
+        predict(model, folder, tmp_path / "out", on_frame=interrupt_at(7), **options)
+    assert predict(model, folder, tmp_path / "out", resume=True, **options).frames == 2
+    assert files(tmp_path / "out") == files(tmp_path / "whole")
 
 
 def test_resume_through_wrappers(tmp_path: Path) -> None:

@@ -37,7 +37,8 @@ class Remember(nn.Module):
         mean = seen.mean + (frame - seen.mean) / (seen.count + 1)
         logits = self.map(torch.cat([frame / 64 - 2, mean / 64 - 2], 1))
         size = [-(-side // self.stride) for side in frame.shape[-2:]]
-        logits = F.interpolate(logits, size, mode="bilinear", antialias=True) if self.stride > 1 else logits
+        if self.stride > 1:
+            logits = F.interpolate(logits.float(), size, mode="bilinear", antialias=True)
         return logits, Seen(mean, seen.count + 1)
 
 

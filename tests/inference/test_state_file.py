@@ -46,6 +46,14 @@ def test_nested_states_come_back(tmp_path: Path) -> None:
     assert round_trip(tmp_path, None) is None
 
 
+def test_order_in_memory_comes_back(tmp_path: Path) -> None:
+    tensor = torch.randn(1, 3, 4, 5).contiguous(memory_format=torch.channels_last)
+    for saved in (tensor, tensor.contiguous(), torch.randn(2, 1, 4, 4)):
+        loaded = round_trip(tmp_path, saved)
+        assert torch.equal(loaded, saved)
+        assert loaded.stride() == saved.stride()
+
+
 def test_snapshot_is_a_copy(tmp_path: Path) -> None:
     tensor = torch.zeros(3)
     taken = snapshot((tensor,))

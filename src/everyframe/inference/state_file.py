@@ -62,7 +62,9 @@ def _describe(node: Any, tensors: dict[str, Tensor]) -> Any:
     if isinstance(node, Tensor):
         name = str(len(tensors))
         tensors[name] = node.detach().to("cpu", copy=True).contiguous()
-        return {"tensor": name}
+        # The order in memory decides which kernels run next, and thereby the last bits of what they compute.
+        channels_last = node.ndim == 4 and node.is_contiguous(memory_format=torch.channels_last)
+        return {"channels last" if channels_last and not node.is_contiguous() else "tensor": name}
     if isinstance(node, tuple) and hasattr(node, "_fields"):
         return {"class": _class_name(node), "items": [_describe(item, tensors) for item in node]}
     if dataclasses.is_dataclass(node):
@@ -81,6 +83,8 @@ def _rebuild(node: Any, tensors: dict[str, Tensor]) -> Any:
         return content
     if kind == "tensor":
         return tensors[content]
+    if kind == "channels last":
+        return tensors[content].contiguous(memory_format=torch.channels_last)
     if kind == "dict":
         return {_rebuild(k, tensors): _rebuild(v, tensors) for k, v in content}
     if kind == "class":

