@@ -13,6 +13,7 @@ from everyframe.models.convert import mmseg
 from everyframe.models.convert.keys import convert
 from everyframe.models.convert.mmseg_config import Unsupported, build_backbone, build_head
 from everyframe.models.heads.base import Head
+from everyframe.models.heads.deeplab import DeepLabV3PlusHead
 from everyframe.models.state import load_state
 
 
@@ -45,15 +46,18 @@ def encoder_decoder(case: Case) -> dict[str, Tensor]:
     outputs = _run_head(top, maps)
     last = decode if isinstance(decode, Mapping) else decode[-1]
     size = case.inputs["image"].shape[-2:]
-    logits = F.interpolate(outputs["logits"], size, mode="bilinear", align_corners=last["align_corners"])
+    logits = F.interpolate(outputs["logits"], size, mode="bilinear", align_corners=last.get("align_corners", False))
     features = {f"feat.{i}": x for i, x in enumerate(maps)}
     return {**outputs, **features, "logits": logits}
 
 
 def _run_head(model: Head, features: list[Tensor]) -> dict[str, Tensor]:
     before: list[Tensor] = []
-    model.eval().classifier.register_forward_pre_hook(lambda module, inputs: before.append(inputs[0]))
-    outputs = {"logits": model(features), "pre_classifier": before[0]}
+    if isinstance(model, DeepLabV3PlusHead):  # mmseg's `_forward_feature` is the pyramid alone
+        model.pyramid.register_forward_hook(lambda module, inputs, output: before.append(output))
+    elif hasattr(model, "classifier"):
+        model.classifier.register_forward_pre_hook(lambda module, inputs: before.append(inputs[0]))
+    outputs = {"logits": model.eval()(features)} | {"pre_classifier": x for x in before}
     if model.auxiliary is not None:
         coarse = model.auxiliary(features)
         outputs |= {"coarse": coarse, "aux": coarse}
@@ -75,6 +79,10 @@ BUILDERS: dict[str, Builder] = {
     "FCNHead": head,
     "PSPHead": head,
     "OCRHead": head,
+    "UPerHead": head,
+    "DepthwiseSeparableASPPHead": head,
+    "SegmenterMaskTransformerHead": head,
+    "VisionTransformer": backbone,
     "EncoderDecoder": encoder_decoder,
     "CascadeEncoderDecoder": encoder_decoder,
 }

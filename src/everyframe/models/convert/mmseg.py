@@ -54,6 +54,25 @@ RESNET: Table = [
 ]
 """`ResNet`, `ResNetV1c`, `ResNetV1d`: torchvision's names, with mmseg's `stem` for the deep stem."""
 
+_BLOCK = [
+    Rule(rf"layers\.(\d+)\.ln(\d)\.{WEIGHT}", r"blocks.\1.norm\2.\3"),
+    Rule(rf"layers\.(\d+)\.attn\.attn\.in_proj_{WEIGHT}", r"blocks.\1.attention.qkv.\2"),
+    Rule(rf"layers\.(\d+)\.attn\.attn\.out_proj\.{WEIGHT}", r"blocks.\1.attention.output.\2"),
+    Rule(rf"layers\.(\d+)\.ffn\.layers\.0\.0\.{WEIGHT}", r"blocks.\1.mlp.0.\2"),
+    Rule(rf"layers\.(\d+)\.ffn\.layers\.1\.{WEIGHT}", r"blocks.\1.mlp.3.\2"),
+]
+"""`TransformerEncoderLayer`."""
+
+VIT: Table = [
+    *_BLOCK,
+    Rule(r"cls_token", "class_token"),
+    Rule(r"pos_embed", "positions"),
+    Rule(rf"patch_embed\.(projection|norm)\.{WEIGHT}", r"patch_embed.\1.\2"),
+    Rule(rf"pre_ln\.{WEIGHT}", r"pre_norm.\1"),
+    Rule(rf"ln1\.{WEIGHT}", r"norm.\1"),
+]
+"""`VisionTransformer`."""
+
 FCN: Table = [
     *conv_module(r"convs\.(\d+)", r"convs.\1"),
     *conv_module("conv_cat", "join"),
@@ -79,11 +98,51 @@ OCR: Table = [
 ]
 """`OCRHead`, without the head before it in the cascade."""
 
+UPER: Table = [
+    *PSP,
+    *conv_module(r"lateral_convs\.(\d+)", r"laterals.\1"),
+    *conv_module(r"fpn_convs\.(\d+)", r"smooth.\1"),
+    *conv_module("fpn_bottleneck", "fuse"),
+]
+"""`UPerHead`."""
+
+
+def separable(theirs: str, ours: str) -> list[Rule]:
+    """Return the rules of an mmcv `DepthwiseSeparableConvModule` that is our pair of `ConvNormAct`."""
+    return [
+        *conv_module(rf"{theirs}\.depthwise_conv", f"{ours}.0"),
+        *conv_module(rf"{theirs}\.pointwise_conv", f"{ours}.1"),
+    ]
+
+
+DEEPLAB: Table = [
+    *conv_module(r"image_pool\.1", "pyramid.image"),
+    *separable(r"aspp_modules\.(\d+)", r"pyramid.branches.\1"),
+    *conv_module(r"aspp_modules\.(\d+)", r"pyramid.branches.\1"),
+    *conv_module("bottleneck", "pyramid.project"),
+    *conv_module("c1_bottleneck", "fine"),
+    *separable(r"sep_bottleneck\.(\d+)", r"refine.\1"),
+    CLASSIFIER,
+]
+"""`DepthwiseSeparableASPPHead`."""
+
+SEGMENTER: Table = [
+    *_BLOCK,
+    Rule(rf"dec_proj\.{WEIGHT}", r"project.\1"),
+    Rule(r"cls_emb", "classes"),
+    Rule(rf"decoder_norm\.{WEIGHT}", r"norm.\1"),
+    Rule(r"patch_proj\.weight", "to_patch.weight"),
+    Rule(r"classes_proj\.weight", "to_class.weight"),
+    Rule(rf"mask_norm\.{WEIGHT}", r"mask_norm.\1"),
+]
+"""`SegmenterMaskTransformerHead`."""
+
 BACKBONES: dict[str, Table] = {
     "SwinTransformer": SWIN,
     "ResNet": RESNET,
     "ResNetV1c": RESNET,
     "ResNetV1d": RESNET,
+    "VisionTransformer": VIT,
 }
 """Class name of an mmseg backbone -> table."""
 
@@ -91,6 +150,9 @@ HEADS: dict[str, Table] = {
     "FCNHead": FCN,
     "PSPHead": PSP,
     "OCRHead": OCR,
+    "UPerHead": UPER,
+    "DepthwiseSeparableASPPHead": DEEPLAB,
+    "SegmenterMaskTransformerHead": SEGMENTER,
 }
 """Class name of an mmseg head -> table."""
 
@@ -102,6 +164,8 @@ def backbone_table(config: Mapping[str, Any]) -> Table:
         InputError: there is no converter for its class.
     """
     table = _table(config["type"], BACKBONES)
+    if config["type"] == "VisionTransformer" and not config.get("with_cls_token", True):
+        return [Rule("cls_token", None), *table]  # there, but never used
     if config["type"] != "SwinTransformer":
         return table
     # mmseg numbers output norms by stage, we by output.

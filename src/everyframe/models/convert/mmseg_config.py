@@ -14,10 +14,14 @@ from torch import nn
 from everyframe.errors import InputError
 from everyframe.models.backbones.resnet import ResNet
 from everyframe.models.backbones.swin import SwinTransformer
+from everyframe.models.backbones.vit import VisionTransformer
 from everyframe.models.heads.base import Head
+from everyframe.models.heads.deeplab import DeepLabV3PlusHead
 from everyframe.models.heads.fcn import FCNHead
+from everyframe.models.heads.mask_transformer import MaskTransformerHead
 from everyframe.models.heads.ocr import OCRHead
 from everyframe.models.heads.psp import PSPHead
+from everyframe.models.heads.uper import UperHead
 
 Config = Mapping[str, Any]
 
@@ -132,6 +136,39 @@ def resnet(config: Config) -> ResNet:
     return _with_eps(module, config)
 
 
+def vit(config: Config) -> VisionTransformer:
+    """Build what mmseg's `VisionTransformer` is."""
+    _read(
+        config,
+        {"img_size", "patch_size", "in_channels", "embed_dims", "num_layers", "num_heads", "mlp_ratio", "qkv_bias",
+         "drop_path_rate", "with_cls_token", "norm_cfg", "patch_norm", "patch_bias", "pre_norm", "final_norm",
+         "interpolate_mode", "out_indices"},
+        patch_pad=("corner",), output_cls_token=(False,), out_origin=(False,), num_fcs=(2,),
+        act_cfg=({"type": "GELU"},), frozen_exclude=(["all"],),
+    )  # fmt: skip
+    size, out_indices = config.get("img_size", 224), config.get("out_indices", -1)
+    module = VisionTransformer(
+        width=config.get("embed_dims", 768),
+        depth=config.get("num_layers", 12),
+        heads=config.get("num_heads", 12),
+        patch=config.get("patch_size", 16),
+        size=(size, size) if isinstance(size, int) else tuple(size),
+        mlp_ratio=config.get("mlp_ratio", 4),
+        qkv_bias=config.get("qkv_bias", True),
+        patch_norm=config.get("patch_norm", False),
+        patch_bias=config.get("patch_bias", False),
+        class_token=config.get("with_cls_token", True),
+        pre_norm=config.get("pre_norm", False),
+        final_norm=config.get("final_norm", False),
+        eps=1e-5,
+        drop_path=config.get("drop_path_rate", 0.0),
+        interpolation=config.get("interpolate_mode", "bilinear"),
+        out_indices=(out_indices,) if isinstance(out_indices, int) else out_indices,
+        in_channels=config.get("in_channels", 3),
+    )
+    return _with_eps(module, config)
+
+
 # -- heads ------------------------------------------------------------------------------------------------------------
 
 _HEAD = {"in_channels", "in_index", "channels", "num_classes", "dropout_ratio", "norm_cfg", "align_corners"}
@@ -188,11 +225,62 @@ def ocr(config: Config, channels: Sequence[int], strides: Sequence[int], auxilia
     return OCRHead(channels, strides, key_width=key_width, bias=False, auxiliary=auxiliary, **_shared(config))
 
 
+def uper(config: Config, channels: Sequence[int], strides: Sequence[int], auxiliary: Head | None = None) -> UperHead:
+    """Build what mmseg's `UPerHead` is."""
+    _read(config, _HEAD | {"pool_scales", "out_channels"}, input_transform=(None, "multiple_select"), **_FIXED)
+    shared = _shared({**config, "in_index": -1, "input_transform": None})
+    shared["index"] = tuple(config.get("in_index", range(len(channels))))
+    bins = config.get("pool_scales", (1, 2, 3, 6))
+    return UperHead(channels, strides, bins=bins, auxiliary=auxiliary, **shared)
+
+
+def deeplab(
+    config: Config, channels: Sequence[int], strides: Sequence[int], auxiliary: Head | None = None
+) -> DeepLabV3PlusHead:
+    """Build what mmseg's `DepthwiseSeparableASPPHead` is."""
+    known = _HEAD | {"dilations", "c1_in_channels", "c1_channels", "out_channels"}
+    _read(config, known, input_transform=(None,), **_FIXED)
+    return DeepLabV3PlusHead(
+        channels,
+        strides,
+        fine_width=config["c1_channels"] if config["c1_in_channels"] else 0,
+        dilations=config.get("dilations", (1, 6, 12, 18)),
+        depthwise=True,
+        auxiliary=auxiliary,
+        **_shared(config),
+    )
+
+
+def segmenter(
+    config: Config, channels: Sequence[int], strides: Sequence[int], auxiliary: Head | None = None
+) -> MaskTransformerHead:
+    """Build what mmseg's `SegmenterMaskTransformerHead` is."""
+    _read(
+        config,
+        _HEAD | {"num_layers", "num_heads", "embed_dims", "mlp_ratio", "drop_path_rate", "init_std", "out_channels"},
+        input_transform=(None,), num_fcs=(2,), qkv_bias=(True,), act_cfg=({"type": "GELU"},), conv_cfg=(None,),
+    )  # fmt: skip
+    shared = _shared({**config, "norm_cfg": None})
+    return MaskTransformerHead(
+        channels,
+        strides,
+        shared["num_classes"],
+        shared["index"],
+        width=config["embed_dims"],
+        depth=config["num_layers"],
+        heads=config["num_heads"],
+        mlp_ratio=config.get("mlp_ratio", 4),
+        dropout=shared["dropout"],
+        auxiliary=auxiliary,
+    )
+
+
 BACKBONES: dict[str, Callable[[Config], nn.Module]] = {
     "SwinTransformer": swin,
     "ResNet": resnet,
     "ResNetV1c": resnet,
     "ResNetV1d": resnet,
+    "VisionTransformer": vit,
 }
 """Class name of an mmseg backbone -> builder."""
 
@@ -200,6 +288,9 @@ HEADS: dict[str, Callable[..., Head]] = {
     "FCNHead": fcn,
     "PSPHead": psp,
     "OCRHead": ocr,
+    "UPerHead": uper,
+    "DepthwiseSeparableASPPHead": deeplab,
+    "SegmenterMaskTransformerHead": segmenter,
 }
 """Class name of an mmseg head -> builder `(config, channels, strides, auxiliary)`."""
 

@@ -24,6 +24,7 @@ class UperHead(Head):
         channels: channels of each backbone map.
         strides: stride of each backbone map.
         num_classes: K.
+        index: which maps to read, fine to coarse; all when left out.
         width: channels D of every level.
         bins: cells per side of each pyramid-pooling level.
         dropout: share of channels dropped before the classifier in training.
@@ -37,6 +38,7 @@ class UperHead(Head):
         channels: Sequence[int],
         strides: Sequence[int],
         num_classes: int,
+        index: Sequence[int] | None = None,
         width: int = 256,
         bins: Sequence[int] = (1, 2, 3, 6),
         dropout: float = 0.1,
@@ -45,8 +47,10 @@ class UperHead(Head):
         auxiliary: Head | None = None,
     ) -> None:
         super().__init__()
+        self.index = tuple(range(len(channels)) if index is None else index)
+        channels = [channels[i] for i in self.index]
         self.num_classes = num_classes
-        self.stride = strides[0]
+        self.stride = strides[self.index[0]]
         self.channels = width
         self.align_corners = align_corners
         self.pyramid = PyramidPooling(channels[-1], width, bins, align_corners, norm)
@@ -60,9 +64,10 @@ class UperHead(Head):
 
     def embed(self, maps: Sequence[Tensor]) -> Embedding:
         """See `Head.embed`: "pixels" [N, D, h, w] at the finest map's stride."""
-        top = self.bottleneck(self.pyramid(maps[-1]))
+        *fine_maps, coarse = (maps[i] for i in self.index)
+        top = self.bottleneck(self.pyramid(coarse))
         merged = [top]  # coarse to fine
-        for x, lateral in zip(reversed(maps[:-1]), reversed(self.laterals), strict=True):
+        for x, lateral in zip(reversed(fine_maps), reversed(self.laterals), strict=True):
             fine = lateral(x)
             merged.append(fine + resize(merged[-1], fine.shape[-2:], self.align_corners))
         levels = [smooth(x) for x, smooth in zip(reversed(merged[1:]), self.smooth, strict=True)]

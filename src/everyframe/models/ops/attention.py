@@ -5,6 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from everyframe.models.ops.drop_path import DropPath
+
 
 class SelfAttention(nn.Module):
     """Multi-head self attention with joint projections.
@@ -39,10 +41,18 @@ class TransformerBlock(nn.Module):
         bias: see `SelfAttention`.
         eps: of the layer norms.
         dropout: in the MLP and after the attention, in training.
+        drop_path: probability of leaving a residual branch out in training, per sample.
     """
 
     def __init__(
-        self, width: int, heads: int, mlp_width: int, bias: bool = True, eps: float = 1e-5, dropout: float = 0.0
+        self,
+        width: int,
+        heads: int,
+        mlp_width: int,
+        bias: bool = True,
+        eps: float = 1e-5,
+        dropout: float = 0.0,
+        drop_path: float = 0.0,
     ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(width, eps=eps)
@@ -52,8 +62,9 @@ class TransformerBlock(nn.Module):
             nn.Linear(width, mlp_width), nn.GELU(), nn.Dropout(dropout), nn.Linear(mlp_width, width)
         )
         self.dropout = nn.Dropout(dropout)
+        self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, M, D] -> [N, M, D]."""
-        x = x + self.dropout(self.attention(self.norm1(x)))
-        return x + self.dropout(self.mlp(self.norm2(x)))
+        x = x + self.drop_path(self.dropout(self.attention(self.norm1(x))))
+        return x + self.drop_path(self.dropout(self.mlp(self.norm2(x))))
