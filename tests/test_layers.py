@@ -86,3 +86,12 @@ def test_every_public_name_loads() -> None:
     assert len(everyframe.__all__) <= 25
     for name in everyframe.__all__:
         assert getattr(everyframe, name) is not None
+
+
+def test_functions_are_not_hidden_by_modules_of_their_name() -> None:
+    code = (
+        "import everyframe, everyframe.predict, everyframe.evaluate; "
+        "assert callable(everyframe.predict) and callable(everyframe.evaluate); "
+        "from everyframe.predict import Summary"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
