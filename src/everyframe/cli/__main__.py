@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
 
@@ -9,7 +10,7 @@ from everyframe.errors import InputError
 
 VERBS = {
     "demo": "synthetic videos -> train -> label every frame -> evaluate -> report, in minutes on a CPU",
-    "data": "check a data set before training (data check PATH)",
+    "data": "check a data set before training; start its classes file; pack predictions for CVAT",
     "train": "train a recipe",
     "predict": "label every frame of videos, folders, cameras, streams",
     "evaluate": "measure predictions or a model, and write a report",
@@ -28,24 +29,25 @@ def usage() -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Run one verb and return the exit status: 0 done, 1 the input cannot be used or a part failed, 2 bad usage."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    if not arguments or arguments[0] in {"-h", "--help"}:
-        print(usage())
-        return 0 if arguments else 2
-    if arguments[0] in {"-V", "--version"}:
-        from importlib.metadata import version
-
-        print(f"everyframe {version('everyframe')}")
-        return 0
-    verb, *rest = arguments
-    if verb not in VERBS:
-        print(f"everyframe: no verb {verb!r}; expected one of {', '.join(VERBS)}", file=sys.stderr)
-        return 2
+    verb, *rest = arguments or [""]
     try:
-        return int(import_module(f"everyframe.cli.{verb}").main(rest))
+        if verb in {"", "-h", "--help"}:
+            print(usage())
+            return 0 if verb else 2
+        if verb in {"-V", "--version"}:
+            from importlib.metadata import version
+
+            print(f"everyframe {version('everyframe')}")
+            return 0
+        if verb not in VERBS:
+            print(f"everyframe: no verb {verb!r}; expected one of {', '.join(VERBS)}", file=sys.stderr)
+            return 2
+        return int(import_module(f"everyframe.cli.{verb.replace('-', '_')}").main(rest))
     except InputError as error:
         print(f"everyframe {verb}: {error}", file=sys.stderr)
         return 1
-    except BrokenPipeError:
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
         print(f"everyframe {verb}: stopped", file=sys.stderr)
