@@ -1,0 +1,228 @@
+"""Optical flow: where does each pixel of a frame lie in another one? Estimators for metrics, losses and models alike.
+
+A flow is float32 [2, H, W], displacement (x, y) in pixels: the pixel (x, y) of the first frame lies at
+(x + flow[0], y + flow[1]) in the second. Anything with a `between` method serves (`Flow`): flow that is known
+(`GivenFlow`, such as the exact flow of synthetic videos), OpenCV's DIS, which needs no weights, or torchvision's RAFT.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from everyframe.errors import InputError
+
+FlowField = NDArray[np.float32]
+"""[2, H, W]: (x, y) displacement in pixels."""
+
+
+class FlowPair(NamedTuple):
+    """Flow from the first frame to the second, and back when it is known (it tells which pixels are occluded)."""
+
+    forward: FlowField
+    backward: FlowField | None = None
+
+
+class Flow(Protocol):
+    """Anything that finds the flow between two frames."""
+
+    def between(self, first: Tensor, second: Tensor) -> FlowPair:
+        """Flow between two consecutive frames, uint8 [3, H, W] RGB."""
+        ...
+
+
+class GivenFlow:
+    """Flow that is known, one field for each pair of consecutive frames, in order.
+
+    Args:
+        forward: [2, H, W] fields, from each frame to the next.
+        backward: fields from each frame back to the one before; without them nothing is taken as occluded.
+    """
+
+    def __init__(self, forward: Iterable[Any], backward: Iterable[Any] | None = None) -> None:
+        self._forward = iter(forward)
+        self._backward = None if backward is None else iter(backward)
+
+    def between(self, first: Tensor, second: Tensor) -> FlowPair:
+        """The next pair of fields; the pictures are not looked at, but their size must fit."""
+        try:
+            forward = next(self._forward)
+            backward = None if self._backward is None else next(self._backward)
+        except StopIteration:
+            raise InputError("GivenFlow: expected a flow for every pair of consecutive frames, came too few") from None
+        size = (int(first.shape[-2]), int(first.shape[-1]))
+        return FlowPair(checked_flow(forward, size), None if backward is None else checked_flow(backward, size))
+
+
+class DISFlow:
+    """Dense inverse search (Kroeger et al., ECCV 2016) from OpenCV: no weights, some 20 ms a 480p pair.
+
+    Args:
+        preset: "ultrafast", "fast" or "medium", OpenCV's settings from coarse to fine.
+        backward: also compute the flow back, so that occluded pixels can be told.
+    """
+
+    def __init__(self, preset: Literal["ultrafast", "fast", "medium"] = "medium", backward: bool = True) -> None:
+        import cv2
+
+        presets = {
+            "ultrafast": cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST,
+            "fast": cv2.DISOPTICAL_FLOW_PRESET_FAST,
+            "medium": cv2.DISOPTICAL_FLOW_PRESET_MEDIUM,
+        }
+        if preset not in presets:
+            raise InputError(f"DISFlow: expected a preset of {', '.join(presets)}, came {preset!r}")
+        self.backward = backward
+        self._engine = cv2.DISOpticalFlow.create(presets[preset])
+
+    def between(self, first: Tensor, second: Tensor) -> FlowPair:
+        """Flow between two frames, uint8 [3, H, W] RGB."""
+        grey = [self._grey(image) for image in (first, second)]
+        forward = self._run(grey[0], grey[1])
+        return FlowPair(forward, self._run(grey[1], grey[0]) if self.backward else None)
+
+    SMALLEST = 16
+    """DIS fails on pictures of fewer than 12 pixels a side; smaller ones are padded."""
+
+    def _run(self, first: NDArray[np.uint8], second: NDArray[np.uint8]) -> FlowField:
+        height, width = first.shape
+        missing = [(0, max(0, self.SMALLEST - length)) for length in (height, width)]
+        if any(after for _, after in missing):
+            first, second = np.pad(first, missing, "edge"), np.pad(second, missing, "edge")
+        # Starts from no motion: each pair stands alone, whatever came before it.
+        field = np.asarray(self._engine.calc(first, second, np.zeros((*first.shape, 2), np.float32)))
+        return np.ascontiguousarray(field[:height, :width].transpose(2, 0, 1), dtype=np.float32)
+
+    @staticmethod
+    def _grey(image: Tensor) -> NDArray[np.uint8]:
+        import cv2
+
+        pixels = np.ascontiguousarray(image.permute(1, 2, 0).cpu().numpy())
+        return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), dtype=np.uint8)
+
+
+class RAFTFlow:
+    """RAFT (Teed and Deng, ECCV 2020) from torchvision, as the VSPW authors' TC uses it (20 updates).
+
+    The network is built at the first pair, so that constructing this costs nothing.
+
+    Args:
+        weights: a file with torchvision's state dict, or "download" for torchvision's published weights.
+        size: "large" or "small".
+        updates: refinement steps.
+        device: where to run.
+        backward: also compute the flow back, so that occluded pixels can be told.
+    """
+
+    SMALLEST = 128
+    """RAFT's correlation pyramid needs frames of 128 pixels a side; smaller ones are padded."""
+
+    def __init__(
+        self,
+        weights: str | Path = "download",
+        size: Literal["large", "small"] = "large",
+        updates: int = 20,
+        device: str | torch.device = "cpu",
+        backward: bool = True,
+    ) -> None:
+        if size not in ("large", "small"):
+            raise InputError(f'RAFTFlow: expected size "large" or "small", came {size!r}')
+        self.weights, self.size, self.updates = weights, size, updates
+        self.device, self.backward = torch.device(device), backward
+        self._network: torch.nn.Module | None = None
+
+    @torch.inference_mode()
+    def between(self, first: Tensor, second: Tensor) -> FlowPair:
+        """Flow between two frames, uint8 [3, H, W] RGB."""
+        if self._network is None:
+            self._network = self._build()
+        pair = torch.stack([first, second]).to(self.device).float() / 127.5 - 1
+        height, width = pair.shape[-2:]
+        bottom, right = (max(-length % 8, self.SMALLEST - length) for length in (height, width))
+        pair = torch.nn.functional.pad(pair, (0, right, 0, bottom), mode="replicate")
+        # Both directions as one batch.
+        sources, goals = (pair, pair.flip(0)) if self.backward else (pair[:1], pair[1:])
+        fields = self._network(sources, goals, num_flow_updates=self.updates)[-1][..., :height, :width].cpu().numpy()
+        return FlowPair(fields[0], fields[1] if self.backward else None)
+
+    def _build(self) -> torch.nn.Module:
+        from torchvision.models import optical_flow
+
+        large = self.size == "large"
+        build = optical_flow.raft_large if large else optical_flow.raft_small
+        if str(self.weights) == "download":
+            published = optical_flow.Raft_Large_Weights if large else optical_flow.Raft_Small_Weights
+            network = build(weights=published.DEFAULT)
+        else:
+            path = Path(self.weights)
+            if not path.is_file():
+                raise InputError(f"RAFTFlow: expected a weights file or 'download', found no file {path}")
+            network = build(weights=None)
+            try:
+                network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+            except Exception as error:  # many kinds: not a checkpoint, or the checkpoint of something else
+                first_line = str(error).strip().splitlines()[0]
+                raise InputError(
+                    f"{path}: expected the state dict of torchvision's raft_{self.size}, came a file that does not "
+                    f"load ({first_line})"
+                ) from error
+        return network.eval().to(self.device)
+
+
+def checked_flow(flow: Any, size: tuple[int, int]) -> FlowField:
+    """As float32 [2, H, W].
+
+    Raises:
+        InputError: another shape, or numbers that are not finite.
+    """
+    field = np.asarray(flow, np.float32)
+    if field.shape != (2, *size):
+        raise InputError(f"flow: expected [2, {size[0]}, {size[1]}] like the label maps, came {list(field.shape)}")
+    if not np.isfinite(field).all():
+        raise InputError("flow: expected finite displacements, came NaN or infinity; leave such pixels out of view")
+    return field
+
+
+FLOWS: dict[str, type[DISFlow] | type[RAFTFlow]] = {"dis": DISFlow, "raft": RAFTFlow}
+"""Name of a flow -> estimator."""
+
+
+@cache
+def named_flow(name: str) -> Flow:
+    """Return the estimator of a name of `FLOWS`, one for the whole program, without flow back.
+
+    Raises:
+        InputError: there is no such name.
+    """
+    if name not in FLOWS:
+        raise InputError(f"flow: expected {' or '.join(FLOWS)}, or an object with `between`, came {name!r}")
+    return FLOWS[name](backward=False)
+
+
+@torch.no_grad()
+def batch_flow(flow: str | Flow, first: Tensor, second: Tensor) -> Tensor:
+    """Find the flow between the frames of two batches, one pair after the other.
+
+    Args:
+        flow: a name of `FLOWS`, or an estimator.
+        first: the frames on whose grid the flow is, 0..255, [N, 3, H, W] RGB.
+        second: the frames into which it points, likewise.
+
+    Returns:
+        float32 [N, 2, H, W] in pixels, on the device of `first`.
+    """
+    estimator = named_flow(flow) if isinstance(flow, str) else flow
+    pairs = zip(_as_bytes(first), _as_bytes(second), strict=True)
+    fields = [torch.from_numpy(estimator.between(a, b).forward) for a, b in pairs]
+    return torch.stack(fields).to(first.device)
+
+
+def _as_bytes(images: Tensor) -> Tensor:
+    return images if images.dtype == torch.uint8 else images.round().clamp(0, 255).to(torch.uint8)
