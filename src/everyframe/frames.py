@@ -66,6 +66,9 @@ class Clip:
         roles: what each of the T frames does; the same for all clips of a batch.
         indices: int64 [T] (a batch: [B, T]), position of each frame in its video.
         videos: name of the video, one per clip.
+        inside: bool [H, W] (a batch: [B, H, W]), False where the crop is padded; None: not recorded.
+        hidden: uint8 [Q, H, W] (a batch: [B, Q, H, W]), label maps of the query frames that the label budget hides: to
+            measure pseudo-labels by. No loss may see them. None: not read.
     """
 
     images: Tensor
@@ -74,6 +77,8 @@ class Clip:
     roles: tuple[Role, ...]
     indices: Tensor
     videos: tuple[str, ...]
+    inside: Tensor | None = None
+    hidden: Tensor | None = None
 
     def __post_init__(self) -> None:
         *batch, t, c, h, w = self.images.shape
@@ -95,6 +100,8 @@ class Clip:
             roles=clips[0].roles,
             indices=torch.stack([clip.indices for clip in clips]),
             videos=tuple(name for clip in clips for name in clip.videos),
+            inside=_stacked([clip.inside for clip in clips]),
+            hidden=_stacked([clip.hidden for clip in clips]),
         )
 
     @property
@@ -112,9 +119,19 @@ class Clip:
             roles=self.roles,
             indices=self.indices,
             videos=self.videos,
+            inside=None if self.inside is None else self.inside.to(device, non_blocking=non_blocking),
+            hidden=None if self.hidden is None else self.hidden.to(device, non_blocking=non_blocking),
         )
 
     def pin_memory(self) -> Clip:
         """Pin the tensors for an asynchronous copy (called by `torch.utils.data.DataLoader`)."""
         self.images, self.labels = self.images.pin_memory(), self.labels.pin_memory()
+        self.inside = None if self.inside is None else self.inside.pin_memory()
+        self.hidden = None if self.hidden is None else self.hidden.pin_memory()
         return self
+
+
+def _stacked(parts: list[Tensor | None]) -> Tensor | None:
+    """Stack what all clips have; None when any has not."""
+    there = [part for part in parts if part is not None]
+    return torch.stack(there) if len(there) == len(parts) else None

@@ -18,8 +18,10 @@ from everyframe.data.layout import Split, VideoRef
 from everyframe.data.layouts import load_split
 from everyframe.data.loader import ClipLoader, ShardSampler, world
 from everyframe.data.photometric import Photometric
+from everyframe.data.pseudo_labels import with_pseudo_labels
 from everyframe.data.sampling import Anchor, ClipSampling, Per, Reference
 from everyframe.data.transforms import Geometry
+from everyframe.data.unlabelled import unlabelled_videos
 from everyframe.errors import InputError
 from everyframe.labels import LabelSpace
 
@@ -37,10 +39,14 @@ class ClipDataModule(LightningDataModule):
         val_split: split to validate on, whole videos with all their labels; None: no validation.
         budget: labels that training may see: labels per video (1), a share ("1/8"), "all", or a manifest file.
         budget_frame: which frames keep their label: "hash" of the name, "first", "middle" or "random".
-        unlabeled: more videos, read without labels: "LAYOUT:ROOT" or "LAYOUT:ROOT@SPLIT" (default: `train_split`).
+        unlabeled: more videos, read without labels: a folder of video files or of folders of pictures, "LAYOUT:ROOT" or
+            "LAYOUT:ROOT@SPLIT" (default: `train_split`).
         batch_size: labelled clips per step and process.
         unlabeled_batch_size: unlabelled clips per step and process; 0: supervised training. Their queries are the
-            frames without a label of the training videos and of `unlabeled`.
+            frames without a label of the training videos and of `unlabeled`, and their colours are left as they are.
+        hidden_labels: carry the labels that the budget hides beside the unlabelled clips (`Clip.hidden`), to measure
+            pseudo-labels by; no loss sees them.
+        pseudo_labels: folder of label maps for frames that have none, see `with_pseudo_labels`; they train like labels.
         adjacent: offsets of the adjacent frames, see `ClipSampling`, as are the next five.
         reference: distant frame: "far_end", "first", "random", a distance in frames, or None.
         queries: query frames per clip.
@@ -69,6 +75,8 @@ class ClipDataModule(LightningDataModule):
         unlabeled: Sequence[str] = (),
         batch_size: int = 8,
         unlabeled_batch_size: int = 0,
+        hidden_labels: bool = True,
+        pseudo_labels: str | None = None,
         adjacent: Sequence[int] = (-3, 3),
         reference: Reference = "far_end",
         queries: int = 1,
@@ -90,6 +98,7 @@ class ClipDataModule(LightningDataModule):
         self.data, self.train_split, self.val_split = data, train_split, val_split
         self.budget, self.budget_frame, self.unlabeled = budget, budget_frame, tuple(unlabeled)
         self.batch_size, self.unlabeled_batch_size = batch_size, unlabeled_batch_size
+        self.hidden_labels, self.pseudo_labels = hidden_labels, pseudo_labels
         self.sampling = ClipSampling(tuple(adjacent), reference, queries, stride, anchor, mirror)
         self.geometry = Geometry(crop, scale, base, cat_max_ratio, flip)
         self.photometric = Photometric() if photometric else None
@@ -131,15 +140,15 @@ class ClipDataModule(LightningDataModule):
 
     @property
     def unlabeled_videos(self) -> list[VideoRef]:
-        """The videos of `unlabeled`, without labels; names start with the position in the list to stay unique."""
-        found = []
-        for number, spec in enumerate(self.unlabeled):
-            place, at, split = spec.rpartition("@")
-            if not at or Path(spec.removeprefix(spec.partition(":")[0] + ":")).exists():  # a path may hold an @ too
-                place, split = spec, self.train_split
-            videos, _ = load_split(place, split)
-            found += [replace(v.keep_labels(set()), name=f"unlabeled{number}/{v.name}") for v in videos]
-        return found
+        """The videos of `unlabeled`, without labels, see `unlabelled_videos`."""
+        return unlabelled_videos(self.unlabeled, self.train_split)
+
+    @property
+    def labelled_videos(self) -> list[VideoRef]:
+        """What the labelled clips come from: the training videos, and with `pseudo_labels` all that these label."""
+        if self.pseudo_labels is None:
+            return self.train_videos
+        return with_pseudo_labels([*self.train_videos, *self.unlabeled_videos], self.pseudo_labels, self.label_space)
 
     def write_budget(self, folder: str | Path) -> Path:
         """Write which frames keep their label to `folder/label_budget.json`, a file that `budget` reads; return it."""
@@ -158,12 +167,15 @@ class ClipDataModule(LightningDataModule):
 
     def train_dataloader(self) -> ClipLoader | CombinedLoader:
         """Return the stream of training clips, where it stands."""
-        dataset = self._dataset(self.train_videos, "labelled", self.per, self.seed)
+        dataset = self._dataset(self.labelled_videos, self.photometric, per=self.per, seed=self.seed)
         labelled = self._loader("labelled", dataset, self.batch_size, self.batches_per_epoch)
         if not self.unlabeled_batch_size:
             return labelled
+        extra = self.unlabeled_videos
         # Its clips come from the same seed under another key, or they would share draws with the labelled ones.
-        pool = self._dataset([*self.train_videos, *self.unlabeled_videos], "unlabelled", "video", self.seed + 1)
+        pool = self._dataset(
+            [*self.train_videos, *extra], None, which="unlabelled", seed=self.seed + 1, hidden=self._hidden(extra)
+        )
         unlabelled = self._loader("unlabelled", pool, self.unlabeled_batch_size, len(labelled))
         return CombinedLoader({"labelled": labelled, "unlabelled": unlabelled}, "min_size")
 
@@ -199,10 +211,16 @@ class ClipDataModule(LightningDataModule):
             if name in self._loaders:
                 self._loaders[name].load_state_dict(state)
 
-    def _dataset(self, videos: Sequence[VideoRef], which: Any, per: Per, seed: int) -> ClipDataset:
-        return ClipDataset(
-            videos, self.label_space, self.sampling, self.geometry, self.photometric, which=which, per=per, seed=seed
-        )
+    def _dataset(self, videos: Sequence[VideoRef], photometric: Photometric | None, **options: Any) -> ClipDataset:
+        return ClipDataset(videos, self.label_space, self.sampling, self.geometry, photometric, **options)
+
+    def _hidden(self, extra: Sequence[VideoRef]) -> list[VideoRef] | None:
+        """Return the training videos with all their labels, then `extra`; None when the budget hides none."""
+        if not self.hidden_labels:
+            return None
+        whole, _ = load_split(self.data, self.train_split)
+        seen = [video.labelled for video in self.train_videos]
+        return None if [video.labelled for video in whole] == seen else [*whole, *extra]
 
     def _loader(self, name: str, dataset: ClipDataset, batch_size: int, batches: int | None) -> ClipLoader:
         rank, ranks = self._world()

@@ -44,6 +44,10 @@ class ClipDataset(Dataset[Clip]):
         which: "labelled" frames as queries (supervised), "unlabelled" ones (semi-supervised), or "all".
         per: one clip per "video" and epoch, or every candidate "frame" once per epoch.
         seed: first part of the key of all draws.
+        hidden: the same videos with labels that training must not see. Where an unlabelled query has one, the clip
+            carries it as `Clip.hidden`, cut like the frames, to measure pseudo-labels by. None: nothing is read.
+
+    Clips of unlabelled queries record which pixels are no padding (`Clip.inside`).
 
     Raises:
         InputError: no video has a frame that may be a query.
@@ -59,13 +63,16 @@ class ClipDataset(Dataset[Clip]):
         which: Which = "labelled",
         per: Per = "video",
         seed: int = 0,
+        hidden: Sequence[VideoRef] | None = None,
     ) -> None:
         self.videos = list(videos)
+        self.hidden = None if hidden is None else list(hidden)
         self.label_space = label_space
         self.sampling = sampling if sampling is not None else ClipSampling()
         self.geometry = geometry
         self.photometric = photometric
         self.seed = seed
+        self.which = which
         self.clips = clip_queries(self.videos, which, per)
         if not self.clips:
             raise InputError(
@@ -93,12 +100,31 @@ class ClipDataset(Dataset[Clip]):
         indices, roles = self.sampling.train(len(video.frames), query, rng)
 
         images, labels, labelled = self._read(video, indices)
+        inside = hidden = None
+        if self.which == "unlabelled":  # cut like label maps: padding becomes 255
+            maps = self._beside(
+                number, [i for i, role in zip(indices, roles, strict=True) if role is Role.QUERY], labels
+            )
+            labels, labelled = torch.cat([labels, maps]), torch.cat([labelled, torch.ones(len(maps), dtype=torch.bool)])
         if self.geometry is not None:
             anchor = indices.index(query, roles.index(Role.QUERY))
             images, labels = self.geometry(images, labels, anchor, rng, labelled)
         if self.photometric is not None:
             images = self.photometric(images, rng)
-        return Clip(images, labels, labelled, roles, torch.tensor(indices), (video.name,))
+        if self.which == "unlabelled":
+            t = len(indices)
+            inside, hidden = labels[t] != IGNORE, None if self.hidden is None else labels[t + 1 :]
+            labels, labelled = labels[:t], labelled[:t]
+        return Clip(images, labels, labelled, roles, torch.tensor(indices), (video.name,), inside, hidden)
+
+    def _beside(self, number: int, queries: Sequence[int], labels: Tensor) -> Tensor:
+        """Return what is cut beside the label maps: a map of zeros, then the hidden label maps of the queries."""
+        size = (labels.shape[-2], labels.shape[-1])
+        maps = [torch.zeros(size, dtype=torch.uint8)]
+        for index in queries if self.hidden is not None else ():
+            found = read_labels(self.hidden[number], index, self.label_space, size)
+            maps.append(torch.full(size, IGNORE, dtype=torch.uint8) if found is None else torch.from_numpy(found))
+        return torch.stack(maps)
 
     def _read(self, video: VideoRef, indices: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
         """Read images [T, 3, H, W], labels [T, H, W] and labelled [T]; a frame that comes twice is decoded once."""

@@ -18,12 +18,14 @@ class FrameRef:
         name: file name without ending under which results are written.
         image: picture file, or None when the frame lies inside `VideoRef.file`.
         label: mask file, or None when the frame is not labelled.
+        space: how this mask is read, when that differs from the video's others (pseudo-labels beside masks).
     """
 
     index: int
     name: str
     image: Path | None = None
     label: Path | None = None
+    space: LabelSpace | None = None
 
 
 @dataclass(frozen=True, slots=True)

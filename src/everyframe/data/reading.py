@@ -93,7 +93,7 @@ def read_labels(
     """Read the label map of one frame.
 
     Args:
-        video: the video; its own `space` decides how its masks are read, where it has one.
+        video: the video; its own `space`, or its frame's, decides how masks are read, where there is one.
         index: position in the video.
         space: the label space of the split.
         size: (H, W) of the frame as `read_frame` gives it; the mask must have it.
@@ -107,7 +107,8 @@ def read_labels(
     path = video.frames[index].label
     if path is None:
         return None
-    labels = read_label(path, video.space or space, size if video.height is None else None)
+    own = video.frames[index].space or video.space or space
+    labels = read_label(path, own, size if video.height is None else None)
     if video.height is None:
         return labels
     height, width = target_size(labels.shape, video.height)
