@@ -55,8 +55,8 @@ class FlickerMeter:
         changed = pred != self._before
         flip_back = math.nan
         if self._before_that is not None:
-            flip_back = np.count_nonzero(changed & (pred == self._before_that)) / max(pred.size, 1)
-        return np.count_nonzero(changed) / max(pred.size, 1), flip_back
+            flip_back = int(np.count_nonzero(changed & (pred == self._before_that))) / max(pred.size, 1)
+        return int(np.count_nonzero(changed)) / max(pred.size, 1), flip_back
 
     def _along(self, pred: NDArray[Any], flow: FlowPair) -> tuple[float, float]:
         assert self._before is not None
@@ -78,7 +78,7 @@ class FlickerMeter:
 
 def _share(event: NDArray[np.bool_], where: NDArray[np.bool_]) -> float:
     total = int(np.count_nonzero(where))
-    return np.count_nonzero(event & where) / total if total else math.nan
+    return int(np.count_nonzero(event & where)) / total if total else math.nan
 
 
 def flicker_timeline(preds: NDArray[Any], flows: list[FlowPair] | None = None) -> tuple[list[float], list[float]]:

@@ -73,16 +73,17 @@ def confusion_matrix(preds: LabelMap, target: LabelMap, num_classes: int, ignore
             f"and {list(target.shape)}; write predictions at the size of the labels"
         )
     joint = _joint_histogram(preds, target)
-    if joint is not None and 0 <= ignore < 256:
+    if joint is not None and num_classes < 256 and 0 <= ignore < 256:
         _check_labels(joint.sum(1), num_classes, ignore)
         joint[ignore] = 0  # a class id may serve as ignore: its row stays empty
-        missed = joint[:num_classes, num_classes:].sum(1, keepdims=True)
-        return np.concatenate([joint[:num_classes, :num_classes], missed], 1)
+        matrix = joint[:num_classes, : num_classes + 1].astype(np.int64)
+        matrix[:, num_classes] = joint[:num_classes, num_classes:].sum(1)
+        return matrix
     return _count_pairs(torch.as_tensor(preds), torch.as_tensor(target), num_classes, ignore).cpu().numpy()
 
 
-def _joint_histogram(preds: LabelMap, target: LabelMap) -> Counts | None:
-    """[256, 256] counts of (label, prediction) of uint8 maps in main memory; None for any other kind."""
+def _joint_histogram(preds: LabelMap, target: LabelMap) -> Floats | None:
+    """[256, 256] whole numbers, of (label, prediction) of uint8 maps in main memory; None for any other kind."""
     maps = []
     for given in (target, preds):
         array = given.numpy() if isinstance(given, Tensor) and given.device.type == "cpu" else given
@@ -91,16 +92,23 @@ def _joint_histogram(preds: LabelMap, target: LabelMap) -> Counts | None:
         maps.append(np.ascontiguousarray(array).reshape(1, -1))
     import cv2
 
-    # One pass over both maps, a third of the time of `bincount`, which first widens each pixel to 8 bytes.
-    def count(start: int) -> Counts:
-        part = [pixels[:, start : start + _PIXELS_PER_CALL] for pixels in maps]
-        return cv2.calcHist(part, [0, 1], None, [256, 256], [0, 256, 0, 256]).astype(np.int64)
+    # One pass over both maps, a third of the time of `bincount`, which first widens each pixel to 8 bytes. Neighbours
+    # mostly fall into the same cell, where an addition waits for the one before; so four places take turns.
+    def count(start: int) -> Floats:
+        parts = [pixels[:, start : start + _PIXELS_PER_CALL] for pixels in maps]
+        fourth = parts[0].size // 4
+        joint = np.zeros((256, 256), np.float64)
+        if fourth:
+            turns = [cv2.merge(list(part[0, : 4 * fourth].reshape(4, 1, fourth))).reshape(1, -1) for part in parts]
+            joint += cv2.calcHist(turns, [0, 1], None, [256, 256], [0, 256, 0, 256])
+        np.add.at(joint, (parts[0][0, 4 * fourth :], parts[1][0, 4 * fourth :]), 1)
+        return joint
 
-    starts = range(0, maps[0].size, _PIXELS_PER_CALL)
-    if len(starts) <= 1:
-        return sum(map(count, starts), np.zeros((256, 256), np.int64))
+    starts = range(0, max(maps[0].size, 1), _PIXELS_PER_CALL)
+    if len(starts) == 1:
+        return count(0)
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        return sum(pool.map(count, starts), np.zeros((256, 256), np.int64))
+        return np.sum(list(pool.map(count, starts)), axis=0)
 
 
 def _count_pairs(preds: Tensor, target: Tensor, num_classes: int, ignore: int) -> Tensor:
@@ -116,7 +124,7 @@ def _count_pairs(preds: Tensor, target: Tensor, num_classes: int, ignore: int) -
     return torch.bincount(target * width + preds, minlength=num_classes * width).view(num_classes, width)
 
 
-def _check_labels(pixels: Counts, num_classes: int, ignore: int) -> None:
+def _check_labels(pixels: Floats, num_classes: int, ignore: int) -> None:
     unknown = [int(i) for i in np.flatnonzero(pixels) if i >= num_classes and i != ignore]
     if unknown:
         raise InputError(_unknown_labels(unknown, num_classes, ignore))
