@@ -1,0 +1,142 @@
+"""Deformable attention in plain PyTorch; see `everyframe.models.ops.deform_attn` for what it computes.
+
+Stacking the sampled values (as with `grid_sample`) costs queries x points x channels floats. Here the four corners of
+each point are rows of a table and their factors the weights of an embedding bag, which sums while it reads: nothing of
+that size ever exists, forward or backward, and on a CPU the sum is several times as fast. Maps are taken one after the
+other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def forward(value: Tensor, sides: Sequence[int], locations: Tensor, weights: Tensor) -> Tensor:
+    """See `deform_attn.ms_deform_attn`; `sides` is H, W of each map, one after the other."""
+    b, _, heads, c = value.shape
+    total = locations.new_zeros(b * locations.shape[1] * heads, c)
+    for level, table, size in _levels(value, sides):
+        corners = _corners(table, size, locations[:, :, :, level])
+        rows = table.reshape(-1, c).to(locations.dtype)
+        factors = corners.factors(weights[:, :, :, level])
+        total += F.embedding_bag(corners.rows, rows, per_sample_weights=factors, mode="sum")
+    return total.view(b, -1, heads * c).to(value.dtype)
+
+
+def backward(
+    gradient: Tensor, value: Tensor, sides: Sequence[int], locations: Tensor, weights: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of value, locations and weights for the gradient [B, Q, h * c] of the output."""
+    c = value.shape[3]
+    upstream = gradient.to(locations.dtype).reshape(-1, c)  # [B Q h, c]
+    of_value = torch.empty_like(value)
+    of_locations, of_weights = torch.empty_like(locations), torch.empty_like(weights)
+    start = 0
+    for level, table, size in _levels(value, sides):
+        stop = start + table.shape[1]
+        corners = _corners(table, size, locations[:, :, :, level])
+        rows = table.reshape(-1, c).to(locations.dtype)
+        factors = corners.factors(weights[:, :, :, level])
+        of_value[:, start:stop] = _transposed(corners.rows, factors, upstream, len(rows)).view(table.shape)
+        of_factors = _products(corners.rows, rows, upstream).view(*weights.shape[:3], -1, 2, 2)
+        found = corners.differentiate(of_factors, weights[:, :, :, level])
+        of_locations[:, :, :, level], of_weights[:, :, :, level] = found
+        start = stop
+    return of_value, of_locations, of_weights
+
+
+def _levels(value: Tensor, sides: Sequence[int]) -> list[tuple[int, Tensor, tuple[int, int]]]:
+    """Split `value` by map: (level, [B, H * W, h, c], (H, W))."""
+    sizes = list(zip(sides[::2], sides[1::2], strict=True))
+    tables = value.split([h * w for h, w in sizes], dim=1)
+    return [(i, table, size) for i, (table, size) in enumerate(zip(tables, sizes, strict=True))]
+
+
+class _Corners(NamedTuple):
+    """The four cells around each point of one map.
+
+    Attributes:
+        rows: [B Q h, 4 P]: their rows in the table [B H W h, c] of the map.
+        down: [B, Q, h, P, 2]: bilinear factors of the upper and the lower cells; 0 outside the map.
+        across: [B, Q, h, P, 2]: those of the left and the right cells.
+        slopes: derivatives of `across` and `down` by the point's x and y, both [B, Q, h, P, 2].
+    """
+
+    rows: Tensor
+    down: Tensor
+    across: Tensor
+    slopes: tuple[Tensor, Tensor]
+
+    def factors(self, weights: Tensor) -> Tensor:
+        """Return the factor of each cell, [B Q h, 4 P], from the points' weights [B, Q, h, P]."""
+        factors = (self.down * weights[..., None])[..., :, None] * self.across[..., None, :]
+        return factors.view(self.rows.shape)
+
+    def differentiate(self, gradient: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the gradients of locations and weights for that of the factors, [B, Q, h, P, 2, 2] (y, x)."""
+        by_row = (gradient * self.across[..., None, :]).sum(-1)
+        by_column = (gradient * self.down[..., :, None]).sum(-2)
+        of_x = (by_column * self.slopes[0]).sum(-1) * weights
+        of_y = (by_row * self.slopes[1]).sum(-1) * weights
+        return torch.stack([of_x, of_y], dim=-1), (by_row * self.down).sum(-1)
+
+
+def _corners(table: Tensor, size: tuple[int, int], locations: Tensor) -> _Corners:
+    """Find the corners of the points [B, Q, h, P, 2] on a map [B, H * W, h, c] of `size`."""
+    b, cells, heads, _ = table.shape
+    height, width = size
+    columns, across, slope_x = _neighbours(locations[..., 0], width)
+    rows, down, slope_y = _neighbours(locations[..., 1], height)
+    kind = torch.int32 if b * cells * heads < 2**31 else torch.int64
+    # Cell (row, column) of image n and head i is row ((n H + row) W + column) h + i of the table.
+    first = torch.arange(b, device=table.device, dtype=kind).view(b, 1, 1, 1, 1) * (cells * heads)
+    first = first + torch.arange(heads, device=table.device, dtype=kind).view(heads, 1, 1)
+    at = (rows.to(kind) * (width * heads) + first)[..., :, None] + (columns.to(kind) * heads)[..., None, :]
+    return _Corners(at.flatten(3).flatten(0, 2), down, across, (slope_x, slope_y))
+
+
+def _neighbours(at: Tensor, length: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the two cells beside each point along an axis, their factors and the factors' slopes, each [..., 2].
+
+    A cell outside the map is moved onto the map (it must be a row of the table), with factor 0.
+    """
+    at = at * length - 0.5
+    lower = at.floor()
+    share = at - lower
+    cells = torch.stack([lower, lower + 1], dim=-1)
+    inside = ((cells >= 0) & (cells < length)).to(at.dtype)
+    factors = torch.stack([1 - share, share], dim=-1) * inside
+    slopes = inside * torch.tensor([-length, length], device=at.device, dtype=at.dtype)
+    return cells.nan_to_num(0).clamp(0, length - 1), factors, slopes  # a point at NaN gives NaN through its factor
+
+
+def _transposed(rows: Tensor, factors: Tensor, upstream: Tensor, count: int) -> Tensor:
+    """Return the gradient [count, c] of the table: for each row the sum over the bags that read it.
+
+    Sorted by row, these are bags themselves.
+    """
+    row, order = rows.flatten().sort()
+    readers = torch.bincount(row, minlength=count)
+    return F.embedding_bag(
+        order // rows.shape[1],
+        upstream,
+        readers.cumsum(0) - readers,
+        per_sample_weights=factors.flatten()[order],
+        mode="sum",
+    )
+
+
+def _products(rows: Tensor, table: Tensor, upstream: Tensor) -> Tensor:
+    """Return the gradient [bags, corners] of the factors: each read row times its bag's gradient, piece by piece."""
+    bags, corners = rows.shape
+    out = upstream.new_empty(bags, corners)
+    piece = max(1, (2**20 if table.device.type == "cpu" else 2**26) // (corners * table.shape[1]))  # fits a cache
+    for i in range(0, bags, piece):
+        read = table.index_select(0, rows[i : i + piece].flatten()).view(-1, corners, table.shape[1])
+        out[i : i + piece] = torch.bmm(read, upstream[i : i + piece, :, None]).squeeze(-1)
+    return out

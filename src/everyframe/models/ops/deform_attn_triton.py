@@ -1,0 +1,170 @@
+"""Triton kernels of `everyframe.models.ops.deform_attn`, forward and backward; imported only where Triton is there.
+
+One program handles a block of (image, query, head) rows; the c channels of a row lie side by side in memory, so that a
+corner is one contiguous read. Sums are float32 whatever the values' type. The backward kernel adds to the gradient of
+the values atomically, in float32, so its last bits depend on the order: with deterministic algorithms on, the plain
+form is used instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+BLOCK = 16
+"""Rows of a program: at 32 channels, 512 values held at a time."""
+
+
+def supports(value: Tensor) -> bool:
+    """Tell whether the kernels can serve values [B, S, h, c] of this type and size."""
+    return value.dtype in (torch.float32, torch.float16, torch.bfloat16) and value.shape[-1] <= 256
+
+
+def forward(value: Tensor, sides: Sequence[int], locations: Tensor, weights: Tensor) -> Tensor:
+    """See `deform_attn.ms_deform_attn`; `sides` is H, W of each map, one after the other."""
+    b, cells, heads, c = value.shape
+    queries, levels, points = locations.shape[1], locations.shape[3], locations.shape[4]
+    out = value.new_empty(b, queries, heads * c)
+    rows = b * queries * heads
+    _forward_kernel[(triton.cdiv(rows, BLOCK),)](
+        value.contiguous(), _maps(sides, value.device), locations.float().contiguous(), weights.float().contiguous(),
+        out, rows, cells, queries * heads, heads, c, levels, points, triton.next_power_of_2(c), BLOCK,
+    )  # fmt: skip
+    return out
+
+
+def backward(
+    gradient: Tensor, value: Tensor, sides: Sequence[int], locations: Tensor, weights: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of value, locations and weights for the gradient [B, Q, h * c] of the output."""
+    b, cells, heads, c = value.shape
+    queries, levels, points = locations.shape[1], locations.shape[3], locations.shape[4]
+    of_value = torch.zeros(value.shape, device=value.device, dtype=torch.float32)
+    of_locations = torch.empty(locations.shape, device=value.device, dtype=torch.float32)
+    of_weights = torch.empty(weights.shape, device=value.device, dtype=torch.float32)
+    rows = b * queries * heads
+    _backward_kernel[(triton.cdiv(rows, BLOCK),)](
+        gradient.contiguous(), value.contiguous(), _maps(sides, value.device), locations.float().contiguous(),
+        weights.float().contiguous(), of_value, of_locations, of_weights,
+        rows, cells, queries * heads, heads, c, levels, points, triton.next_power_of_2(c), BLOCK,
+    )  # fmt: skip
+    return of_value.to(value.dtype), of_locations.to(locations.dtype), of_weights.to(weights.dtype)
+
+
+def _maps(sides: Sequence[int], device: torch.device) -> Tensor:
+    """H, W and first cell of each map: int32 [L, 3]."""
+    first, maps = 0, []
+    for h, w in zip(sides[::2], sides[1::2], strict=True):
+        maps.append((h, w, first))
+        first += h * w
+    return torch.tensor(maps, dtype=torch.int32, device=device)
+
+
+@triton.jit
+def _corner(table, lane, row, column, height, width, first, heads, c, rows_used, lanes_used):
+    """Offsets of a corner's channels [BLOCK, C] in one image's values, and where they may be read."""
+    inside = rows_used & (row >= 0) & (row < height) & (column >= 0) & (column < width)
+    cell = tl.where(inside, first + row * width + column, 0)
+    offsets = table[:, None] + (cell * heads * c).to(tl.int64)[:, None] + lane[None, :]
+    return offsets, inside[:, None] & lanes_used[None, :]
+
+
+@triton.jit
+def _forward_kernel(
+    value, maps, locations, weights, out,
+    rows, cells, rows_per_image, heads, c,
+    LEVELS: tl.constexpr, POINTS: tl.constexpr, LANES: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    row_id = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    used = row_id < rows
+    lane = tl.arange(0, LANES)
+    lanes_used = lane < c
+    # First channel of this row's image and head.
+    table = (row_id // rows_per_image) * cells * heads * c + (row_id % heads) * c
+    total = tl.zeros([ROWS, LANES], dtype=tl.float32)
+    for level in range(LEVELS):
+        height = tl.load(maps + 3 * level)
+        width = tl.load(maps + 3 * level + 1)
+        first = tl.load(maps + 3 * level + 2)
+        for point in range(POINTS):
+            at = (row_id * LEVELS + level) * POINTS + point
+            x = tl.load(locations + 2 * at, mask=used, other=0.0) * width - 0.5
+            y = tl.load(locations + 2 * at + 1, mask=used, other=0.0) * height - 0.5
+            weight = tl.load(weights + at, mask=used, other=0.0)
+            # Far outside, where an integer could overflow, nothing is read anyway.
+            left = tl.floor(tl.minimum(tl.maximum(x, -2.0), width + 1.0))
+            top = tl.floor(tl.minimum(tl.maximum(y, -2.0), height + 1.0))
+            right_share = x - left
+            low_share = y - top
+            column = left.to(tl.int32)
+            row = top.to(tl.int32)
+            for corner in tl.static_range(4):
+                dy: tl.constexpr = corner // 2
+                dx: tl.constexpr = corner % 2
+                offsets, mask = _corner(
+                    table, lane, row + dy, column + dx, height, width, first, heads, c, used, lanes_used
+                )
+                share_x = right_share if dx == 1 else 1.0 - right_share
+                share_y = low_share if dy == 1 else 1.0 - low_share
+                sample = tl.load(value + offsets, mask=mask, other=0.0).to(tl.float32)
+                total += (weight * share_x * share_y)[:, None] * sample
+    tl.store(
+        out + row_id[:, None] * c + lane[None, :],
+        total.to(out.dtype.element_ty),
+        mask=used[:, None] & lanes_used[None, :],
+    )
+
+
+@triton.jit
+def _backward_kernel(
+    gradient, value, maps, locations, weights, of_value, of_locations, of_weights,
+    rows, cells, rows_per_image, heads, c,
+    LEVELS: tl.constexpr, POINTS: tl.constexpr, LANES: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    row_id = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    used = row_id < rows
+    lane = tl.arange(0, LANES)
+    lanes_used = lane < c
+    table = (row_id // rows_per_image) * cells * heads * c + (row_id % heads) * c
+    upstream = tl.load(
+        gradient + row_id[:, None] * c + lane[None, :], mask=used[:, None] & lanes_used[None, :], other=0.0
+    ).to(tl.float32)
+    for level in range(LEVELS):
+        height = tl.load(maps + 3 * level)
+        width = tl.load(maps + 3 * level + 1)
+        first = tl.load(maps + 3 * level + 2)
+        for point in range(POINTS):
+            at = (row_id * LEVELS + level) * POINTS + point
+            x = tl.load(locations + 2 * at, mask=used, other=0.0) * width - 0.5
+            y = tl.load(locations + 2 * at + 1, mask=used, other=0.0) * height - 0.5
+            weight = tl.load(weights + at, mask=used, other=0.0)
+            left = tl.floor(tl.minimum(tl.maximum(x, -2.0), width + 1.0))
+            top = tl.floor(tl.minimum(tl.maximum(y, -2.0), height + 1.0))
+            right_share = x - left
+            low_share = y - top
+            column = left.to(tl.int32)
+            row = top.to(tl.int32)
+            of_weight = tl.zeros([ROWS], dtype=tl.float32)
+            of_x = tl.zeros([ROWS], dtype=tl.float32)
+            of_y = tl.zeros([ROWS], dtype=tl.float32)
+            for corner in tl.static_range(4):
+                dy: tl.constexpr = corner // 2
+                dx: tl.constexpr = corner % 2
+                offsets, mask = _corner(
+                    table, lane, row + dy, column + dx, height, width, first, heads, c, used, lanes_used
+                )
+                share_x = right_share if dx == 1 else 1.0 - right_share
+                share_y = low_share if dy == 1 else 1.0 - low_share
+                sample = tl.load(value + offsets, mask=mask, other=0.0).to(tl.float32)
+                tl.atomic_add(of_value + offsets, (weight * share_x * share_y)[:, None] * upstream, mask=mask)
+                agreement = tl.sum(sample * upstream, axis=1)
+                of_weight += share_x * share_y * agreement
+                of_x += (share_y if dx == 1 else -share_y) * agreement
+                of_y += (share_x if dy == 1 else -share_x) * agreement
+            tl.store(of_weights + at, of_weight, mask=used)
+            tl.store(of_locations + 2 * at, of_x * weight * width, mask=used)
+            tl.store(of_locations + 2 * at + 1, of_y * weight * height, mask=used)
