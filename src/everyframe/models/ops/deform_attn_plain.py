@@ -43,7 +43,7 @@ def backward(
         rows = table.reshape(-1, c).to(locations.dtype)
         factors = corners.factors(weights[:, :, :, level])
         of_value[:, start:stop] = _transposed(corners.rows, factors, upstream, len(rows)).view(table.shape)
-        of_factors = _products(corners.rows, rows, upstream).view(*weights.shape[:3], -1, 2, 2)
+        of_factors = _products(corners.rows, rows, upstream).view(*weights.shape[:3], -1)
         found = corners.differentiate(of_factors, weights[:, :, :, level])
         of_locations[:, :, :, level], of_weights[:, :, :, level] = found
         start = stop
@@ -58,61 +58,85 @@ def _levels(value: Tensor, sides: Sequence[int]) -> list[tuple[int, Tensor, tupl
 
 
 class _Corners(NamedTuple):
-    """The four cells around each point of one map.
+    """The four cells around each point of one map: upper left, upper right, lower left, lower right.
 
     Attributes:
-        rows: [B Q h, 4 P]: their rows in the table [B H W h, c] of the map.
-        down: [B, Q, h, P, 2]: bilinear factors of the upper and the lower cells; 0 outside the map.
-        across: [B, Q, h, P, 2]: those of the left and the right cells.
-        slopes: derivatives of `across` and `down` by the point's x and y, both [B, Q, h, P, 2].
+        rows: [B Q h, 4 P]: their rows in the table [B H W h, c] of the map, all points of a corner side by side.
+        x: what the points' positions between left and right cells mean.
+        y: the same between upper and lower cells.
     """
 
     rows: Tensor
-    down: Tensor
-    across: Tensor
-    slopes: tuple[Tensor, Tensor]
+    x: _Axis
+    y: _Axis
 
     def factors(self, weights: Tensor) -> Tensor:
         """Return the factor of each cell, [B Q h, 4 P], from the points' weights [B, Q, h, P]."""
-        factors = (self.down * weights[..., None])[..., :, None] * self.across[..., None, :]
-        return factors.view(self.rows.shape)
+        upper, lower = self.y.before * weights, self.y.after * weights
+        corners = [upper * self.x.before, upper * self.x.after, lower * self.x.before, lower * self.x.after]
+        return torch.cat(corners, dim=-1).view(self.rows.shape)
 
     def differentiate(self, gradient: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the gradients of locations and weights for that of the factors, [B, Q, h, P, 2, 2] (y, x)."""
-        by_row = (gradient * self.across[..., None, :]).sum(-1)
-        by_column = (gradient * self.down[..., :, None]).sum(-2)
-        of_x = (by_column * self.slopes[0]).sum(-1) * weights
-        of_y = (by_row * self.slopes[1]).sum(-1) * weights
-        return torch.stack([of_x, of_y], dim=-1), (by_row * self.down).sum(-1)
+        """Return the gradients of locations and weights for that of the factors, [B, Q, h, 4 P]."""
+        x, y = self.x, self.y
+        upper_left, upper_right, lower_left, lower_right = gradient.chunk(4, dim=-1)
+        upper = upper_left * x.before + upper_right * x.after
+        lower = lower_left * x.before + lower_right * x.after
+        left = upper_left * y.before + lower_left * y.after
+        right = upper_right * y.before + lower_right * y.after
+        of_x = (right * x.after_inside - left * x.before_inside) * weights * x.length
+        of_y = (lower * y.after_inside - upper * y.before_inside) * weights * y.length
+        return torch.stack([of_x, of_y], dim=-1), upper * y.before + lower * y.after
+
+
+class _Axis(NamedTuple):
+    """Where points lie between the cells of one axis.
+
+    Attributes:
+        length: number of cells.
+        before: bilinear factor of the cell before the point; 0 where that cell is outside the map.
+        after: factor of the next cell.
+        before_inside: 1 where the cell before is on the map, else 0.
+        after_inside: the same of the next cell.
+    """
+
+    length: int
+    before: Tensor
+    after: Tensor
+    before_inside: Tensor
+    after_inside: Tensor
 
 
 def _corners(table: Tensor, size: tuple[int, int], locations: Tensor) -> _Corners:
     """Find the corners of the points [B, Q, h, P, 2] on a map [B, H * W, h, c] of `size`."""
     b, cells, heads, _ = table.shape
     height, width = size
-    columns, across, slope_x = _neighbours(locations[..., 0], width)
-    rows, down, slope_y = _neighbours(locations[..., 1], height)
     kind = torch.int32 if b * cells * heads < 2**31 else torch.int64
+    left, right, x = _neighbours(locations[..., 0], width, kind)
+    top, bottom, y = _neighbours(locations[..., 1], height, kind)
     # Cell (row, column) of image n and head i is row ((n H + row) W + column) h + i of the table.
-    first = torch.arange(b, device=table.device, dtype=kind).view(b, 1, 1, 1, 1) * (cells * heads)
-    first = first + torch.arange(heads, device=table.device, dtype=kind).view(heads, 1, 1)
-    at = (rows.to(kind) * (width * heads) + first)[..., :, None] + (columns.to(kind) * heads)[..., None, :]
-    return _Corners(at.flatten(3).flatten(0, 2), down, across, (slope_x, slope_y))
+    first = torch.arange(b, device=table.device, dtype=kind).view(b, 1, 1, 1) * (cells * heads)
+    first = first + torch.arange(heads, device=table.device, dtype=kind).view(heads, 1)
+    left, right = left.mul_(heads).add_(first), right.mul_(heads).add_(first)
+    top, bottom = top.mul_(width * heads), bottom.mul_(width * heads)
+    rows = torch.cat([top + left, top + right, bottom + left, bottom + right], dim=-1)
+    return _Corners(rows.flatten(0, 2), x, y)
 
 
-def _neighbours(at: Tensor, length: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the two cells beside each point along an axis, their factors and the factors' slopes, each [..., 2].
+def _neighbours(at: Tensor, length: int, kind: torch.dtype) -> tuple[Tensor, Tensor, _Axis]:
+    """Return the cells before and after each point along an axis, and what its position means.
 
-    A cell outside the map is moved onto the map (it must be a row of the table), with factor 0.
+    A cell outside the map is moved onto the map (it must be a row of the table), with factor 0. A point at NaN gives
+    NaN through its factors.
     """
     at = at * length - 0.5
     lower = at.floor()
     share = at - lower
-    cells = torch.stack([lower, lower + 1], dim=-1)
-    inside = ((cells >= 0) & (cells < length)).to(at.dtype)
-    factors = torch.stack([1 - share, share], dim=-1) * inside
-    slopes = inside * torch.tensor([-length, length], device=at.device, dtype=at.dtype)
-    return cells.nan_to_num(0).clamp(0, length - 1), factors, slopes  # a point at NaN gives NaN through its factor
+    inside = ((lower >= 0) & (lower < length)).to(at.dtype)
+    after_inside = ((lower >= -1) & (lower < length - 1)).to(at.dtype)
+    cell = lower.nan_to_num_(0).clamp_(-1, length).to(kind)
+    axis = _Axis(length, (1 - share) * inside, share * after_inside, inside, after_inside)
+    return cell.clamp(0, length - 1), (cell + 1).clamp_(0, length - 1), axis
 
 
 def _transposed(rows: Tensor, factors: Tensor, upstream: Tensor, count: int) -> Tensor:
