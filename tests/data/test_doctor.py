@@ -250,7 +250,7 @@ def test_report_as_json_and_as_text(root: Path) -> None:
     printed = console.export_text()
     assert "and 9 more (all in --json)" in printed
     assert "training would be wrong: 1 errors, 1 warnings" in printed
-    assert "75.00 %" in printed  # road: 60 of the 80 pixels with a known id
+    assert "75.00" in printed  # road: 60 of the 80 pixels with a known id
 
 
 def test_turned_by_exif(root: Path) -> None:

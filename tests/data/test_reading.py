@@ -51,7 +51,7 @@ def test_pictures(tmp_path: Path) -> None:
     assert frame.image.shape == (3, 4, 6)
     assert (frame.image[0] == 2).all()
     assert frame.image[2, 0, 0] == 255  # RGB, not BGR
-    assert (frame.index, frame.name, frame.time) == (2, "p2", pytest.approx(2 / 25))
+    assert (frame.index, frame.name, frame.time) == (2, "p2", pytest.approx(2 / 15))
     assert [f.index for f in read_frames(video, [2, 0, 2])] == [2, 0, 2]
     assert [f.name for f in iter_frames(video)] == ["p0", "p1", "p2"]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -131,12 +132,13 @@ def _split_table(report: CheckReport) -> Table:
 
 
 def _class_table(report: CheckReport, space: LabelSpace) -> Table:
-    table = Table("class", _right("train id"), _right("raw ids"))
+    # The numbers never wrap, so at 80 columns three splits fit beside a class name; SIMPLE spends no width on lines.
+    table = Table("class", _right("id"), _right("raw"), box=box.SIMPLE, padding=(0, 1, 0, 0))
     labelled = {split: count for split, count in report.splits.items() if count.labelled}
     for split in labelled:
-        table.add_column(f"{split}: pixels", justify="right")
-        table.add_column("masks", justify="right")
-    table.caption = "pixels: share of those with a known id"
+        table.add_column(f"{split} %", justify="right", no_wrap=True)
+        table.add_column("masks", justify="right", no_wrap=True)
+    table.caption = "id: train id; raw: ids in the files; %: share of the pixels with a known id; masks that show it"
     raw_ids: dict[int, list[int]] = {}
     for raw, train in sorted(space.raw_to_train.items()):
         raw_ids.setdefault(train, []).append(raw)
@@ -172,4 +174,4 @@ def _ids(ids: list[int]) -> str:
 
 
 def _percent(share: float) -> str:
-    return "-" if share == 0 else f"{100 * share:.2f} %" if share >= 0.00005 else "< 0.01 %"
+    return "-" if share == 0 else f"{100 * share:.2f}" if share >= 0.00005 else "<0.01"

@@ -18,11 +18,10 @@ from everyframe.errors import InputError
 from everyframe.frames import Frame
 from everyframe.io.images import read_image
 from everyframe.io.label_png import read_label
+from everyframe.io.sources import PICTURE_RATE
 from everyframe.io.video import VideoReader
 from everyframe.labels import LabelSpace
 
-PICTURE_RATE = 25.0
-"""Frames per second by which frames stored as pictures get their time; layouts do not know the real rate."""
 OPEN_VIDEOS = 4
 """Video files that one process keeps open: random access then pays a seek, not an open."""
 
@@ -143,7 +142,7 @@ def _read_picture(video: VideoRef, index: int) -> Frame:
     ref = video.frames[index]
     if ref.image is None:
         raise InputError(f"{video.name}: expected a picture or a video file for frame {index}, the layout gave neither")
-    return Frame(_resized(read_image(ref.image), video.height), index, index / PICTURE_RATE, ref.name)
+    return Frame(_resized(read_image(ref.image), video.height), index, float(index / PICTURE_RATE), ref.name)
 
 
 def _named(video: VideoRef, index: int, frame: Frame) -> Frame:
