@@ -11,10 +11,10 @@ from typing import Any
 
 from torch import nn
 
-from everyframe.errors import InputError
 from everyframe.models.backbones.resnet import ResNet
 from everyframe.models.backbones.swin import SwinTransformer
 from everyframe.models.backbones.vit import VisionTransformer
+from everyframe.models.convert.settings import Config, Unsupported, read
 from everyframe.models.heads.base import Head
 from everyframe.models.heads.deeplab import DeepLabV3PlusHead
 from everyframe.models.heads.fcn import FCNHead
@@ -22,29 +22,6 @@ from everyframe.models.heads.mask_transformer import MaskTransformerHead
 from everyframe.models.heads.ocr import OCRHead
 from everyframe.models.heads.psp import PSPHead
 from everyframe.models.heads.uper import UperHead
-
-Config = Mapping[str, Any]
-
-# Settings without influence on the network: losses, initialisation, what is frozen or checkpointed in training.
-_TRAINING = {
-    "type", "loss_decode", "sampler", "ignore_index", "init_cfg", "pretrained", "convert_weights", "frozen_stages",
-    "with_cp", "norm_eval", "zero_init_residual", "threshold", "drop_rate", "attn_drop_rate", "pretrain_img_size",
-}  # fmt: skip
-
-
-class Unsupported(InputError):
-    """A module or setting of mmseg for which we have no counterpart (yet)."""
-
-
-def _read(config: Config, known: set[str], **fixed: Sequence[Any]) -> None:
-    """Refuse settings that are neither known, nor about training, nor at one of their `fixed` values."""
-    kind = config.get("type", "module")
-    for key, value in config.items():
-        if key in fixed:
-            if value not in fixed[key]:
-                raise Unsupported(f"mmseg {kind}: {key}={value!r} is not supported, only {fixed[key]}")
-        elif key not in known | _TRAINING:
-            raise Unsupported(f"mmseg {kind}: setting {key}={value!r} is not known")
 
 
 def _norm(config: Config) -> str:
@@ -77,7 +54,7 @@ def swin(config: Config) -> SwinTransformer:
     patch = config.get("patch_size", 4)
     depths = config.get("depths", (2, 2, 6, 2))
     merging = [patch] + [2] * (len(depths) - 1)
-    _read(
+    read(
         config,
         {"embed_dims", "patch_size", "window_size", "mlp_ratio", "depths", "num_heads", "out_indices", "qkv_bias",
          "qk_scale", "patch_norm", "drop_path_rate", "use_abs_pos_embed", "in_channels", "norm_cfg"},
@@ -110,7 +87,7 @@ _DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23,
 
 def resnet(config: Config) -> ResNet:
     """Build what mmseg's `ResNet`, `ResNetV1c` or `ResNetV1d` is."""
-    _read(
+    read(
         config,
         {"depth", "in_channels", "stem_channels", "base_channels", "num_stages", "strides", "dilations", "out_indices",
          "norm_cfg", "contract_dilation", "deep_stem", "avg_down"},
@@ -138,7 +115,7 @@ def resnet(config: Config) -> ResNet:
 
 def vit(config: Config) -> VisionTransformer:
     """Build what mmseg's `VisionTransformer` is."""
-    _read(
+    read(
         config,
         {"img_size", "patch_size", "in_channels", "embed_dims", "num_layers", "num_heads", "mlp_ratio", "qkv_bias",
          "drop_path_rate", "with_cls_token", "norm_cfg", "patch_norm", "patch_bias", "pre_norm", "final_norm",
@@ -197,7 +174,7 @@ def _shared(config: Config) -> dict[str, Any]:
 def fcn(config: Config, channels: Sequence[int], strides: Sequence[int], auxiliary: Head | None = None) -> FCNHead:
     """Build what mmseg's `FCNHead` is."""
     known = _HEAD | {"num_convs", "kernel_size", "concat_input", "dilation", "input_transform", "out_channels"}
-    _read(config, known, **_FIXED)
+    read(config, known, **_FIXED)
     return FCNHead(
         channels,
         strides,
@@ -212,7 +189,7 @@ def fcn(config: Config, channels: Sequence[int], strides: Sequence[int], auxilia
 
 def psp(config: Config, channels: Sequence[int], strides: Sequence[int], auxiliary: Head | None = None) -> PSPHead:
     """Build what mmseg's `PSPHead` is."""
-    _read(config, _HEAD | {"pool_scales", "out_channels"}, input_transform=(None,), **_FIXED)
+    read(config, _HEAD | {"pool_scales", "out_channels"}, input_transform=(None,), **_FIXED)
     bins = config.get("pool_scales", (1, 2, 3, 6))
     return PSPHead(channels, strides, bins=bins, auxiliary=auxiliary, **_shared(config))
 
@@ -220,14 +197,14 @@ def psp(config: Config, channels: Sequence[int], strides: Sequence[int], auxilia
 def ocr(config: Config, channels: Sequence[int], strides: Sequence[int], auxiliary: Head | None = None) -> OCRHead:
     """Build what mmseg's `OCRHead` is; `auxiliary` is the head before it in the cascade."""
     known = _HEAD | {"ocr_channels", "input_transform", "out_channels"}
-    _read(config, known, scale=(1,), **_FIXED)
+    read(config, known, scale=(1,), **_FIXED)
     key_width = config["ocr_channels"]
     return OCRHead(channels, strides, key_width=key_width, bias=False, auxiliary=auxiliary, **_shared(config))
 
 
 def uper(config: Config, channels: Sequence[int], strides: Sequence[int], auxiliary: Head | None = None) -> UperHead:
     """Build what mmseg's `UPerHead` is."""
-    _read(config, _HEAD | {"pool_scales", "out_channels"}, input_transform=(None, "multiple_select"), **_FIXED)
+    read(config, _HEAD | {"pool_scales", "out_channels"}, input_transform=(None, "multiple_select"), **_FIXED)
     shared = _shared({**config, "in_index": -1, "input_transform": None})
     shared["index"] = tuple(config.get("in_index", range(len(channels))))
     bins = config.get("pool_scales", (1, 2, 3, 6))
@@ -239,7 +216,7 @@ def deeplab(
 ) -> DeepLabV3PlusHead:
     """Build what mmseg's `DepthwiseSeparableASPPHead` is."""
     known = _HEAD | {"dilations", "c1_in_channels", "c1_channels", "out_channels"}
-    _read(config, known, input_transform=(None,), **_FIXED)
+    read(config, known, input_transform=(None,), **_FIXED)
     return DeepLabV3PlusHead(
         channels,
         strides,
@@ -255,7 +232,7 @@ def segmenter(
     config: Config, channels: Sequence[int], strides: Sequence[int], auxiliary: Head | None = None
 ) -> MaskTransformerHead:
     """Build what mmseg's `SegmenterMaskTransformerHead` is."""
-    _read(
+    read(
         config,
         _HEAD | {"num_layers", "num_heads", "embed_dims", "mlp_ratio", "drop_path_rate", "init_std", "out_channels"},
         input_transform=(None,), num_fcs=(2,), qkv_bias=(True,), act_cfg=({"type": "GELU"},), conv_cfg=(None,),

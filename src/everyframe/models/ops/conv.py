@@ -26,7 +26,7 @@ class ConvNormAct(nn.Module):
         dilation: distance of the kernel's taps.
         groups: see `torch.nn.Conv2d`.
         bias: whether the convolution adds one although a normalisation follows (the VSPW code does, mmseg does not).
-        norm: a key of `NORMS`; "none" makes the convolution add a bias.
+        norm: a key of `NORMS`, or channels -> module; "none" makes the convolution add a bias.
         act: whether a ReLU follows.
     """
 
@@ -39,14 +39,14 @@ class ConvNormAct(nn.Module):
         dilation: int = 1,
         groups: int = 1,
         bias: bool = False,
-        norm: str = "batch",
+        norm: str | Callable[[int], nn.Module] = "batch",
         act: bool = True,
     ) -> None:
         super().__init__()
         padding = dilation * (kernel_size // 2)
         bias = bias or norm == "none"
         self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias=bias)
-        self.norm = NORMS[norm](out_channels)
+        self.norm = (NORMS[norm] if isinstance(norm, str) else norm)(out_channels)
         self.act = nn.ReLU(inplace=True) if act else nn.Identity()
         nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
         if self.conv.bias is not None:
