@@ -12,6 +12,7 @@ from PIL import Image
 from everyframe.errors import InputError
 from everyframe.frames import IGNORE
 from everyframe.io.images import open_picture
+from everyframe.io.palette_png import read_palette_ids
 from everyframe.labels import LabelSpace
 
 
@@ -21,6 +22,9 @@ def read_raw(path: str | Path) -> NDArray[Any]:
     Raises:
         InputError: missing, truncated, or a kind of picture that holds no labels.
     """
+    ids = read_palette_ids(path)
+    if ids is not None:
+        return ids
     picture = open_picture(path)
     if picture.mode == "RGBA":
         picture = picture.convert("RGB")
