@@ -113,7 +113,7 @@ def test_folders_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="found none"):
         with_pseudo_labels([video], home, SPACE)
     home.mkdir()
-    with pytest.raises(InputError, match="one could be .*drive/000.png"):
+    with pytest.raises(InputError, match=r"one could be .*drive/000\.png"):
         with_pseudo_labels([video], home, SPACE)
     LabelSpace(("car", "road")).save(home / "labels.json")
     with pytest.raises(InputError, match="2 classes of the data in their order"):

@@ -8,13 +8,14 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import CombinedLoader
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -23,6 +24,7 @@ from everyframe.frames import Clip, Role
 from everyframe.labels import LabelSpace
 from everyframe.models.heads.base import Head, Outputs
 from everyframe.models.segmenter import Segmenter
+from everyframe.semi.pseudo import Teaching
 from everyframe.training.objective import pixel_objective
 from everyframe.training.optim import Optimization
 from everyframe.training.run import Run, train
@@ -88,11 +90,26 @@ def make_clip(number: int) -> Clip:
     )
 
 
+def make_unlabelled_clip(number: int, padded: int | None = None) -> Clip:
+    """Like `make_clip`, with the label map hidden, and the last rows padding."""
+    clip = make_clip(number)
+    rows = number % 4 if padded is None else padded
+    hidden, inside = clip.labels[1:].clone(), torch.ones(SIZE, dtype=torch.bool)
+    if rows:
+        clip.images[..., -rows:, :], hidden[:, -rows:], inside[-rows:] = 0, 255, False
+    clip.labels[:], clip.labelled[:] = 255, False
+    clip.inside, clip.hidden = inside, hidden
+    return clip
+
+
 class TinyLoader:
     """An endless row of clips with a position, like `ClipLoader`."""
 
-    def __init__(self, batches: int, batch_size: int, rank: int, ranks: int) -> None:
+    def __init__(
+        self, batches: int, batch_size: int, rank: int, ranks: int, make: Callable[[int], Clip] = make_clip
+    ) -> None:
         self.batches, self.batch_size, self.rank, self.ranks = batches, batch_size, rank, ranks
+        self.make = make
         self.position = 0
 
     def __len__(self) -> int:
@@ -102,7 +119,7 @@ class TinyLoader:
         for _ in range(self.batches):
             first = self.position + self.rank * self.batch_size
             self.position += self.batch_size * self.ranks
-            yield Clip.stack([make_clip(first + i) for i in range(self.batch_size)])
+            yield Clip.stack([self.make(first + i) for i in range(self.batch_size)])
 
     def state_dict(self) -> dict[str, int]:
         return {"position": self.position}
@@ -114,17 +131,23 @@ class TinyLoader:
 class TinyData(LightningDataModule):
     """Clips in memory, validation videos from a folder (or none)."""
 
-    def __init__(self, folder: Path | None = None, videos: int = 1, batch_size: int = 4) -> None:
+    def __init__(self, folder: Path | None = None, videos: int = 1, batch_size: int = 4, unlabelled: int = 0) -> None:
         super().__init__()
+        self.unlabelled = unlabelled
         self.val_videos = [] if folder is None else [write_video(folder, n) for n in range(videos)]
         self.batches_per_epoch: int | None = None
         self.batch_size = batch_size
 
-    def train_dataloader(self) -> TinyLoader:
+    def train_dataloader(self) -> TinyLoader | CombinedLoader:
         trainer = self.trainer
         assert trainer is not None
         assert self.batches_per_epoch is not None
-        return TinyLoader(self.batches_per_epoch, self.batch_size, trainer.global_rank, trainer.world_size)
+        place = trainer.global_rank, trainer.world_size
+        labelled = TinyLoader(self.batches_per_epoch, self.batch_size, *place)
+        if not self.unlabelled:
+            return labelled
+        more = TinyLoader(self.batches_per_epoch, self.unlabelled, *place, lambda n: make_unlabelled_clip(n + 500))
+        return CombinedLoader({"labelled": labelled, "unlabelled": more}, "min_size")
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         return batch
@@ -165,16 +188,19 @@ def run(
     batch_size: int = 4,
     validate_every: int = 5,
     save_every: int = 100,
+    teacher: dict[str, Any] | None = None,
+    unlabelled: int = 0,
     resume: str | None = None,
     **trainer: Any,
 ) -> Run:
     """Train the tiny model."""
     return train(
         tiny_model(dropout, seconds),
-        data if data is not None else TinyData(out / "videos", videos, batch_size),
+        data if data is not None else TinyData(out / "videos", videos, batch_size, unlabelled),
         out,
         pixel_objective(dice=dice),
         Optimization(optimizer, lr=0.01, warmup=3),
+        None if teacher is None else Teaching(**teacher),
         steps=steps,
         validate_every=validate_every,
         save_every=save_every,

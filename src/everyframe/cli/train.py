@@ -14,6 +14,7 @@ USAGE = """usage: everyframe train RECIPE [--option value ...]
   RECIPE             a name of `everyframe train --list`, a YAML file, or the folder of an earlier run
   --data SPEC        LAYOUT:ROOT, for example vspw:/data/VSPW_480p; a bare path is a folder of your own videos
   --out FOLDER       where the run writes: model/, checkpoints/, logs/, config.yaml
+  --unlabeled DIR... more videos, without labels: a teacher labels them for training (Mean Teacher, --teacher.weight 1)
   --resume [FILE]    go on from the last checkpoint of --out if there is one (or from FILE); `--resume auto` is the same
   --SECTION.KEY X    any option: --data.batch_size 4, --optimizer.lr 1e-4, --trainer.devices 2 --trainer.strategy ddp
   --list             list the recipes
@@ -22,6 +23,9 @@ USAGE = """usage: everyframe train RECIPE [--option value ...]
 
 example: everyframe train ocr-tiny --data folder:my_videos --out runs/a
 """
+
+SEVERAL = ("unlabeled", "data.unlabeled")
+"""Options that take every value that follows."""
 
 
 def main(arguments: list[str]) -> int:
@@ -32,7 +36,7 @@ def main(arguments: list[str]) -> int:
     if arguments[0] == "--list":
         print(_list())
         return 0
-    recipe, options = _split(arguments)
+    recipe, options = split_options(arguments)
     from everyframe.training.recipe import dump, read_recipe, resolve
 
     resume = options.pop("resume", None)
@@ -62,12 +66,12 @@ def _train(config: dict[str, Any], resume: str | None) -> int:
     return 0
 
 
-def _split(arguments: list[str]) -> tuple[str, dict[str, str]]:
-    """Split RECIPE --key value --key=value ... into the recipe and the options."""
+def split_options(arguments: list[str]) -> tuple[str, dict[str, Any]]:
+    """Split RECIPE --key value --key=value ... into the recipe and the options; --unlabeled takes several values."""
     recipe, *rest = arguments
     if recipe.startswith("--"):
         raise InputError(f"expected a recipe first, came {recipe}; `everyframe train --list` lists them")
-    options: dict[str, str] = {}
+    options: dict[str, Any] = {}
     while rest:
         word = rest.pop(0)
         if not word.startswith("--") or word == "--":
@@ -81,6 +85,10 @@ def _split(arguments: list[str]) -> tuple[str, dict[str, str]]:
             elif key != "print-config":
                 raise InputError(f"--{key}: expected a value, came nothing")
         options[key] = value
+        if key in SEVERAL and not value.startswith("["):
+            options[key] = [value]
+            while rest and not rest[0].startswith("--"):
+                options[key].append(rest.pop(0))
     return recipe, options
 
 

@@ -91,7 +91,7 @@ class BestModel(Callback):
         if score > self.score or self.step < 0:  # a score of NaN (nothing labelled) must not leave the run without
             self.score, self.step = score, trainer.global_step
             if trainer.is_global_zero:
-                save(module.model, self.folder)
+                save(module.exported, self.folder)
             if trainer.state.fn == "fit":
                 trainer.save_checkpoint(self.checkpoint)
 
@@ -133,7 +133,7 @@ class Throughput(Callback):
         """Log with the other scalars, about every `log_every_n_steps`."""
         now = self._before = time.perf_counter()
         self._busy += now - self._start
-        self._clips += len(batch.videos)
+        self._clips += sum(len(clip.videos) for clip in (batch.values() if isinstance(batch, dict) else [batch]))
         if (batch_index + 1) % (trainer.log_every_n_steps * trainer.accumulate_grad_batches) == 0:
             total = self._busy + self._waiting
             clips = self._clips * trainer.world_size / total

@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from everyframe.errors import InputError
 from everyframe.frames import Clip
 from everyframe.losses import pixel
+from everyframe.losses.distributed import mean_over_processes
 from everyframe.models.segmenter import Prediction
 
 Term = Callable[[Prediction, Clip], Tensor]
@@ -134,15 +134,8 @@ def _cross_entropy(
     average: pixel.Average,
     pixel_weights: Tensor | None = None,
 ) -> Tensor:
-    """Cross entropy whose divisor is the mean over the processes.
-
-    With partly labelled videos the processes of a distributed run hold different numbers of labelled pixels. With a
-    divisor of its own, each would give its pixels another weight; with the mean divisor the averaged gradient is that
-    of one process with the joint batch.
-    """
+    """Cross entropy whose divisor is the mean over the processes, see `mean_over_processes`."""
     divisor = None
-    if average == "labelled" and dist.is_available() and dist.is_initialized():
-        divisor = pixel.labelled_weights(labels, class_weights, pixel_weights).sum()
-        dist.all_reduce(divisor)
-        divisor /= dist.get_world_size()
+    if average == "labelled":
+        divisor = mean_over_processes(pixel.labelled_weights(labels, class_weights, pixel_weights).sum())
     return pixel.cross_entropy(logits, labels, class_weights, pixel_weights, average, divisor)

@@ -1,7 +1,7 @@
 """Recipes: what differs from the defaults of the constructors, as YAML.
 
-The signatures of `train`, `create_model`, `ClipDataModule`, `Optimization`, `pixel_objective` and Lightning's `Trainer`
-are the schema; a recipe adds none of its own. Every key is checked before anything is built.
+The signatures of `train`, `create_model`, `ClipDataModule`, `Optimization`, `pixel_objective`, `Teaching` and
+Lightning's `Trainer` are the schema; a recipe adds none of its own. Every key is checked before anything is built.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from everyframe.data.datamodule import ClipDataModule
 from everyframe.errors import InputError
 from everyframe.models.segmenter import Segmenter
 from everyframe.models.zoo import create_model
+from everyframe.semi.pseudo import Teaching
 from everyframe.training.objective import pixel_objective
 from everyframe.training.optim import Optimization
 from everyframe.training.run import TRAINER_OWNED, Run, RunFolder, check_lengths, is_first_process, train
@@ -34,13 +35,13 @@ from everyframe.training.run import TRAINER_OWNED, Run, RunFolder, check_lengths
 Config = dict[str, Any]
 """Nested options: {"steps": 1000, "model": {"name": ...}, "data": {...}, ...}."""
 
-SECTIONS = ("model", "data", "optimizer", "objective", "trainer")
+SECTIONS = ("model", "data", "optimizer", "objective", "teacher", "trainer")
 
 CHOSEN_BY_MODEL = ("adjacent", "reference")
 """Options of the data that follow the temporal module unless given: frames it does not look at would cost time."""
 
-SHORT = {"data": "data.data", "model": "model.name"}
-"""What a text in the place of a section means: `data: folder:my_videos`, `--model ocr-tiny`."""
+SHORT = {"data": "data.data", "model": "model.name", "unlabeled": "data.unlabeled", "teacher": "teacher.weight"}
+"""What a text in the place of a section means: `data: folder:my_videos`, `--model ocr-tiny`, `--unlabeled DIR`."""
 
 
 def recipes() -> dict[str, Path]:
@@ -93,11 +94,12 @@ def resolve(recipe: Mapping[str, Any], overrides: Mapping[str, Any] | None = Non
     given = dict(_flat(recipe))
     for key in given:
         _check_key(key, f"{source}: {key!r}")
-    for name, value in (overrides or {}).items():
-        key = SHORT.get(name, name)
+    changes = {SHORT.get(name, name): value for name, value in (overrides or {}).items()}
+    for key, value in changes.items():
         _check_key(key, f"--{key}")
         given = {k: v for k, v in given.items() if not k.startswith(f"{key}.")}  # replaced as a whole
         given[key] = value
+    _choose_teacher(given, changes)
     given.setdefault("data.seed", given.get("seed", 0))
     given.setdefault("data.workers", min(4, os.cpu_count() or 1))
     missing = [key for key in ("model.name", "data.data", "out") if given.get(key) is None]
@@ -109,6 +111,10 @@ def resolve(recipe: Mapping[str, Any], overrides: Mapping[str, Any] | None = Non
     except (ArgumentError, ValueError, TypeError) as error:
         raise InputError(f"{source}: {_one_line(error)}") from None
     check_lengths(config["steps"], config["validate_every"], config["save_every"])
+    if not Teaching(**config["teacher"]).weight:
+        config["data"]["unlabeled_batch_size"] = 0  # nobody would look at these clips
+    elif not config["data"]["unlabeled_batch_size"]:
+        config["data"]["unlabeled_batch_size"] = config["data"]["batch_size"]
     for key in CHOSEN_BY_MODEL:
         if f"data.{key}" not in given:
             del config["data"][key]
@@ -144,6 +150,7 @@ def start(config: Config, resume: str | None = None) -> Run:
         folder.root,
         pixel_objective(**config["objective"]),
         Optimization(**config["optimizer"]),
+        Teaching(**config["teacher"]),
         **{key: value for key, value in config.items() if key not in (*SECTIONS, "out")},
         resume=resume,
         trainer={key: value for key, value in config["trainer"].items() if value is not None},
@@ -154,12 +161,13 @@ def start(config: Config, resume: str | None = None) -> Run:
 def schema() -> ArgumentParser:
     """Return the parser of all options."""
     parser = ArgumentParser(exit_on_error=False)
-    skip = {"model", "data", "objective", "optimization", "trainer", "resume"}
+    skip = {"model", "data", "objective", "optimization", "teacher", "trainer", "resume"}
     parser.add_function_arguments(train, skip=skip, fail_untyped=False)
     parser.add_function_arguments(create_model, "model", skip={"label_space"}, fail_untyped=False)
     parser.add_class_arguments(ClipDataModule, "data")
     parser.add_class_arguments(Optimization, "optimizer")
     parser.add_function_arguments(pixel_objective, "objective")
+    parser.add_class_arguments(Teaching, "teacher")
     parser.add_class_arguments(Trainer, "trainer", skip=set(TRAINER_OWNED), fail_untyped=False)
     return parser
 
@@ -168,6 +176,19 @@ def schema() -> ArgumentParser:
 def keys() -> tuple[str, ...]:
     """Return the dotted names of all options."""
     return tuple(key for key, _ in _flat(schema().get_defaults().as_dict()))
+
+
+def _choose_teacher(given: Config, changes: Config) -> None:
+    """Give the teacher its weight where unlabelled clips are asked for and nobody said that there shall be none."""
+
+    def asks(options: Config) -> bool:
+        return any(_value(options.get(key)) for key in ("data.unlabeled", "data.unlabeled_batch_size"))
+
+    if isinstance(given.get("data.unlabeled"), str) and not given["data.unlabeled"].startswith("["):
+        given["data.unlabeled"] = [given["data.unlabeled"]]
+    weight = _value(given.get("teacher.weight"))
+    if not weight and "teacher.weight" not in changes and (asks(changes) or (weight is None and asks(given))):
+        given["teacher.weight"] = 1.0
 
 
 # -- keys and values -------------------------------------------------------------------------------------------------
@@ -233,12 +254,16 @@ def _one_line(error: Exception) -> str:
 
 
 def _summary(config: Config, data: ClipDataModule, model: Segmenter) -> str:
-    labels = sum(len(video.labelled) for video in data.train_videos)
+    given = data.labelled_videos
+    labels = sum(len(video.labelled) for video in given)
+    unlabelled = data.unlabeled_batch_size
     return (
         f"{config['model']['name']}: {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, "
-        f"{len(data.label_space)} classes; {len(data.train_videos)} training videos with {labels} labelled frames, "
+        f"{len(data.label_space)} classes; {len(given)} training videos with {labels} labelled frames"
+        f"{' (pseudo-labels among them)' if data.pseudo_labels else ''}, "
+        f"{f'{len(data.unlabeled_videos)} videos without labels, ' if unlabelled else ''}"
         f"{len(data.val_videos)} validation videos; {config['steps']} steps of {config['data']['batch_size']} clips "
-        f"per process; writes to {config['out']}"
+        f"{f'and {unlabelled} unlabelled ones ' if unlabelled else ''}per process; writes to {config['out']}"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
@@ -17,9 +18,11 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from everyframe.errors import InputError
 from everyframe.models.checkpoint import save
 from everyframe.models.segmenter import Segmenter
+from everyframe.semi.pseudo import Teaching
 from everyframe.training.callbacks import BestModel, ClassTable, SeedEachStep, StopOnNonFiniteLoss, Throughput
 from everyframe.training.last_checkpoint import LastCheckpoint, StopSignals
 from everyframe.training.logs import CsvLogger, EventLogger
+from everyframe.training.mean_teacher import MeanTeacher
 from everyframe.training.objective import Objective
 from everyframe.training.optim import Optimization
 from everyframe.training.progress import Progress
@@ -43,6 +46,7 @@ NOISE = (
     ".*lr_scheduler.step.*before.*optimizer.step.*",  # resuming restores both in the right order
     ".*Starting from v.*Lightning.*",
     ".*treespec, LeafSpec.*",
+    ".*module.* in eval mode at the start.*",  # the teacher stays in it
 )
 """Warnings of Lightning and torch that say nothing about this run."""
 
@@ -77,6 +81,11 @@ class RunFolder:
     def model(self) -> Path:
         """The best model, for `everyframe predict --model`."""
         return self.root / "model"
+
+    @property
+    def outcome(self) -> Path:
+        """`Run` as JSON, written when the last step is done."""
+        return self.root / "outcome.json"
 
     def checkpoint(self, resume: str | Path | None) -> Path | None:
         """Return the checkpoint to go on from, or None to start.
@@ -114,6 +123,11 @@ class Run:
     score: float | None
     best_step: int
 
+    def write(self) -> None:
+        """Write how it ended to the folder: the file whose presence says that the run reached its last step."""
+        outcome = {"steps": self.steps, "score": self.score, "best_step": self.best_step}
+        self.folder.outcome.write_text(json.dumps(outcome, indent=1) + "\n", encoding="utf-8")
+
 
 def train(
     model: Segmenter,
@@ -121,6 +135,7 @@ def train(
     out: str | Path,
     objective: Objective | None = None,
     optimization: Optimization | None = None,
+    teacher: Teaching | None = None,
     steps: int = 40_000,
     validate_every: int = 2_000,
     save_every: int = 500,
@@ -138,10 +153,12 @@ def train(
         out: folder of the run, see `RunFolder`.
         objective: what a batch costs; `pixel_objective()` when left out.
         optimization: optimiser and schedule; `Optimization()` when left out.
+        teacher: with a weight above 0, Mean Teacher training: the data module gives labelled and unlabelled clips, and
+            the teacher is validated and saved in place of `model`.
         steps: length of the run in optimiser steps.
         validate_every: optimiser steps between two validations; there is always one at the end.
         save_every: optimiser steps between two checkpoints; there is always one before a validation.
-        seed: of dropout and stochastic depth. (The data module has its own.)
+        seed: of dropout, stochastic depth and the student's colours. (The data module has its own.)
         resume: "auto" goes on from the folder's last checkpoint if there is one; or a checkpoint file.
         trainer: more arguments of `lightning.pytorch.Trainer`: devices, accumulate_grad_batches, …; `precision` is
             `native_precision()` when left out.
@@ -160,7 +177,8 @@ def train(
     if torch.cuda.is_available():
         torch.set_float32_matmul_precision("high")
 
-    module = Supervised(model, objective, optimization, steps)
+    common = {"objective": objective, "optimization": optimization, "steps": steps}
+    module = MeanTeacher(model, teacher, seed, **common) if teacher and teacher.weight else Supervised(model, **common)
     best = BestModel(folder.model, folder.best, MONITOR)
     with _quiet(), StopSignals() as signals:
         lightning = Trainer(
@@ -192,8 +210,11 @@ def train(
         if validates and best.validated_step != lightning.global_step:
             lightning.validate(module, datamodule=data, verbose=False)
     if not validates and is_first_process():
-        save(model, folder.model)
-    return Run(folder, lightning.global_step, best.score if validates else None, best.step)
+        save(module.exported, folder.model)
+    run = Run(folder, lightning.global_step, best.score if validates else None, best.step)
+    if is_first_process():
+        run.write()
+    return run
 
 
 def native_precision() -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
@@ -40,26 +42,40 @@ class Supervised(LightningModule):
         self.scores = VideoScores(model.label_space)
         self.class_iou: dict[str, float] = {}
 
+    @property
+    def exported(self) -> Segmenter:
+        """The model that is validated and saved."""
+        return self.model
+
     def training_step(self, clip: Clip, batch_index: int) -> dict[str, Tensor]:
         """Return the cost of a batch of clips and its terms."""
         prediction = self.model(clip.images, clip.roles)
         costs = self.objective(prediction, clip)
-        # A row's step says how many optimiser steps its weights will have seen.
-        logged = {f"train/{name}": cost.detach() for name, cost in costs.items()}
-        self.log_dict({"step": float(self.global_step + 1), **logged}, batch_size=len(clip.videos))
+        self.log_costs(costs, len(clip.videos))
         return {name: cost if name == "loss" else cost.detach() for name, cost in costs.items()}
+
+    def log_costs(self, costs: Mapping[str, Tensor], clips: int, **more: Tensor | float) -> None:
+        """Log the terms of a step's cost, and what else is measured in it."""
+        values = {f"train/{name}": torch.as_tensor(value).detach() for name, value in {**costs, **more}.items()}
+        # A row's step says how many optimiser steps its weights will have seen.
+        self.log_dict({"step": float(self.global_step + 1), **values}, batch_size=clips)
 
     def validation_step(self, video: VideoRef | None, batch_index: int) -> None:
         """Label every frame of a video and count; None stands for no video (see `validation.video_loader`)."""
         if video is not None:
-            self.scores.update(self.model, video, self.device)
+            self.scores.update(self.exported, video, self.device)
 
     def on_validation_epoch_end(self) -> None:
-        """Join the counts of all processes and log the scores."""
-        scores = self.scores.compute()
+        """Log the scores."""
+        scores = self.collect_scores()
         self.class_iou = scores.pop("class_iou")
         self.log_dict({"step": float(self.global_step), **scores})
+
+    def collect_scores(self) -> dict[str, Any]:
+        """Join the counts of all processes into scores, see `VideoScores.compute`, and start anew."""
+        scores = self.scores.compute()
         self.scores.reset()
+        return scores
 
     def configure_optimizers(self) -> dict[str, Any]:
         """Build the optimiser and its schedule per optimiser step."""

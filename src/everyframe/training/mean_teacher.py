@@ -1,0 +1,151 @@
+"""Mean Teacher training: labelled and unlabelled clips side by side; step, log, nothing else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from everyframe.data.layout import VideoRef
+from everyframe.data.listing import digest
+from everyframe.data.photometric import StrongPhotometric
+from everyframe.data.sampling import clip_rng
+from everyframe.frames import Clip
+from everyframe.models.segmenter import Prediction, Segmenter
+from everyframe.semi.pseudo import (
+    Teaching,
+    coverage,
+    cutmix,
+    cutmix_boxes,
+    precision,
+    pseudo_label_loss,
+    pseudo_labels,
+)
+from everyframe.semi.teacher import Teacher
+from everyframe.training.supervised import Supervised
+from everyframe.training.validation import MONITOR, VideoScores
+
+STUDENT_MONITOR = MONITOR.replace("val/", "val/student_")
+"""The student's score beside the teacher's; the teacher's decides which model is the best."""
+
+Batch = dict[str, Clip]
+"""What `ClipDataModule` gives with an `unlabeled_batch_size`: "labelled" and "unlabelled" clips."""
+
+
+class MeanTeacher(Supervised):
+    """Trains a segmenter on labels and on the pseudo-labels of its own moving average.
+
+    A labelled batch costs what it costs in `Supervised`. Of an unlabelled batch the teacher sees the frames as they
+    are; the student sees the same crop in strongly changed colours and is to predict, for the query frames, the classes
+    that the teacher is sure of. Temporal models see adjacent and reference frames in both. The teacher is what is
+    validated, exported, and called the best.
+
+    Args:
+        model: the student.
+        teaching: weight, threshold, momentum, ramp.
+        seed: of the student's colours and CutMix, which are functions of (seed, step, clip).
+        **options: see `Supervised`.
+    """
+
+    def __init__(self, model: Segmenter, teaching: Teaching, seed: int = 0, **options: Any) -> None:
+        super().__init__(model, **options)
+        self.teaching = teaching
+        self.seed = seed
+        self.teacher = Teacher(model, teaching.momentum)
+        self.student_scores = VideoScores(model.label_space)
+        self.change_colors = StrongPhotometric()
+
+    @property
+    def exported(self) -> Segmenter:
+        """The teacher's model."""
+        return self.teacher.model
+
+    # -- training ----------------------------------------------------------------------------------------------------
+
+    def training_step(self, batch: Batch, batch_index: int) -> dict[str, Tensor]:
+        """Return the cost of a batch and its terms."""
+        labelled, unlabelled = batch["labelled"], batch["unlabelled"]
+        targets = self.targets(unlabelled)  # before the student's graph takes its memory
+        watched = self.watch(targets, unlabelled, labelled)
+        costs = self.objective(self.model(labelled.images, labelled.roles), labelled)
+        images, targets, inside = self.student_view(unlabelled, targets)
+        logits = query_logits(self.model, self.model(images, unlabelled.roles))
+        queries = targets.shape[1]
+        cost = pseudo_label_loss(logits, targets.flatten(0, 1), inside.repeat_interleave(queries, 0))
+        weight = self.teaching.weight_at(self.global_step, self.steps)
+        costs = {**costs, "pseudo_label": cost, "loss": costs["loss"] + weight * cost}
+        self.log_costs(costs, len(labelled.videos), pseudo_label_weight=weight, **watched)
+        return {name: cost if name == "loss" else cost.detach() for name, cost in costs.items()}
+
+    @torch.no_grad()
+    def targets(self, clip: Clip) -> Tensor:
+        """Return the teacher's pseudo-labels of the query frames: uint8 [B, Q, H, W]."""
+        logits = query_logits(self.teacher.model, self.teacher.model(clip.images, clip.roles))
+        size = (clip.images.shape[-2], clip.images.shape[-1])
+        return pseudo_labels(logits, size, self.teaching.threshold).unflatten(0, (len(clip.images), -1))
+
+    def student_view(self, clip: Clip, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what the student is shown of unlabelled clips, on their device.
+
+        Returns:
+            images uint8 [B, T, 3, H, W], pseudo-labels uint8 [B, Q, H, W], and bool [B, H, W]: no padding.
+        """
+        keys = [(digest(name), *frames) for name, frames in zip(clip.videos, clip.indices.tolist(), strict=True)]
+        # By clip and not by place in the batch: any number of processes draws the same.
+        rngs = [clip_rng(self.seed, self.global_step, *key) for key in keys]
+        images = torch.stack([self.change_colors(own, rng) for own, rng in zip(clip.images, rngs, strict=True)])
+        inside = inside_of(clip)
+        if self.teaching.cutmix:
+            generator = torch.Generator().manual_seed(int(rngs[0].integers(2**63)))
+            boxes = cutmix_boxes((images.shape[-2], images.shape[-1]), len(images), self.teaching.cutmix, generator)
+            boxes = boxes.to(images.device)
+            images, targets, inside = (cutmix(own, boxes) for own in (images, targets, inside))
+        return images, targets, inside
+
+    @torch.no_grad()
+    def watch(self, targets: Tensor, unlabelled: Clip, labelled: Clip) -> dict[str, Tensor]:
+        """Measure the pseudo-labels: the share of pixels that have one, and how many of them are right.
+
+        Right by the labels that the budget hides, where there are such; else by the labels of the labelled clips, of
+        which the teacher makes pseudo-labels in the steps that are logged.
+        """
+        share = coverage(targets, inside_of(unlabelled)[:, None].expand_as(targets))
+        if unlabelled.hidden is not None:
+            return {"coverage": share, "precision_hidden": precision(targets, unlabelled.hidden)}
+        if (self.global_step + 1) % self.trainer.log_every_n_steps:
+            return {"coverage": share}
+        return {"coverage": share, "precision_labelled": precision(self.targets(labelled), labelled.query_labels)}
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Step, then let the teacher follow: before any checkpoint of this step is written."""
+        super().optimizer_step(*args, **kwargs)
+        self.teacher.update(self.model, self.global_step)
+
+    # -- validation --------------------------------------------------------------------------------------------------
+
+    def validation_step(self, video: VideoRef | None, batch_index: int) -> None:
+        """Score the teacher, and beside it the student."""
+        super().validation_step(video, batch_index)
+        if video is not None and self.teaching.validate_student:
+            self.student_scores.update(self.model, video, self.device)
+
+    def collect_scores(self) -> dict[str, Any]:
+        """See `Supervised.collect_scores`."""
+        scores = super().collect_scores()
+        if self.teaching.validate_student:
+            scores[STUDENT_MONITOR] = self.student_scores.compute()[MONITOR]
+            self.student_scores.reset()
+        return scores
+
+
+def query_logits(model: Segmenter, prediction: Prediction) -> Tensor:
+    """Return the logits of the query frames of all clips, [B*Q, K, h, w], whatever the head predicts."""
+    return model.head.semantic({name: output.flatten(0, 1) for name, output in prediction.outputs.items()})
+
+
+def inside_of(clip: Clip) -> Tensor:
+    """Return bool [B, H, W], True where the clips show their frames; everywhere when they do not say."""
+    if clip.inside is not None:
+        return clip.inside
+    return torch.ones_like(clip.labels[:, 0], dtype=torch.bool)

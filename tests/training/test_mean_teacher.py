@@ -1,0 +1,376 @@
+"""Mean Teacher: what a step costs, what is logged, and that runs resume and split over processes exactly."""
+
+from __future__ import annotations
+
+import csv
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from safetensors.torch import load_file
+from test_distributed import launch
+from test_resume import assert_same, checkpoint, columns
+from tiny_run import TinyData, TinyLoader, make_clip, make_unlabelled_clip, run, tiny_model
+from torch.nn import functional as F
+
+from everyframe.data.synthetic import SyntheticVideos
+from everyframe.data.synthetic_write import write
+from everyframe.errors import InputError
+from everyframe.frames import Clip
+from everyframe.semi.pseudo import Teaching
+from everyframe.training import run as run_module
+from everyframe.training.last_checkpoint import Interrupted
+from everyframe.training.mean_teacher import MeanTeacher, query_logits
+from everyframe.training.objective import pixel_objective
+from everyframe.training.recipe import Config, read_recipe, resolve, start
+
+TEACHING = {"weight": 1.0, "threshold": 0.6, "ramp": 0.5}
+
+
+class FakeTrainer:
+    """As much of a trainer as a step looks at."""
+
+    def __init__(self, step: int = 0, every: int = 1) -> None:
+        self.global_step, self.log_every_n_steps = step, every
+
+
+def module(step: int = 0, every: int = 1, **teaching: Any) -> MeanTeacher:
+    """A module outside a run, at some step of 10, that keeps what it logs in `.logged`."""
+    made = MeanTeacher(
+        tiny_model(dropout=0.0), Teaching(**{**TEACHING, **teaching}), objective=pixel_objective(), steps=10
+    )
+    made._trainer = FakeTrainer(step, every)  # type: ignore[assignment]
+    made.logged = {}
+    made.log_dict = lambda values, **_: made.logged.update(values)  # type: ignore[method-assign]
+    return made
+
+
+def batch(unlabelled: int = 3) -> dict[str, Clip]:
+    return {
+        "labelled": Clip.stack([make_clip(2), make_clip(3)]),
+        "unlabelled": Clip.stack([make_unlabelled_clip(n) for n in range(unlabelled)]),
+    }
+
+
+# -- one step --------------------------------------------------------------------------------------------------------
+
+
+def test_cost_of_a_step_by_hand() -> None:
+    """Supervised terms, plus the ramped weight times the student's cross entropy on what the teacher is sure of."""
+    made, clips = module(step=2, threshold=0.77), batch()
+    with torch.no_grad():  # a teacher that is not the student
+        made.teacher.model.head.classifier.bias += torch.tensor([0.3, -0.2])
+    supervised = made.objective(made.model(clips["labelled"].images, clips["labelled"].roles), clips["labelled"])
+    unlabelled = clips["unlabelled"]
+    seen = made.teacher.model(unlabelled.images, unlabelled.roles).logits[:, 0]
+    probability = F.interpolate(seen, size=(12, 16), mode="bilinear").softmax(1)
+    kept = (probability.amax(1) >= 0.77) & unlabelled.inside
+    assert 0 < kept.sum() < unlabelled.inside.sum()
+    strong, _, _ = made.student_view(unlabelled, torch.zeros(3, 1, 12, 16, dtype=torch.uint8))
+    student = F.interpolate(made.model(strong, unlabelled.roles).logits[:, 0], size=(12, 16), mode="bilinear")
+    own = F.cross_entropy(student, probability.argmax(1), reduction="none")
+    expected = (own * kept).sum() / unlabelled.inside.sum()
+
+    costs = made.training_step(clips, 0)
+    assert set(costs) == {"cross_entropy", "auxiliary", "pseudo_label", "loss"}
+    torch.testing.assert_close(costs["pseudo_label"], expected)
+    weight = math.exp(-5 * (1 - 2 / 5) ** 2)
+    torch.testing.assert_close(costs["loss"], supervised["loss"] + weight * expected)
+    assert made.logged["train/pseudo_label_weight"].item() == pytest.approx(weight)
+    torch.testing.assert_close(made.logged["train/coverage"], kept.sum() / unlabelled.inside.sum())
+    truth = unlabelled.hidden[:, 0]
+    known = kept & (truth != 255)
+    right = (probability.argmax(1) == truth)[known].float().mean()
+    torch.testing.assert_close(made.logged["train/precision_hidden"], right)
+
+
+def test_no_gradient_reaches_the_teacher_or_the_hidden_labels() -> None:
+    made, clips = module(), batch()
+    made.training_step(clips, 0)["loss"].backward()
+    assert all(p.grad is not None for p in made.model.parameters())
+    assert all(p.grad is None for p in made.teacher.parameters())
+    gradients = [p.grad.clone() for p in made.model.parameters()]
+    other = module()
+    clips["unlabelled"].hidden = 1 - clips["unlabelled"].hidden.clamp(max=1)
+    other.training_step(clips, 0)["loss"].backward()
+    assert all(torch.equal(a, p.grad) for a, p in zip(gradients, other.model.parameters(), strict=True))
+    trained = {id(p) for group in made.configure_optimizers()["optimizer"].param_groups for p in group["params"]}
+    assert trained == {id(p) for p in made.model.parameters()}
+
+
+def test_a_teacher_that_is_sure_of_nothing_changes_nothing() -> None:
+    made, clips = module(threshold=1.0), batch()
+    costs = made.training_step(clips, 0)
+    assert costs["pseudo_label"].item() == 0
+    supervised = made.objective(made.model(clips["labelled"].images, clips["labelled"].roles), clips["labelled"])
+    assert torch.equal(costs["loss"], supervised["loss"])
+    costs["loss"].backward()
+    alone = module()
+    alone.objective(alone.model(clips["labelled"].images, clips["labelled"].roles), clips["labelled"])[
+        "loss"
+    ].backward()
+    for a, b in zip(made.model.parameters(), alone.model.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad)
+
+
+def test_student_sees_the_same_crop_in_other_colours() -> None:
+    made, clip = module(), batch(4)["unlabelled"]
+    targets = made.targets(clip)
+    images, same, inside = made.student_view(clip, targets)
+    assert images.dtype == torch.uint8
+    assert images.shape == clip.images.shape
+    assert not torch.equal(images, clip.images)
+    assert same is targets
+    assert inside is clip.inside
+    # Alike for all frames of a clip: equal frames stay equal.
+    clip.images[:, 0] = clip.images[:, 1]
+    images, _, _ = made.student_view(clip, targets)
+    assert torch.equal(images[:, 0], images[:, 1])
+    # A function of seed, step and clip: not of the place in the batch.
+    turned = Clip.stack([make_unlabelled_clip(n) for n in (3, 2, 1, 0)])
+    turned.images[:, 0] = turned.images[:, 1]
+    assert torch.equal(made.student_view(turned, targets)[0], images.flip(0))
+    assert not torch.equal(module(step=1).student_view(clip, targets)[0], images)
+
+
+def test_cutmix_moves_pictures_labels_and_padding_together() -> None:
+    made, clip = module(cutmix=1.0), batch(3)["unlabelled"]
+    made.change_colors = lambda images, rng: images  # type: ignore[assignment]
+    targets = torch.arange(3, dtype=torch.uint8).view(3, 1, 1, 1).expand(3, 1, 12, 16)
+    clip.images = targets[:, :, None].expand(3, 2, 3, 12, 16) * 10
+    images, mixed, inside = made.student_view(clip, targets)
+    assert torch.equal(images[:, 1, 0], mixed[:, 0] * 10)
+    assert (mixed != targets).float().mean().item() == pytest.approx(0.5, abs=0.1)
+    pasted = (mixed != targets)[:, 0]
+    assert torch.equal(inside, torch.where(pasted, clip.inside.roll(-1, 0), clip.inside))
+
+
+def test_without_hidden_labels_precision_is_that_on_the_labelled_clips() -> None:
+    """It costs a pass of the teacher, so only the steps that are logged pay it."""
+    made, clips = module(every=2), batch()
+    clips["unlabelled"].hidden = None
+    made.training_step(clips, 0)
+    assert "train/precision_hidden" not in made.logged
+    assert "train/precision_labelled" not in made.logged
+    made._trainer.global_step = 1  # type: ignore[union-attr]
+    made.training_step(clips, 1)
+    labelled = clips["labelled"]
+    guess, truth = made.targets(labelled), labelled.query_labels
+    known = (guess != 255) & (truth != 255)
+    expected = (guess == truth)[known].float().mean()
+    torch.testing.assert_close(made.logged["train/precision_labelled"], expected)
+
+
+def test_logits_of_all_queries_in_order() -> None:
+    model, clip = tiny_model(0.0), make_clip(1)
+    prediction = model(clip.images[None].repeat(2, 1, 1, 1, 1))  # both frames are queries
+    logits = query_logits(model, prediction)
+    assert logits.shape == (4, 2, 6, 8)
+    torch.testing.assert_close(logits[1], prediction.logits[0, 1])
+
+
+# -- runs ------------------------------------------------------------------------------------------------------------
+
+
+class Follow:
+    """Recomputes the teacher from the students of all steps."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.students: list[torch.Tensor] = []
+        step = MeanTeacher.optimizer_step
+
+        def spied(module: MeanTeacher, *args: Any, **kwargs: Any) -> None:
+            step(module, *args, **kwargs)
+            self.students.append(module.model.head.classifier.weight.detach().clone())
+
+        monkeypatch.setattr(MeanTeacher, "optimizer_step", spied)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_teacher_of_a_run_is_the_average_of_its_students(
+    accumulate: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    follow = Follow(monkeypatch)
+    run(tmp_path, 4, teacher=TEACHING, unlabelled=2, accumulate_grad_batches=accumulate)
+    assert len(follow.students) == 4
+    state = checkpoint(tmp_path)["state_dict"]
+    torch.testing.assert_close(state["teacher.model.head.classifier.weight"], torch.stack(follow.students).mean(0))
+    assert torch.equal(state["model.head.classifier.weight"], follow.students[-1])
+    # The teacher is what is exported.
+    exported = load_file(tmp_path / "model" / "model.safetensors")
+    assert all(torch.equal(value, state[f"teacher.model.{name}"]) for name, value in exported.items())
+
+
+def test_all_terms_and_both_curves_are_logged(tmp_path: Path) -> None:
+    result = run(tmp_path, 10, teacher=TEACHING, unlabelled=3)
+    rows = columns(tmp_path / "logs" / "train.csv")
+    assert {"loss", "cross_entropy", "auxiliary", "pseudo_label", "pseudo_label_weight"} < rows[0].keys()
+    assert {"coverage", "precision_hidden"} < rows[0].keys()
+    for row in rows:
+        total = float(row["cross_entropy"]) + 0.4 * float(row["auxiliary"]) + 0.1 * float(row["dice"])
+        total += float(row["pseudo_label_weight"]) * float(row["pseudo_label"])
+        assert float(row["loss"]) == pytest.approx(total, rel=1e-4)
+        assert 0 <= float(row["coverage"]) <= 1
+    assert [float(row["pseudo_label_weight"]) for row in rows][4:] == pytest.approx([math.exp(-0.2), *[1.0] * 5])
+    scores = columns(tmp_path / "logs" / "val.csv")
+    assert [row["step"] for row in scores] == ["5", "10"]
+    best = max(float(row["mIoU_in-ground-truth"]) for row in scores)
+    assert result.score == pytest.approx(best, abs=1e-5)
+    assert all(0 < float(row["student_mIoU_in-ground-truth"]) <= 1 for row in scores)
+    only = run(tmp_path / "only", 5, teacher={**TEACHING, "validate_student": False}, unlabelled=3)
+    assert only.score is not None
+    assert "student_mIoU_in-ground-truth" not in columns(tmp_path / "only" / "logs" / "val.csv")[0]
+
+
+@pytest.mark.parametrize("stop_at", [5, 7])
+def test_resumed_equals_uninterrupted(stop_at: int, tmp_path: Path) -> None:
+    """Student, teacher, optimiser and both streams of clips; a run with CutMix, dropout and a ramp under way."""
+    options: dict[str, Any] = {"teacher": {**TEACHING, "cutmix": 0.5, "ramp": 1.0}}
+
+    class Stopping(TinyData):
+        def train_dataloader(self) -> Any:
+            loaders = super().train_dataloader()
+            position = stop_at * self.batch_size
+
+            class Loader(TinyLoader):
+                def __iter__(self) -> Any:
+                    import os
+                    import signal
+
+                    for clip in super().__iter__():
+                        if self.position == position:
+                            os.kill(os.getpid(), signal.SIGTERM)
+                        yield clip
+
+            loaders.iterables["labelled"].__class__ = Loader
+            return loaders
+
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    run(whole, 12, data=TinyData(whole / "videos", unlabelled=3), **options)
+    with pytest.raises(Interrupted) as stopped:
+        run(parts, 12, data=Stopping(parts / "videos", unlabelled=3), **options)
+    assert stopped.value.step == stop_at
+    run(parts, 12, data=TinyData(parts / "videos", unlabelled=3), resume="auto", **options)
+    a, b = checkpoint(whole), checkpoint(parts)
+    for part in ("state_dict", "optimizer_states", "lr_schedulers"):
+        assert_same(a[part], b[part], part)
+    assert any(name.startswith("teacher.model.") for name in a["state_dict"])
+    assert columns(whole / "logs" / "train.csv") == columns(parts / "logs" / "train.csv")
+    # A stop at step 5 comes before the validation of that step, which is not made up for.
+    assert columns(whole / "logs" / "val.csv")[-2:] == columns(parts / "logs" / "val.csv")[-2:]
+    assert (whole / "model" / "model.safetensors").read_bytes() == (parts / "model" / "model.safetensors").read_bytes()
+
+
+def test_two_processes_equal_one_with_the_joint_batch(tmp_path: Path) -> None:
+    """Clips hold different amounts of padding and of sure pixels, so averaging per-process means would not do."""
+    options: dict[str, Any] = {
+        "teacher": TEACHING, "dropout": 0.0, "dice": 0.0, "optimizer": "sgd", "videos": 2, "validate_every": 3,
+    }  # fmt: skip
+    one, two = tmp_path / "one", tmp_path / "two"
+    process = launch(two, steps=6, batch_size=2, unlabelled=1, **options)
+    run(one, 6, batch_size=4, unlabelled=2, **options)
+    _, errors = process.communicate(timeout=100)
+    assert process.returncode == 0, errors
+    a, b = (torch.load(p / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"] for p in (one, two))
+    for name, value in a.items():
+        torch.testing.assert_close(b[name], value, rtol=1e-4, atol=1e-6, msg=name)
+    rows = [columns(p / "logs" / "val.csv") for p in (one, two)]
+    assert rows[0] == rows[1]
+
+
+# -- recipes ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data") / "videos"
+    for split, count in (("train", 3), ("val", 1)):
+        write(SyntheticVideos(count, frames=5, size=(32, 48)), root, "vspw", split)
+    return root
+
+
+def config(videos: Path, out: Path, recipe: str = "ocr-gru-tiny", **overrides: Any) -> Config:
+    quick = {
+        "data.data": f"vspw:{videos}", "data.crop": 24, "data.batch_size": 2, "data.workers": 0, "data.budget": 1,
+        "steps": 5, "validate_every": 5, "trainer.accelerator": "cpu", "trainer.precision": "32-true",
+        "trainer.log_every_n_steps": 1, "trainer.enable_progress_bar": False, "out": str(out),
+    }  # fmt: skip
+    return resolve(read_recipe(recipe), {**quick, **overrides})
+
+
+class StopAfter(run_module.Throughput):
+    """Sends SIGTERM to this process after two steps."""
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        import os
+        import signal
+
+        super().on_train_batch_end(trainer, *args)
+        if trainer.global_step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_any_recipe_takes_a_teacher_and_resumes_exactly(
+    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A recurrent model on real files: clips of unlabelled videos bring their context frames too."""
+    extra = write(SyntheticVideos(2, frames=4, size=(32, 48), seed=9), tmp_path / "extra", "vspw", "train")
+    options = {"unlabeled": [str(extra)], "data.unlabeled_batch_size": 3, "teacher.threshold": 0.1}
+    whole = start(config(videos, tmp_path / "whole", **options))
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module, "Throughput", StopAfter)
+        with pytest.raises(Interrupted):
+            start(config(videos, tmp_path / "parts", **options))
+    parts = start(config(videos, tmp_path / "parts", **options), resume="auto")
+    a, b = (checkpoint(r.folder.root)["state_dict"] for r in (whole, parts))
+    assert_same(a, b)
+    rows = columns(whole.folder.logs / "train.csv")
+    assert all(float(row["coverage"]) > 0.99 for row in rows)
+    assert all(0 <= float(row["precision_hidden"]) <= 1 or row["precision_hidden"] == "nan" for row in rows)
+    with (whole.folder.root / "label_budget.json").open() as file:
+        assert '"labels": 3' in file.read()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "weight", "clips"),
+    [
+        ({}, 0.0, 0),
+        ({"teacher.weight": 0.5}, 0.5, 2),
+        ({"teacher": 2}, 2.0, 2),
+        ({"data.unlabeled_batch_size": "3"}, 1.0, 3),
+        ({"unlabeled": "somewhere"}, 1.0, 2),
+        ({"unlabeled": ["a", "b"], "teacher.weight": 0.25}, 0.25, 2),
+        ({"unlabeled": ["a"], "teacher.weight": 0}, 0.0, 0),
+        ({"teacher.weight": 0, "data.unlabeled_batch_size": 3}, 0.0, 0),
+    ],
+)
+def test_unlabelled_clips_and_teacher_ask_for_each_other(
+    overrides: Config, weight: float, clips: int, tmp_path: Path
+) -> None:
+    resolved = config(tmp_path, tmp_path / "run", **overrides)
+    assert resolved["teacher"]["weight"] == weight
+    assert resolved["data"]["unlabeled_batch_size"] == clips
+    again = resolve(resolved, {})
+    assert again == resolved
+    more = resolve(resolved, {"unlabeled": ["more"]})
+    assert more["teacher"]["weight"] == (weight or 1.0)
+    assert list(more["data"]["unlabeled"]) == ["more"]
+
+
+def test_options_of_the_teacher_are_checked(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"did you mean teacher\.threshold"):
+        config(tmp_path, tmp_path / "run", **{"teacher.treshold": 0.5})
+    with pytest.raises(InputError, match=r"teacher\.threshold: expected a number in 0\.\.1"):
+        config(tmp_path, tmp_path / "run", **{"teacher.weight": 1, "teacher.threshold": 2})
+
+
+def test_outcome_says_that_a_run_is_over(tmp_path: Path) -> None:
+    import json
+
+    result = run(tmp_path, 2, data=TinyData())
+    assert json.loads(result.folder.outcome.read_text()) == {"steps": 2, "score": None, "best_step": -1}
+    with (tmp_path / "logs" / "train.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 2
