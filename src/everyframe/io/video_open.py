@@ -48,9 +48,10 @@ def open_video(path: str) -> tuple[InputContainer, VideoStream]:
             size = stream.codec_context.width * stream.codec_context.height
             stream.thread_type = "AUTO" if size >= FRAME_THREADS_FROM else "SLICE"
             return container, stream
-    kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
+    kinds = ", ".join(sorted({stream.type for stream in container.streams}))
+    holds = f"only {kinds}" if kinds else "none of any kind"
     container.close()
-    raise InputError(f"{path}: expected a file with a video stream, it holds only {kinds}; give a video file")
+    raise InputError(f"{path}: expected a file with a video stream, it holds {holds}; give a video file")
 
 
 def time_base(stream: VideoStream) -> Fraction:
