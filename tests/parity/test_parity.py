@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 
 import builders_losses
+import builders_mask2former
 import builders_mmseg
 import builders_vspw
 import pytest
@@ -17,7 +18,9 @@ import torch
 from cases import FOLDER, Builder, Case, NotBuilt, compare, find, load
 
 REPOSITORIES: dict[str, dict[str, Builder]] = {
-    "open-mmlab/mmsegmentation": builders_mmseg.BUILDERS | builders_losses.BUILDERS,
+    "open-mmlab/mmsegmentation": builders_mmseg.BUILDERS | builders_losses.BUILDERS | builders_mask2former.MMSEG,
+    "robin-karlsson0/ViT-Adapter": builders_mask2former.ADAPTER,
+    "huggingface/transformers": builders_mask2former.TRANSFORMERS,
     "sssdddwww2/CVPR2021_VSPW_Implement": builders_vspw.BUILDERS,
 }
 """Start of the reference's repository -> its classes -> builder. A further reference is a file and a line here."""

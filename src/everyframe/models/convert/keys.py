@@ -29,6 +29,9 @@ class Rule(NamedTuple):
 
 Table = Sequence[Rule]
 
+WEIGHT = r"(weight|bias)"
+"""Regular expression: the two parameters of a linear layer, a convolution or a norm."""
+
 
 def convert(state: State, table: Table, source: str | Path = "weights") -> dict[str, Tensor]:
     """Rewrite every entry of `state` by the first rule that fits its key.
@@ -66,3 +69,15 @@ def nested(table: Table, theirs: str, ours: str) -> list[Rule]:
         )
         for rule in table
     ]
+
+
+def conv_module(theirs: str, ours: str) -> list[Rule]:
+    """Return the rules of an mmcv `ConvModule` (regular expression `theirs`) that is our `ConvNormAct` (`ours`)."""
+    return [
+        Rule(rf"{theirs}\.conv\.{WEIGHT}", rf"{ours}.conv.\g<{_groups(theirs) + 1}>"),
+        Rule(rf"{theirs}\.(?:bn|gn)\.(.+)", rf"{ours}.norm.\g<{_groups(theirs) + 1}>"),
+    ]
+
+
+def _groups(pattern: str) -> int:
+    return pattern.count("(") - pattern.count("(?:")

@@ -12,23 +12,9 @@ from typing import Any
 from torch import Tensor
 
 from everyframe.errors import InputError
-from everyframe.models.convert.keys import Rule, Table, convert, nested
+from everyframe.models.convert.keys import WEIGHT, Rule, Table, conv_module, convert, nested
+from everyframe.models.convert.mask2former import MASK2FORMER
 from everyframe.models.state import State
-
-WEIGHT = r"(weight|bias)"
-
-
-def conv_module(theirs: str, ours: str) -> list[Rule]:
-    """Return the rules of an mmcv `ConvModule` (regular expression `theirs`) that is our `ConvNormAct` (`ours`)."""
-    return [
-        Rule(rf"{theirs}\.conv\.{WEIGHT}", rf"{ours}.conv.\g<{_groups(theirs) + 1}>"),
-        Rule(rf"{theirs}\.(?:bn|gn)\.(.+)", rf"{ours}.norm.\g<{_groups(theirs) + 1}>"),
-    ]
-
-
-def _groups(pattern: str) -> int:
-    return pattern.count("(") - pattern.count("(?:")
-
 
 CLASSIFIER = Rule(rf"conv_seg\.{WEIGHT}", r"classifier.\1")
 
@@ -153,6 +139,7 @@ HEADS: dict[str, Table] = {
     "UPerHead": UPER,
     "DepthwiseSeparableASPPHead": DEEPLAB,
     "SegmenterMaskTransformerHead": SEGMENTER,
+    "Mask2FormerHead": MASK2FORMER,
 }
 """Class name of an mmseg head -> table."""
 

@@ -14,6 +14,7 @@ from torch import nn
 from everyframe.models.backbones.resnet import ResNet
 from everyframe.models.backbones.swin import SwinTransformer
 from everyframe.models.backbones.vit import VisionTransformer
+from everyframe.models.convert.mask2former_config import mask2former
 from everyframe.models.convert.settings import Config, Unsupported, read
 from everyframe.models.heads.base import Head
 from everyframe.models.heads.deeplab import DeepLabV3PlusHead
@@ -268,6 +269,7 @@ HEADS: dict[str, Callable[..., Head]] = {
     "UPerHead": uper,
     "DepthwiseSeparableASPPHead": deeplab,
     "SegmenterMaskTransformerHead": segmenter,
+    "Mask2FormerHead": mask2former,
 }
 """Class name of an mmseg head -> builder `(config, channels, strides, auxiliary)`."""
 

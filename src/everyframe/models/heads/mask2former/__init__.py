@@ -1,0 +1,1 @@
+"""Mask2Former: pixel decoder, transformer decoder, and the head that joins them."""
