@@ -15,8 +15,11 @@ $(STAMP): pyproject.toml
 demo: $(STAMP)  ## synthetic videos -> check -> train -> label every frame -> evaluate -> report
 	$(BIN)/everyframe demo --out demo
 
+# One thread per test process: torch's threads wait for each other on cores that are shared.
+PYTEST := OMP_NUM_THREADS=1 EVERYFRAME_TEST_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
+
 test: $(STAMP) lint  ## what CI runs
-	$(BIN)/python -m pytest -m 'not slow and not gpu'
+	$(PYTEST) -m 'not slow and not gpu'
 
 lint: $(STAMP)
 	$(BIN)/ruff check src tests experiments
@@ -24,7 +27,7 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 slow: $(STAMP)  ## the long tests, by hand
-	$(BIN)/python -m pytest -m 'slow and not gpu' --timeout 3600
+	$(PYTEST) -m 'slow and not gpu' --timeout 3600
 
 clean:
 	rm -rf .venv build dist demo runs
