@@ -36,7 +36,7 @@ def test_logits_cover_the_frame_at_the_stated_stride(head: Head, size: tuple[int
 def test_gradient_reaches_every_parameter(head: Head) -> None:
     embedding = head.train().embed(maps(70, 90))
     logits = head.predict(embedding)["logits"]
-    loss = (logits * torch.randn_like(logits)).sum() + embedding["auxiliary"].square().sum()
+    loss = (logits * torch.randn_like(logits)).sum() + embedding.get("auxiliary", logits).square().sum()
     loss.backward()
     assert [name for name, p in head.named_parameters() if p.grad is None] == []
     assert [name for name, p in head.named_parameters() if p.ndim > 1 and not p.grad.abs().sum() > 0] == []
@@ -45,6 +45,8 @@ def test_gradient_reaches_every_parameter(head: Head) -> None:
 def test_embedding_has_the_pixels_that_temporal_modules_change(head: Head) -> None:
     embedding = head.eval().embed(maps(64, 96))
     assert embedding["pixels"].shape == (2, head.channels, 64 // head.stride, 96 // head.stride)
+    late = head.late_map(maps(64, 96))
+    assert late.shape[1] == head.late_channels
     assert head.num_classes == CLASSES
 
 

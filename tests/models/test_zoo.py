@@ -7,26 +7,36 @@ import torch
 
 from everyframe.errors import InputError
 from everyframe.labels import LabelSpace
-from everyframe.models.zoo import BACKBONES, HEADS, MODELS, TEMPORAL, Parts, create_model, find_parts
+from everyframe.models.temporal.base import Features
+from everyframe.models.zoo import BACKBONES, HEADS, MODELS, SYSTEMS, TEMPORAL, Parts, create_model, find_parts
 
 SPACE = LabelSpace(("road", "car"))
 
 
-def test_names_follow_from_the_three_dicts() -> None:
-    assert len(MODELS) == len(BACKBONES) * len(HEADS) * len(TEMPORAL)
+def test_names_follow_from_the_dicts() -> None:
+    assert len(MODELS) == len(BACKBONES) * len(SYSTEMS)
     assert MODELS["ocr-swin-small"] == Parts("ocr", "", "swin-small")
     assert MODELS["ocr-gru-swin-small"] == Parts("ocr", "gru", "swin-small")
+    assert MODELS["ssltm-swin-small"] == Parts("ocr", "ssltm", "swin-small")
+    assert MODELS["tcb-psp-resnet101"] == Parts("psp", "tcb", "resnet101")
     assert all(parts.name == name for name, parts in MODELS.items())
+    assert {pair[1] for pair in SYSTEMS.values()} == set(TEMPORAL)
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
-def test_every_head_and_temporal_module_fits_every_backbone(backbone: str) -> None:
-    with torch.device("meta"):
-        for head in HEADS:
-            model = create_model(f"{head}-gru-{backbone}", SPACE).eval()
+def test_every_system_fits_every_backbone(backbone: str) -> None:
     frame = torch.zeros(1, 3, 50, 70, dtype=torch.uint8, device="meta")
-    logits, _ = model.step(frame)
-    assert logits.shape == (1, 2, -(-50 // model.head.stride), -(-70 // model.head.stride))
+    with torch.device("meta"):
+        body = BACKBONES[backbone](False).eval()
+        maps = tuple(body(frame.float()))
+        for system, (head, time) in SYSTEMS.items():
+            top = HEADS[head](body.channels, body.strides, 2).eval()
+            temporal = TEMPORAL[time](top, body.channels[-1]).eval()
+            features = Features(maps, temporal.embed(maps, top), frame)
+            _, memory = temporal(features, None, top)
+            embedding, _ = temporal(features, memory, top)
+            logits = top.predict(embedding)["logits"]
+            assert logits.shape == (1, 2, -(-50 // top.stride), -(-70 // top.stride)), system
 
 
 def test_options_reach_their_part_and_are_written_down() -> None:
@@ -72,6 +82,6 @@ def test_mistyped_options_are_named() -> None:
 
 
 def test_tiny_models_stay_tiny() -> None:
-    for head in HEADS:
-        model = create_model(f"{head}-gru-tiny", LabelSpace(tuple("abcdefghijk")))
+    for system in SYSTEMS:
+        model = create_model(f"{system}-tiny", LabelSpace(tuple("abcdefghijk")))
         assert sum(p.numel() for p in model.parameters()) < 1.5e6

@@ -57,7 +57,9 @@ def _run_head(model: Head, features: list[Tensor]) -> dict[str, Tensor]:
         model.pyramid.register_forward_hook(lambda module, inputs, output: before.append(output))
     elif hasattr(model, "classifier"):
         model.classifier.register_forward_pre_hook(lambda module, inputs: before.append(inputs[0]))
-    outputs = {"logits": model.eval()(features)} | {"pre_classifier": x for x in before}
+    outputs = {"logits": model.eval()(features)}
+    if before:
+        outputs["pre_classifier"] = before[0]
     if model.auxiliary is not None:
         coarse = model.auxiliary(features)
         outputs |= {"coarse": coarse, "aux": coarse}

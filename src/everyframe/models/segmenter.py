@@ -91,7 +91,7 @@ class Segmenter(nn.Module):
         """Turn frames, uint8 [N, 3, H, W] RGB, into features. Knows no time: the result may be kept."""
         x = (images - self.mean) / self.std  # uint8 or float in 0..255
         maps = tuple(self.backbone(x))
-        return Features(maps, self.head.embed(maps), x if self.temporal.needs_image else None)
+        return Features(maps, self.temporal.embed(maps, self.head), images if self.temporal.needs_image else None)
 
     def decode(self, query: Features, memory: Memory) -> tuple[Outputs, Memory]:
         """Predict the query frame, seeing other frames through `memory` only. Returns (outputs, next memory)."""

@@ -1,11 +1,13 @@
-"""The models by name: HEAD-BACKBONE or HEAD-TEMPORAL-BACKBONE, made of three dicts that one can read.
+"""The models by name, SYSTEM-BACKBONE, made of four dicts that one can read.
 
-A new part costs its file and one line here: `BACKBONES`, `HEADS` or `TEMPORAL`. Every name of `MODELS` follows.
+A new part costs its file and one line here: `BACKBONES`, `HEADS` or `TEMPORAL`; a pair of head and temporal module
+with a name of its own (a published method) one in `SYSTEMS`. Every name of `MODELS` follows.
 """
 
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -18,13 +20,19 @@ from everyframe.models.backbones.resnet import ResNet, dilated
 from everyframe.models.backbones.swin import SwinTransformer
 from everyframe.models.backbones.timm_backbone import TimmBackbone
 from everyframe.models.heads.base import Head
+from everyframe.models.heads.deeplab import DeepLabV3PlusHead
 from everyframe.models.heads.fcn import FCNHead
+from everyframe.models.heads.mask_transformer import MaskTransformerHead
 from everyframe.models.heads.ocr import OCRHead
 from everyframe.models.heads.psp import PSPHead
+from everyframe.models.heads.uper import UperHead
 from everyframe.models.segmenter import IMAGENET_MEAN, IMAGENET_STD, Segmenter
 from everyframe.models.temporal.base import TemporalModule
 from everyframe.models.temporal.gru import ConvGRU
 from everyframe.models.temporal.identity import Identity
+from everyframe.models.temporal.netwarp import NetWarp
+from everyframe.models.temporal.ssltm import SSLTM
+from everyframe.models.temporal.tcb import PyramidBlending, RegionBlending
 
 Options = Mapping[str, Any]
 
@@ -127,16 +135,66 @@ def fcn(
     auxiliary_width: int | None = None,
     **options: Any,
 ) -> Head:
-    """All maps side by side at the finest stride, one 3x3 convolution: the plain head, sharp and cheap."""
+    """All maps side by side at the finest stride, one 1x1 convolution: the plain head, sharp and cheap."""
     auxiliary_width = channels[-2] // 2 if auxiliary_width is None else auxiliary_width
     shape = {
         "index": tuple(range(len(channels))) if index is None else index,
-        "width": width or _width(channels, 256),
+        "width": width or _width(channels, 512) // 2,
         "num_convs": 1,
+        "kernel_size": 1,
         "concat_input": False,
         "auxiliary": _auxiliary(channels, strides, num_classes, auxiliary_width) if auxiliary_width else None,
     }
     return FCNHead(channels, strides, num_classes, **{**shape, **options})
+
+
+def uper(
+    channels: Sequence[int],
+    strides: Sequence[int],
+    num_classes: int,
+    *,
+    width: int | None = None,
+    auxiliary_width: int = 0,
+    **options: Any,
+) -> Head:
+    """UperNet; `auxiliary_width` above 0 adds mmseg's auxiliary head."""
+    auxiliary = _auxiliary(channels, strides, num_classes, auxiliary_width) if auxiliary_width else None
+    return UperHead(channels, strides, num_classes, width=width or _narrow(channels), auxiliary=auxiliary, **options)
+
+
+def deeplab(
+    channels: Sequence[int],
+    strides: Sequence[int],
+    num_classes: int,
+    *,
+    width: int | None = None,
+    auxiliary_width: int | None = None,
+    **options: Any,
+) -> Head:
+    """DeepLabv3+ with PSPNet's auxiliary head; dilations of stride 8, less for coarser maps."""
+    auxiliary_width = channels[-2] // 2 if auxiliary_width is None else auxiliary_width
+    shape = {
+        "width": width or _narrow(channels),
+        "dilations": (1, *(max(2, rate * 8 // strides[-1]) for rate in (12, 24, 36))),
+        "auxiliary": _auxiliary(channels, strides, num_classes, auxiliary_width) if auxiliary_width else None,
+    }
+    return DeepLabV3PlusHead(channels, strides, num_classes, **{**shape, **options})
+
+
+def segmenter(
+    channels: Sequence[int],
+    strides: Sequence[int],
+    num_classes: int,
+    *,
+    width: int | None = None,
+    auxiliary_width: int = 0,
+    **options: Any,
+) -> Head:
+    """Segmenter's mask transformer of one block, as wide as the coarsest map and at most 768."""
+    auxiliary = _auxiliary(channels, strides, num_classes, auxiliary_width) if auxiliary_width else None
+    return MaskTransformerHead(
+        channels, strides, num_classes, width=width or _width(channels, 768), auxiliary=auxiliary, **options
+    )
 
 
 def _auxiliary(channels: Sequence[int], strides: Sequence[int], num_classes: int, width: int) -> Head:
@@ -148,30 +206,67 @@ def _width(channels: Sequence[int], most: int) -> int:
     return min(most, channels[-1])
 
 
+def _narrow(channels: Sequence[int]) -> int:
+    """Return 256, the width of pyramids, and about a third of the coarsest map's for small backbones."""
+    return max(16, min(256, channels[-1] // 24 * 8))
+
+
 HEADS: dict[str, Callable[..., Head]] = {
     "fcn": fcn,
     "psp": psp,
     "ocr": ocr,
+    "uper": uper,
+    "deeplab": deeplab,
+    "segmenter": segmenter,
 }
 """Head -> builder."""
 
 
-# -- temporal modules: (head, **options) -> module --------------------------------------------------------------------
+# -- temporal modules: (head, channels of the coarsest map, **options) -> module --------------------------------------
 
 
-def gru(head: Head, *, hidden: int | None = None, **options: Any) -> TemporalModule:
+def gru(head: Head, channels: int, *, hidden: int | None = None, **options: Any) -> TemporalModule:
     """Convolutional GRU on the head's pixels, squeezed to a quarter of their channels."""
     return ConvGRU(head.channels, hidden=hidden or max(16, head.channels // 4), **options)
 
 
+def ssltm(head: Head, channels: int, *, heads: int | None = None, **options: Any) -> TemporalModule:
+    """SSLTM with 8 attention heads, fewer on heads too narrow for them."""
+    return SSLTM(head, heads=heads or math.gcd(8, head.channels), **options)
+
+
+def tcb(head: Head, channels: int, **options: Any) -> TemporalModule:
+    """Temporal context blending: of regions on OCR heads, of the pyramid on PSP heads."""
+    if isinstance(head, PSPHead):
+        return PyramidBlending(head, channels, **options)
+    return RegionBlending(head, **options)
+
+
 TEMPORAL: dict[str, Callable[..., TemporalModule]] = {
-    "": lambda head: Identity(),
+    "": lambda head, channels: Identity(),
+    "etc": lambda head, channels: Identity(),
     "gru": gru,
+    "netwarp": NetWarp,
+    "ssltm": ssltm,
+    "tcb": tcb,
+    "tcb-memory": partial(tcb, memory="fifo"),
 }
-"""Temporal module -> builder; the empty name treats each frame alone."""
+"""Temporal module -> builder. The empty name treats each frame alone; so does ETC, which differs in its losses."""
 
 
 # -- models -----------------------------------------------------------------------------------------------------------
+
+SYSTEMS: dict[str, tuple[str, str]] = {
+    **{head: (head, "") for head in HEADS},
+    **{f"{head}-gru": (head, "gru") for head in HEADS},
+    **{f"etc-{head}": (head, "etc") for head in HEADS},
+    **{f"netwarp-{head}": (head, "netwarp") for head in HEADS},
+    "tcb-psp": ("psp", "tcb"),
+    "tcb-ocr": ("ocr", "tcb"),
+    "tcb-ocr-memory": ("ocr", "tcb-memory"),
+    "ssltm": ("ocr", "ssltm"),
+}
+"""System, the front of a model's name -> keys of `HEADS` and `TEMPORAL`."""
 
 
 class Parts(NamedTuple):
@@ -182,20 +277,26 @@ class Parts(NamedTuple):
     backbone: str
 
     @property
+    def system(self) -> str:
+        """Key of `SYSTEMS`."""
+        return next(name for name, pair in SYSTEMS.items() if pair == (self.head, self.temporal))
+
+    @property
     def name(self) -> str:
-        """HEAD-BACKBONE or HEAD-TEMPORAL-BACKBONE."""
-        return "-".join(part for part in self if part)
+        """SYSTEM-BACKBONE."""
+        return f"{self.system}-{self.backbone}"
 
 
 MODELS: dict[str, Parts] = {
-    parts.name: parts for head in HEADS for time in TEMPORAL for backbone in BACKBONES
-    for parts in [Parts(head, time, backbone)]
-}  # fmt: skip
+    f"{system}-{backbone}": Parts(head, time, backbone)
+    for system, (head, time) in SYSTEMS.items()
+    for backbone in BACKBONES
+}
 """Every model name -> its parts."""
 
 
 def find_parts(name: str) -> Parts:
-    """Return the parts of a model name; also of "HEAD-timm:NAME" and "HEAD-TEMPORAL-timm:NAME".
+    """Return the parts of a model name; also of "SYSTEM-timm:NAME".
 
     Raises:
         InputError: there is no such model; the message lists names that are close.
@@ -203,13 +304,12 @@ def find_parts(name: str) -> Parts:
     if name in MODELS:
         return MODELS[name]
     front, colon, timm_name = name.partition("-timm:")
-    head, _, time = front.partition("-")
-    if colon and head in HEADS and time in TEMPORAL:
-        return Parts(head, time, f"timm:{timm_name}")
+    if colon and front in SYSTEMS:
+        return Parts(*SYSTEMS[front], f"timm:{timm_name}")
     near = difflib.get_close_matches(name, MODELS, n=5, cutoff=0.5) or list(MODELS)[:5]
     raise InputError(
         f"no model {name!r}; close ones are {', '.join(near)} (`everyframe models` lists all; "
-        f"a timm backbone is written {front.split('-')[0] if head in HEADS else 'ocr'}-timm:NAME)"
+        f"a timm backbone is written {next((s for s in SYSTEMS if front.startswith(s)), 'ocr')}-timm:NAME)"
     )
 
 
@@ -227,7 +327,7 @@ def create_model(
     """Build a model by name.
 
     Args:
-        name: a key of `MODELS`, or "HEAD-timm:NAME".
+        name: a key of `MODELS`, or "SYSTEM-timm:NAME".
         label_space: classes and colours.
         pretrained: whether the backbone's weights are downloaded (they come from timm's pages on the hub).
         backbone: options of the backbone, by the names of its constructor, for example {"drop_path": 0.2}.
@@ -254,7 +354,7 @@ def create_model(
     else:
         body = _build(BACKBONES[parts.backbone], name, "backbone", pretrained, **options["backbone"])
     top = _build(HEADS[parts.head], name, "head", body.channels, body.strides, len(label_space), **options["head"])
-    time = _build(TEMPORAL[parts.temporal], name, "temporal", top, **options["temporal"])
+    time = _build(TEMPORAL[parts.temporal], name, "temporal", top, body.channels[-1], **options["temporal"])
     model = Segmenter(body, top, label_space, time, mean, std)
     given = {part: chosen for part, chosen in options.items() if chosen}
     model.config = {"name": name, "options": {**given, "mean": list(mean), "std": list(std)}}

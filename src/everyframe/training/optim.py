@@ -14,8 +14,11 @@ from everyframe.errors import InputError
 
 LayerDecayForm = Literal["published", "corrected"]
 
-POSITION_NAMES = ("pos_embed", "cls_token", "reg_token", "relative_position_bias_table", "level_embed", "query_embed")
-"""Tables of positions and tokens: learned coordinates, not weights of a map, so decay has no meaning for them."""
+POSITION_NAMES = (
+    "pos_embed", "positions", "cls_token", "class_token", "reg_token", "bias_table", "level_embed", "query_embed",
+    "prototypes", "coarse_weights", "late_weights",
+)  # fmt: skip
+"""Tables of positions, tokens, prototypes and factors per channel: no weights of a map, so decay has no meaning."""
 
 QUERY_NAMES = ("cls_embed", "mask_embed", "level_embed", "query_embed", "query_feat")
 """Parameters of mask heads that the published layer decay mistakes for the patch embedding."""
@@ -206,7 +209,7 @@ def _stage(name: str) -> int | None:
 
 
 def _before_blocks(name: str) -> bool:
-    tokens = ("patch_embed", "pos_embed", "cls_token", "reg_token", "mask_token", "stem", "rel_pos_bias")
+    tokens = ("patch_embed", "pos_embed", "positions", "cls_token", "class_token", "reg_token", "mask_token", "stem", "rel_pos_bias")
     # `spm` is ViT-Adapter's spatial prior: it has a stem, but is new and shallow.
     return ".spm." not in name and (
         any(token in name for token in tokens) or re.search(r"\.(conv1|bn1)\.", name) is not None

@@ -48,6 +48,21 @@ class Head(nn.Module):
         """Turn an embedding into outputs."""
         raise NotImplementedError
 
+    # -- the late map, where NetWarp adds features of the previous frame a second time --------------------------------
+
+    @property
+    def late_channels(self) -> int:
+        """Channels D' of the late map."""
+        return self.channels
+
+    def late_map(self, maps: Sequence[Tensor]) -> Tensor:
+        """Return the map [N, D', h, w] near the head's end at which frames may be joined: by default "pixels"."""
+        return self.embed(maps)["pixels"]
+
+    def embed_late(self, late: Tensor) -> Embedding:
+        """Return an embedding for `predict` from a late map."""
+        return {"pixels": late}
+
     def semantic(self, outputs: Outputs) -> Tensor:
         """Return logits [N, K, h, w] from outputs; heads that predict masks and classes override it."""
         return outputs["logits"]

@@ -175,12 +175,24 @@ class OCRHead(Head):
         regions = gather_regions(pixels, resize(coarse, size, self.align_corners))
         return {"pixels": pixels, "regions": regions, "auxiliary": coarse}
 
-    def predict(self, embedding: Embedding) -> Outputs:
-        """See `Head.predict`."""
+    def late_map(self, maps: Sequence[Tensor]) -> Tensor:
+        """See `Head.late_map`: pixels joined with their contexts, before the classifier."""
+        return self.join_context(self.embed(maps))
+
+    def embed_late(self, late: Tensor) -> Embedding:
+        """See `Head.embed_late`."""
+        return {"fused": late}
+
+    def join_context(self, embedding: Embedding) -> Tensor:
+        """Return pixels joined with their contexts, [N, D, h, w]."""
         pixels = embedding["pixels"]
         context = embedding.get("context", torch.zeros_like(pixels[:1]))
         if "regions" in embedding:
             query = embedding["query"] if "query" in embedding else self.attention.query(pixels)
             context = context + self.attention.attend(query, embedding["regions"])
-        fused = self.fuse(torch.cat([context.expand_as(pixels), pixels], dim=1))
+        return self.fuse(torch.cat([context.expand_as(pixels), pixels], dim=1))
+
+    def predict(self, embedding: Embedding) -> Outputs:
+        """See `Head.predict`."""
+        fused = embedding["fused"] if "fused" in embedding else self.join_context(embedding)
         return {"logits": self.classifier(self.dropout(fused))}

@@ -106,6 +106,19 @@ class PSPHead(Head):
         """See `Head.embed`: "pixels" [N, D, h, w]."""
         return {"pixels": self.bottleneck(self.pyramid(maps[self.index])), **self.embed_auxiliary(maps)}
 
+    @property
+    def late_channels(self) -> int:
+        """See `Head.late_channels`."""
+        return self.pyramid.out_channels
+
+    def late_map(self, maps: Sequence[Tensor]) -> Tensor:
+        """See `Head.late_map`: the map with the pyramid beside it, before the bottleneck."""
+        return self.pyramid(maps[self.index])
+
+    def embed_late(self, late: Tensor) -> Embedding:
+        """See `Head.embed_late`."""
+        return {"pixels": self.bottleneck(late)}
+
     def predict(self, embedding: Embedding) -> Outputs:
         """See `Head.predict`."""
         return {"logits": self.classifier(self.dropout(embedding["pixels"]))}

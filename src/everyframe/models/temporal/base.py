@@ -23,7 +23,7 @@ class Features(NamedTuple):
     Attributes:
         maps: backbone pyramid, fine to coarse, each [N, C, h, w].
         embedding: the head's per-frame stage, see `Head.embed`.
-        image: the normalised frame [N, 3, H, W] for modules with `needs_image`, else None.
+        image: the frame as it came, 0..255, [N, 3, H, W], for modules with `needs_image`; else None.
     """
 
     maps: tuple[Tensor, ...]
@@ -49,6 +49,18 @@ class TemporalModule(nn.Module):
     needs_image: bool = False
     adjacent: tuple[int, ...] = ()
     reference: bool = False
+
+    def embed(self, maps: Sequence[Tensor], head: Any) -> Embedding:
+        """Return what a frame shows to itself and to others: `Features.embedding`.
+
+        The default is the head's own. Modules that work before the head's last convolutions return what they need
+        instead, and `forward` completes it: then nothing is computed twice.
+
+        Args:
+            maps: backbone pyramid, each [N, C, h, w].
+            head: see `forward`.
+        """
+        return head.embed(maps)
 
     def forward(self, query: Features, memory: Memory, head: nn.Module) -> tuple[Embedding, Memory]:
         """Return the query's embedding with time in it, and the memory for the next frame.

@@ -28,6 +28,7 @@ class CategoryPrototypes(nn.Module):
         least_pixels: cells a class must cover for its mean to count.
     """
 
+    copied_by_teacher = True  # slots start at zero and fill one by one: an average would blend the zeros in
     prototypes: Tensor
     filled: Tensor
     usage: Tensor
@@ -89,7 +90,12 @@ class CategoryPrototypes(nn.Module):
         Returns:
             Mean over the (frame, class) pairs seen of |G - mean|^2 / D for "mse"; 0 for "ema".
         """
-        means, seen = self.class_means(pixels.detach().float(), labels)
+        # Means and distances in float32 whatever autocast says: they are sums over thousands of cells.
+        with torch.autocast(pixels.device.type, enabled=False):
+            return self._learn(*self.class_means(pixels.detach().float(), labels))
+
+    def _learn(self, means: Tensor, seen: Tensor) -> Tensor:
+        """Do what `observe` says with the means of each frame's classes."""
         means, seen = _from_all_ranks(means), _from_all_ranks(seen)
         with torch.no_grad():
             self._fill(means, seen)
@@ -99,17 +105,18 @@ class CategoryPrototypes(nn.Module):
         if self.update_rule == "ema":
             with torch.no_grad():
                 self._average(means, hits)
-            return pixels.sum() * 0.0
+            return means.new_zeros(())
         chosen = self.prototypes[torch.arange(means.shape[1], device=means.device), slots]  # N K D
         errors = (chosen - means).square().mean(-1) * hits.sum(-1)
         return errors.sum() / hits.sum().clamp(min=1)
 
     def _fill(self, means: Tensor, seen: Tensor) -> None:
-        """Put the means of classes with an empty slot into it, frame by frame."""
+        """Put the means of classes with an empty slot into it, frame by frame, unless another slot holds the same."""
         for mean, present in zip(means, seen & ~self.filled.all(1), strict=True):
             for c in present.nonzero().flatten().tolist():
                 free = (~self.filled[c]).nonzero().flatten()
-                if len(free):
+                known = (self.prototypes[c][self.filled[c]] == mean[c]).all(1).any()
+                if len(free) and not known:
                     self.prototypes.data[c, free[0]] = mean[c].to(self.prototypes.dtype)
                     self.filled[c, free[0]] = True
 

@@ -7,12 +7,12 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from everyframe.frames import Role
 from everyframe.models.heads.ocr import ContextAttention, OCRHead
 from everyframe.models.temporal.base import Embedding, Features, Memory, TemporalModule
 from everyframe.models.temporal.prototypes import CategoryPrototypes
+from everyframe.models.temporal.ring import Ring, advance
 from everyframe.models.temporal.stt import SpatialTemporalBlock
 
 CONTEXTS = ("none", "query", "reference", "both")
@@ -31,17 +31,15 @@ class ClipContext(NamedTuple):
 
 
 class StreamMemory(NamedTuple):
-    """What a stream keeps; the ring fills up in the first frames and then stays as it is.
+    """What a stream keeps.
 
     Attributes:
-        ring: the latest frames, oldest first, [N, R, h, w, C'], R at most the farthest adjacent offset.
+        ring: the latest frames, each [N, h, w, C'] as `SSLTM.remember` gives it.
         reference: region contexts of the reference frame, [N, K, D].
-        signature: pooled pixels of the latest frame, [N, D * g * g], to notice scene cuts.
     """
 
-    ring: Tensor
+    ring: Ring
     reference: Tensor
-    signature: Tensor
 
 
 class SSLTM(TemporalModule):
@@ -66,7 +64,8 @@ class SSLTM(TemporalModule):
         prototypes: P per class of the global category context; 0 leaves it out.
         update: how prototypes move, see `CategoryPrototypes`.
         prototype_gradient: let the segmentation loss move prototypes too; off, `update` is their only rule.
-        cut_threshold: cosine between the pooled pixels of two frames under which a new scene begins; -1 never.
+        cut_threshold: change between two frames above which a new scene begins, see
+            `everyframe.models.temporal.ring.scene_change`; 2 never finds one.
     """
 
     def __init__(
@@ -81,12 +80,15 @@ class SSLTM(TemporalModule):
         prototypes: int = 3,
         update: str = "mse",
         prototype_gradient: bool = False,
-        cut_threshold: float = 0.5,
+        cut_threshold: float = 0.45,
     ) -> None:
         super().__init__()
         if context not in CONTEXTS:
             raise ValueError(f"SSLTM: expected context to be one of {', '.join(CONTEXTS)}, came {context!r}")
-        self.adjacent = tuple(adjacent) if depth else ()
+        if not isinstance(head, OCRHead):
+            raise ValueError(f"SSLTM: expected an OCR head, came {type(head).__name__}")
+        self.adjacent = tuple(sorted(adjacent)) if depth else ()
+        self.before = sum(offset < 0 for offset in self.adjacent)
         self.causal = all(offset < 0 for offset in self.adjacent)
         self.reference = context in {"reference", "both"}
         self.context = context
@@ -118,16 +120,17 @@ class SSLTM(TemporalModule):
             [N, D, h, w].
         """
         query = pixels.movedim(1, -1)
-        at = adjacent.shape[1]
+        at = min(self.before, adjacent.shape[1])
         if len(self.blocks) == 1:
-            key_values = torch.cat([adjacent, self.blocks[0].key_values(query)[:, None]], dim=1)
+            own = self.blocks[0].key_values(query)[:, None]
+            key_values = torch.cat([adjacent[:, :at], own, adjacent[:, at:]], dim=1)
             return self.blocks[0](query, key_values, at).movedim(-1, 1)
-        frames = [*adjacent.unbind(1), query]
+        frames = [*adjacent[:, :at].unbind(1), query, *adjacent[:, at:].unbind(1)]
         for i, block in enumerate(self.blocks):
             key_values = torch.stack([block.key_values(frame) for frame in frames], dim=1)
             last = i == len(self.blocks) - 1  # of the last block, only the query's rows are needed
             frames = [block(frame, key_values, t) for t, frame in enumerate(frames) if not last or t == at]
-        return frames[-1].movedim(-1, 1)
+        return frames[0].movedim(-1, 1)
 
     # -- long term ---------------------------------------------------------------------------------------------------
 
@@ -144,7 +147,8 @@ class SSLTM(TemporalModule):
         assert self.prototypes is not None
         assert self.global_attention is not None
         tokens, filled = self.prototypes.tokens()
-        tokens = tokens if self.prototype_gradient else tokens.detach()
+        # A copy: the prototypes may be moved between this pass and its backward pass.
+        tokens = (tokens if self.prototype_gradient else tokens.detach()).clone()
         mask = filled | ~filled.any()  # an all-False row would give NaN; its result is dropped below
         # The prototypes are the same for every frame, so their projections see a batch of one.
         context = self.global_attention.attend(query, tokens[None], mask[None])
@@ -184,20 +188,10 @@ class SSLTM(TemporalModule):
 
     def _stream(self, pixels: Tensor, own: Tensor, memory: StreamMemory | None) -> tuple[StreamMemory, ClipContext]:
         """Return the memory after this frame, and what this frame may look at."""
-        signature = F.adaptive_avg_pool2d(pixels, 4).flatten(1)
-        kept = self.remember(pixels)[:, None] if self.blocks else pixels.new_zeros(len(pixels), 1, 0)
-        if memory is None or memory.ring.shape[2:] != kept.shape[2:] or len(memory.ring) != len(kept):
-            ring, reference = kept[:, :0], own
-        else:
-            cut = F.cosine_similarity(signature, memory.signature) < self.cut_threshold  # N
-            reference = torch.where(cut[:, None, None], own, memory.reference)
-            # After a cut the frames before it say nothing: this frame stands in for them, as at the start.
-            ring = torch.where(cut.view(-1, *(1,) * (kept.ndim - 1)), kept, memory.ring)
-        adjacent = None
-        if self.blocks:
-            frames, now = torch.cat([ring, kept], dim=1), ring.shape[1]
-            # Before the start (and after the present, on a stream) the nearest frame stands in, as in training clips.
-            adjacent = frames[:, [min(max(now + offset, 0), now) for offset in self.adjacent]]
-            reach = max((-offset for offset in self.adjacent), default=0)
-            ring = frames[:, max(0, now + 1 - reach) :]
-        return StreamMemory(ring, reference, signature), ClipContext(adjacent, reference)
+        kept = self.remember(pixels) if self.blocks else pixels.new_zeros(len(pixels), *pixels.shape[2:], 0)
+        reach = max((-offset for offset in self.adjacent), default=0)
+        ring, recent = advance(memory.ring if memory else None, kept, pixels, reach, self.cut_threshold)
+        reference = own if memory is None or len(memory.reference) != len(own) else memory.reference
+        reference = torch.where(recent.cut[:, None, None], own, reference)
+        adjacent = recent.at(self.adjacent) if self.blocks else None
+        return StreamMemory(ring, reference), ClipContext(adjacent, reference)

@@ -1,0 +1,139 @@
+"""NetWarp: features of the previous frame, warped along optical flow, are added to the query's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from everyframe.flow import Flow, batch_flow
+from everyframe.frames import Role
+from everyframe.models.heads.base import Head
+from everyframe.models.ops.conv import ConvNormAct
+from everyframe.models.ops.warp import FORMS, resize_flow, warp
+from everyframe.models.temporal.base import Embedding, Features, Memory, TemporalModule
+
+
+class Previous(NamedTuple):
+    """What is kept of the previous frame, before anything was added to it.
+
+    Attributes:
+        maps: its backbone pyramid.
+        image: the frame, 0..255, [N, 3, H, W].
+    """
+
+    maps: tuple[Tensor, ...]
+    image: Tensor
+
+
+class FlowCNN(nn.Module):
+    """Refines optical flow for features, from the flow and the two frames.
+
+    Gadde et al., "Semantic Video CNNs through Representation Warping" (ICCV 2017), figure 2, with the eleven input
+    channels of the VSPW code: flow, current frame, previous frame, their difference.
+
+    Args:
+        form: "corrected": the last two layers are linear, as flow has both signs, and start as the given flow.
+            "vspw": every layer ends in a ReLU, so that the refined flow is never negative.
+    """
+
+    def __init__(self, form: str = "corrected") -> None:
+        super().__init__()
+        linear = form == "corrected"
+        self.convs = nn.Sequential(
+            ConvNormAct(11, 16, 3),
+            ConvNormAct(16, 32, 3),
+            nn.Conv2d(32, 2, 3, padding=1) if linear else ConvNormAct(32, 2, 3),
+        )
+        self.join = nn.Conv2d(4, 2, 3, padding=1, bias=False) if linear else ConvNormAct(4, 2, 3)
+        if linear:
+            nn.init.normal_(self.convs[2].weight, std=1e-3)
+            nn.init.zeros_(self.convs[2].bias)
+            with torch.no_grad():  # of (refinement, given flow) both as they are
+                self.join.weight.zero_()
+                for i in range(2):
+                    self.join.weight[i, [i, i + 2], 1, 1] = 1.0
+
+    def forward(self, flow: Tensor, current: Tensor, previous: Tensor) -> Tensor:
+        """Refine `flow` [N, 2, H, W] between frames in 0..255, [N, 3, H, W]."""
+        refined = self.convs(torch.cat([flow, current, previous, previous - current], dim=1))
+        return self.join(torch.cat([refined, flow], dim=1))
+
+
+class NetWarp(TemporalModule):
+    """Adds warped features of the previous frame at two places: the coarsest map, and the head's late map.
+
+    z' = w0 * z_t + w1 * warp(z_{t-1}), with a learned weight per channel, starting at (1, 0): an untrained module
+    leaves the per-frame model as it was. Gadde et al. (ICCV 2017), at the two places of the VSPW code. At the first
+    frame of a video, the frame stands in for its predecessor.
+
+    Args:
+        head: any head.
+        channels: of the backbone's coarsest map.
+        flow: where flow from the query to the previous frame comes from: "dis" (OpenCV, no weights), "raft"
+            (torchvision, downloads weights), or an object with `between`. It is no part of the weights.
+        form: "corrected": flow resized bilinearly and scaled to cells. "vspw": the authors' code, with nearest
+            resizing, no scaling, and shifted sampling; see also `FlowCNN` and `warp`.
+    """
+
+    needs_image = True
+
+    def __init__(self, head: Head, channels: int, flow: str | Flow = "dis", form: str = "corrected") -> None:
+        super().__init__()
+        if form not in FORMS:
+            raise ValueError(f"NetWarp: expected form to be one of {', '.join(FORMS)}, came {form!r}")
+        self.adjacent = (-1,)
+        self.flow = flow
+        self.form = form
+        self.flow_cnn = FlowCNN(form)
+        self.coarse_weights = _weights(channels)
+        self.late_weights = _weights(head.late_channels)
+
+    def embed(self, maps: Sequence[Tensor], head: Head) -> Embedding:
+        """See `TemporalModule.embed`: nothing but what the loss needs; the rest waits for the previous frame."""
+        return head.embed_auxiliary(maps)
+
+    def gather(self, frames: Sequence[Features], roles: Sequence[Role], head: Head) -> Previous:
+        """See `TemporalModule.gather`."""
+        return _kept(frames[-1])
+
+    def forward(self, query: Features, memory: Memory, head: Head) -> tuple[Embedding, Memory]:
+        """See `TemporalModule.forward`."""
+        current = _kept(query)
+        if memory is None or memory.image.shape != current.image.shape:
+            memory = current
+        flow = self.refined_flow(current.image, memory.image)
+        coarse = self.blend(self.coarse_weights, current.maps[-1], memory.maps[-1], flow)
+        late = head.late_map((*current.maps[:-1], coarse))
+        late = self.blend(self.late_weights, late, head.late_map(memory.maps), flow)
+        return {**query.embedding, **head.embed_late(late)}, current
+
+    def refined_flow(self, current: Tensor, previous: Tensor) -> Tensor:
+        """Return flow from the current to the previous frame, both 0..255 [N, 3, H, W], in pixels: [N, 2, H, W]."""
+        if previous is current or current.is_meta:  # (on "meta", where costs are counted, there is nothing to follow)
+            flow = current.new_zeros(len(current), 2, *current.shape[-2:], dtype=torch.float32)
+        else:
+            flow = batch_flow(self.flow, current, previous)
+        return self.flow_cnn(flow, current.float(), previous.float())
+
+    def blend(self, weights: Tensor, current: Tensor, previous: Tensor, flow: Tensor) -> Tensor:
+        """Return w0 * current + w1 * warped previous for maps [N, C, h, w] and flow in pixels [N, 2, H, W]."""
+        size = current.shape[-2:]
+        if self.form == "corrected":
+            warped = warp(previous, resize_flow(flow, size), border="border")
+        else:
+            warped = warp(previous, F.interpolate(flow, size, mode="nearest"), form="vspw")
+        return weights[0, :, None, None] * current + weights[1, :, None, None] * warped
+
+
+def _kept(frame: Features) -> Previous:
+    assert frame.image is not None, "needs_image makes the segmenter fill it"
+    return Previous(frame.maps, frame.image)
+
+
+def _weights(channels: int) -> nn.Parameter:
+    """Return (w0, w1) for each channel, [2, C]."""
+    return nn.Parameter(torch.stack([torch.ones(channels), torch.zeros(channels)]))

@@ -1,0 +1,82 @@
+"""The latest frames of a stream, and the scene cuts between them: what every module with fixed offsets keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+class Ring(NamedTuple):
+    """The latest frames of N streams; it fills up in the first frames and then stays as large as it is.
+
+    Attributes:
+        frames: what was kept of them, oldest first, [N, R, ...], R at most the farthest offset.
+        signature: see `scene_signature`, of the latest frame, [N, S].
+    """
+
+    frames: Tensor
+    signature: Tensor
+
+
+class Recent(NamedTuple):
+    """What a frame may look at.
+
+    Attributes:
+        frames: the ring's and this frame, oldest first, [N, R + 1, ...].
+        cut: bool [N], whether a new scene begins with this frame.
+    """
+
+    frames: Tensor
+    cut: Tensor
+
+    def at(self, offsets: Sequence[int]) -> Tensor:
+        """Return the frames at `offsets` from this one, [N, len(offsets), ...].
+
+        Before the start of the scene, and after the present, the nearest frame stands in, as in training clips.
+        """
+        now = self.frames.shape[1] - 1
+        return self.frames[:, [min(max(now + offset, 0), now) for offset in offsets]]
+
+
+def advance(ring: Ring | None, kept: Tensor, pixels: Tensor, reach: int, threshold: float) -> tuple[Ring, Recent]:
+    """Take in the next frame of N streams.
+
+    Args:
+        ring: of the frames before; None at the first frame. One of other streams or of another size is dropped.
+        kept: what is to be kept of this frame, [N, ...].
+        pixels: of this frame, [N, D, h, w], to notice scene cuts.
+        reach: number of frames to keep.
+        threshold: `scene_change` above which a new scene begins.
+
+    Returns:
+        The next ring, and what this frame may look at: after a cut this frame stands in for those before it, which
+        say nothing about the new scene.
+    """
+    now, signature = kept[:, None], scene_signature(pixels)
+    if ring is None or ring.frames[:, :1].shape != now.shape:
+        before, cut = now[:, :0], torch.ones(len(kept), dtype=torch.bool, device=kept.device)
+    else:
+        cut = scene_change(ring.signature, signature) > threshold
+        before = torch.where(cut.view(-1, *(1,) * (now.ndim - 1)), now, ring.frames)
+    frames = torch.cat([before, now], dim=1)
+    # One frame at least, whose shape tells whether the next one fits.
+    return Ring(frames[:, -max(reach, 1) :], signature), Recent(frames, cut)
+
+
+def scene_signature(pixels: Tensor, cells: int = 4) -> Tensor:
+    """Return what tells scenes apart, [N, D * cells^2]: pixels [N, D, h, w] averaged over a grid, less their mean.
+
+    Rectified features are alike in all pictures by their mean alone; where in the picture they lie is not.
+    """
+    pooled = F.adaptive_avg_pool2d(pixels.float(), cells)
+    return (pooled - pooled.mean((2, 3), keepdim=True)).flatten(1)
+
+
+def scene_change(before: Tensor, after: Tensor) -> Tensor:
+    """Return |a - b|^2 / (|a|^2 + |b|^2) of two signatures, [N]: 0 for equal ones, about 1 for unrelated ones."""
+    size = before.square().sum(1) + after.square().sum(1)
+    return (before - after).square().sum(1) / size.clamp(min=torch.finfo(torch.float32).tiny)
