@@ -144,6 +144,15 @@ class ClipDataModule(LightningDataModule):
         return unlabelled_videos(self.unlabeled, self.train_split)
 
     @property
+    def hidden_videos(self) -> list[VideoRef] | None:
+        """The training videos with the labels that the budget hides too; None when it hides none, or without leave."""
+        if not self.hidden_labels:
+            return None
+        whole, _ = load_split(self.data, self.train_split)
+        seen = [video.labelled for video in self.train_videos]
+        return None if [video.labelled for video in whole] == seen else whole
+
+    @property
     def labelled_videos(self) -> list[VideoRef]:
         """What the labelled clips come from: the training videos, and with `pseudo_labels` all that these label."""
         if self.pseudo_labels is None:
@@ -171,11 +180,10 @@ class ClipDataModule(LightningDataModule):
         labelled = self._loader("labelled", dataset, self.batch_size, self.batches_per_epoch)
         if not self.unlabeled_batch_size:
             return labelled
-        extra = self.unlabeled_videos
+        extra, whole = self.unlabeled_videos, self.hidden_videos
+        hidden = None if whole is None else [*whole, *extra]
         # Its clips come from the same seed under another key, or they would share draws with the labelled ones.
-        pool = self._dataset(
-            [*self.train_videos, *extra], None, which="unlabelled", seed=self.seed + 1, hidden=self._hidden(extra)
-        )
+        pool = self._dataset([*self.train_videos, *extra], None, which="unlabelled", seed=self.seed + 1, hidden=hidden)
         unlabelled = self._loader("unlabelled", pool, self.unlabeled_batch_size, len(labelled))
         return CombinedLoader({"labelled": labelled, "unlabelled": unlabelled}, "min_size")
 
@@ -213,14 +221,6 @@ class ClipDataModule(LightningDataModule):
 
     def _dataset(self, videos: Sequence[VideoRef], photometric: Photometric | None, **options: Any) -> ClipDataset:
         return ClipDataset(videos, self.label_space, self.sampling, self.geometry, photometric, **options)
-
-    def _hidden(self, extra: Sequence[VideoRef]) -> list[VideoRef] | None:
-        """Return the training videos with all their labels, then `extra`; None when the budget hides none."""
-        if not self.hidden_labels:
-            return None
-        whole, _ = load_split(self.data, self.train_split)
-        seen = [video.labelled for video in self.train_videos]
-        return None if [video.labelled for video in whole] == seen else [*whole, *extra]
 
     def _loader(self, name: str, dataset: ClipDataset, batch_size: int, batches: int | None) -> ClipLoader:
         rank, ranks = self._world()

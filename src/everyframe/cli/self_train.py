@@ -1,0 +1,67 @@
+"""`everyframe self-train RECIPE --rounds N`: teacher -> label maps on disk -> student, again and again."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import shlex
+import signal
+import sys
+
+from everyframe.cli.train import split_options
+from everyframe.errors import InputError
+
+USAGE = (
+    """everyframe self-train RECIPE --data SPEC --out FOLDER [--unlabeled DIR...] [--rounds N] [--option value ...]"""
+)
+DESCRIPTION = """\
+Train RECIPE on the labels; label every other frame with the result; train RECIPE anew on both; repeat. FOLDER/model is
+the last student, FOLDER/self_training.json says what each stage took (hours, bytes) and gave (mIoU, coverage,
+precision of the pseudo-labels where labels are known that the budget hides). The same command goes on after a stop.
+All options of `everyframe train` work. The alternative that trains once and writes no label maps is a teacher inside
+the run: `everyframe train RECIPE --unlabeled DIR` or `--teacher.weight 1`.
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the options that `everyframe train` does not have; defaults are those of `self_train`."""
+    from everyframe.training.self_training import self_train
+
+    made = argparse.ArgumentParser(
+        prog="everyframe self-train",
+        usage=USAGE,
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    made.add_argument("--rounds", type=int, metavar="N", help="rounds of labelling and training (default: %(default)s)")
+    made.add_argument("--threshold", type=float, help="pixels less probable become 255 (default: %(default)s)")
+    made.add_argument("--scales", type=float, nargs="+", help="averaged over when labelling (default: %(default)s)")
+    made.add_argument("--flip", action=argparse.BooleanOptionalAction, help="average with the mirrored frame")
+    named = inspect.signature(self_train).parameters
+    made.set_defaults(**{name: named[name].default for name in ("rounds", "threshold", "scales", "flip")})
+    return made
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command; returns 0, also when SIGTERM stopped it in good order, and 130 after Ctrl-C."""
+    if not arguments:
+        parser().print_usage()
+        return 2
+    known, rest = parser().parse_known_args(arguments)
+    recipe, options = split_options(rest)
+    from everyframe.training.recipe import read_recipe
+    from everyframe.training.self_training import Stopped, self_train
+
+    out = options.pop("out", None)
+    if out is None:
+        raise InputError("expected a folder for the loop, came none; add --out FOLDER")
+    try:
+        stages = self_train(read_recipe(recipe), options, out, source=recipe, **vars(known))
+    except Stopped as stopped:
+        again = shlex.join(["everyframe", "self-train", *arguments])
+        print(f"{stopped}; to go on: {again}", file=sys.stderr)
+        return 0 if stopped.signal is signal.SIGTERM else 130
+    print("\n".join(map(str, stages)))
+    print(f"{out}/model: the last student")
+    return 0

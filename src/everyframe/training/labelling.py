@@ -1,0 +1,136 @@
+"""Pseudo-labels on disk: every frame without a label map gets one, from the `Stream` that also predicts."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from everyframe.data.layout import VideoRef
+from everyframe.data.reading import iter_frames, read_labels
+from everyframe.frames import IGNORE, Frame
+from everyframe.inference.labelmap import confidence_map, label_map
+from everyframe.inference.outputs import Labelled, LabelWriter, whole_file, writing
+from everyframe.inference.pipeline import ReadAhead, WriteBehind
+from everyframe.inference.predictor import Predictor
+from everyframe.inference.stream import Stream, to_numpy
+from everyframe.labels import LabelSpace
+from everyframe.predict import with_views
+
+RECORD = "pseudo_labels.json"
+"""Which videos are done, with counts of pixels: what a loop that goes on reads."""
+
+
+def label_videos(
+    model: str | Path | Predictor,
+    videos: Sequence[VideoRef],
+    out: Path,
+    *,
+    threshold: float = 0.9,
+    scales: Sequence[float] = (0.75, 1.0, 1.25),
+    flip: bool = True,
+    truth: Mapping[str, VideoRef] | None = None,
+    device: str = "auto",
+    stop: Callable[[], bool] = lambda: False,
+) -> dict[str, float]:
+    """Write OUT/<video>/<frame>.png for all frames that have no label map, and OUT/labels.json.
+
+    A video that an earlier call has finished is left as it is; one that it left half done starts over.
+
+    Args:
+        model: a saved model's folder, or a built one.
+        videos: their labelled frames are seen by the model and not written.
+        out: folder of the pseudo-labels.
+        threshold: pixels whose probability is below become 255; 0 keeps all.
+        scales: see `everyframe.inference.tta.Scales`; empty: the frame as it is.
+        flip: average with the mirrored frame.
+        truth: the same videos by name, with labels to measure by; they go nowhere else.
+        device: see `Stream`.
+        stop: asked after every frame; True ends the call, with what is finished on disk.
+
+    Returns:
+        "frames" written, "coverage" (share of their pixels with a label), and where truth is known "precision".
+
+    Raises:
+        InputError: the model or a video cannot be used, or the folder cannot be written.
+    """
+    stream = Stream(with_views(model, scales=scales, flip=flip), device)
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+        space = with_ignore(stream.label_space)
+        space.save(out / "labels.json")
+    record = out / RECORD
+    done: dict[str, dict[str, int]] = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
+    for video in videos:
+        if video.name in done:
+            continue
+        writer = LabelWriter(out / video.name, space)
+        counts = _label_video(stream, video, writer, threshold, (truth or {}).get(video.name), stop)
+        if counts is None:
+            break
+        done[video.name] = dict(counts)
+        with writing(record), whole_file(record) as part:
+            part.write_text(json.dumps(done, indent=1), encoding="utf-8")
+    total = sum((Counter(counts) for counts in done.values()), Counter[str]())
+    results: dict[str, float] = {"frames": total["frames"], "coverage": total["kept"] / max(total["pixels"], 1)}
+    if total["known"]:
+        results["precision"] = total["right"] / total["known"]
+    return results
+
+
+def with_ignore(space: LabelSpace) -> LabelSpace:
+    """Return a label space whose files can hold ignored pixels: the same, or with 255 for them."""
+    if any(train == IGNORE for train in space.raw_to_train.values()):
+        return space
+    if IGNORE in space.raw_to_train:  # taken by a class: plain train ids then
+        return LabelSpace(space.names, space.palette)
+    return LabelSpace(space.names, space.palette, {**space.raw_to_train, IGNORE: IGNORE}, space.colors)
+
+
+def _label_video(
+    stream: Stream,
+    video: VideoRef,
+    writer: LabelWriter,
+    threshold: float,
+    truth: VideoRef | None,
+    stop: Callable[[], bool],
+) -> Counter[str] | None:
+    """Label one video; None when asked to stop before its end."""
+    counts: Counter[str] = Counter()
+    labelled = set(video.labelled)
+
+    def write(item: Labelled) -> None:
+        writer.write(item)
+        known = None if truth is None else read_labels(truth, item.frame.index, stream.label_space, item.frame.size)
+        counts.update(_counts(item.labels, known))
+
+    stream.reset()
+    with writer, ReadAhead(iter_frames(video)) as frames, WriteBehind(write) as behind:
+        for frame in frames:
+            labels = _sure_labels(stream, frame, threshold)  # labelled frames too: a memory needs every frame
+            if frame.index not in labelled:
+                behind.put(Labelled(frame, labels))
+            if stop():
+                return None
+    return counts
+
+
+def _sure_labels(stream: Stream, frame: Frame, threshold: float) -> NDArray[np.uint8]:
+    logits = stream.logits(frame)
+    labels = label_map(logits, frame.size)
+    if threshold > 0:
+        labels[confidence_map(logits, frame.size) < threshold] = IGNORE
+    return to_numpy(labels[0])
+
+
+def _counts(labels: NDArray[np.uint8], truth: NDArray[np.uint8] | None) -> dict[str, int]:
+    kept = labels != IGNORE
+    counts = {"frames": 1, "pixels": labels.size, "kept": int(kept.sum())}
+    if truth is not None:
+        known = kept & (truth != IGNORE)
+        counts |= {"known": int(known.sum()), "right": int((known & (labels == truth)).sum())}
+    return counts

@@ -1,0 +1,175 @@
+"""Iterative self-training: a teacher labels all frames on disk, a fresh student trains on them and is the next teacher.
+
+Chen et al., "Naive-Student: Leveraging Semi-Supervised Learning in Video Sequences for Urban Scene Segmentation" (ECCV
+2020): predictions averaged over scales and mirrored frames are taken as labels, without flow. There every pixel
+counts; here those below a threshold are left out.
+
+    OUT/self_training.json       the stages: hours, bytes, scores
+    OUT/round0/run               the first teacher, trained on the labels
+    OUT/round1/labels            its pseudo-labels, VIDEO/FRAME.png, labels.json, pseudo_labels.json
+    OUT/round1/run               the student trained on labels and pseudo-labels; the teacher of round 2
+    OUT/model                    the last student
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from everyframe.data.datamodule import ClipDataModule
+from everyframe.data.loader import world
+from everyframe.errors import InputError
+from everyframe.semi.iterative import Stage, StageRecord
+from everyframe.training.labelling import label_videos
+from everyframe.training.last_checkpoint import StopSignals
+from everyframe.training.recipe import Config, dump, resolve
+from everyframe.training.run import RunFolder
+
+StopAsked = Callable[[], signal.Signals | None]
+
+
+class Stopped(Exception):
+    """A signal ended the loop in good order.
+
+    Attributes:
+        signal: which one.
+        stage: name of the stage that is half done.
+    """
+
+    def __init__(self, number: signal.Signals, stage: str) -> None:
+        super().__init__(f"stopped by {number.name} in stage {stage}")
+        self.signal, self.stage = number, stage
+
+
+def self_train(
+    recipe: Mapping[str, Any],
+    overrides: Mapping[str, Any],
+    out: str | Path,
+    *,
+    rounds: int = 1,
+    threshold: float = 0.9,
+    scales: Sequence[float] = (0.75, 1.0, 1.25),
+    flip: bool = True,
+    source: str = "recipe",
+) -> list[Stage]:
+    """Run the loop, or what is missing of it.
+
+    Args:
+        recipe: see `resolve`; every training run follows it, each from new weights. Its teacher section is left aside
+            unless the overrides give a weight: this is the alternative to Mean Teacher.
+        overrides: see `resolve`. Videos of `data.unlabeled` are labelled and trained on too.
+        out: folder of the loop. When it holds a part of this loop, the rest is done; `rounds` may have grown.
+        rounds: how often to label and train anew; 0 trains the teacher alone.
+        threshold: pixels whose averaged probability is below become 255; 0 keeps all (Naive-Student).
+        scales: predictions are averaged over these, see `Scales`.
+        flip: and over the mirrored frame.
+        source: how messages name the recipe.
+
+    Returns:
+        The stages in order.
+
+    Raises:
+        InputError: options that make no sense, or another loop's folder.
+        Stopped: SIGTERM or SIGINT came; the same call goes on.
+    """
+    if world()[1] > 1:
+        raise InputError("self-train: expected one process, came several; it starts those of --trainer.devices itself")
+    if rounds < 0 or not 0 <= threshold <= 1:
+        raise InputError(f"self-train: expected rounds >= 0 and threshold in 0..1, came {rounds} and {threshold:g}")
+    out = Path(out)
+    options = {"teacher.weight": 0, **overrides}
+
+    def config_of(number: int) -> Config:
+        pseudo = {"data.pseudo_labels": str(out / f"round{number}" / "labels")} if number else {}
+        return resolve(recipe, {**options, **pseudo, "out": str(out / f"round{number}" / "run")}, source)
+
+    config = config_of(0)
+    views = {"threshold": threshold, "scales": [float(s) for s in scales], "flip": flip}
+    record = StageRecord(out / "self_training.json", {**views, "recipe": _settings(config)})
+    with StopSignals() as signals:
+
+        def asked() -> signal.Signals | None:
+            return signals.received
+
+        for number in range(rounds + 1):
+            home = out / f"round{number}"
+            if number and not record.done(f"round{number}/label"):
+                with record.stage(f"round{number}/label", home / "labels") as stage:
+                    teacher = RunFolder(out / f"round{number - 1}" / "run").model
+                    stage.results = _label(teacher, config, home / "labels", views, asked)
+                    _stop(asked, stage)
+                print(stage, file=sys.stderr)
+            if not record.done(f"round{number}/train"):
+                with record.stage(f"round{number}/train", home / "run") as stage:
+                    train_stage(config_of(number), home / "train.yaml", asked)
+                    _stop(asked, stage)
+                    stage.results = _outcome(RunFolder(home / "run"))
+                print(stage, file=sys.stderr)
+    shutil.copytree(RunFolder(out / f"round{rounds}" / "run").model, out / "model", dirs_exist_ok=True)
+    return list(record.stages.values())
+
+
+def train_stage(config: Config, path: Path, asked: StopAsked) -> None:
+    """Train in a process of its own, which starts those of several devices itself and frees all memory at its end.
+
+    Args:
+        config: resolved options.
+        path: where they are written for it.
+        asked: whether a signal asks to stop; it is passed on, and the run writes its checkpoint.
+
+    Raises:
+        InputError: the run failed; its own message stands above.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(dump(config), encoding="utf-8")
+    process = subprocess.Popen([sys.executable, "-m", "everyframe.cli", "train", str(path), "--resume", "auto"])
+    told = False
+    while process.poll() is None:
+        try:
+            process.wait(0.2)
+        except subprocess.TimeoutExpired:
+            if asked() is not None and not told:
+                process.terminate()
+                told = True
+    if process.returncode and asked() is None:
+        raise InputError(
+            f"{config['out']}: training ended with status {process.returncode}, its message stands above; mend it and "
+            f"give the same command again"
+        )
+
+
+def _settings(config: Config) -> Config:
+    """Return what must be the same when the loop goes on: not its place, nor how many processes read ahead."""
+    settings: Config = yaml.safe_load(dump(config))
+    del settings["out"], settings["data"]["workers"]
+    return settings
+
+
+def _label(teacher: Path, config: Config, folder: Path, views: Mapping[str, Any], asked: StopAsked) -> dict[str, float]:
+    """Label all training videos and those without labels."""
+    data = ClipDataModule(**config["data"])
+    videos = [*data.train_videos, *data.unlabeled_videos]
+    device = "cpu" if config["trainer"].get("accelerator") == "cpu" else "auto"
+    truth = {video.name: video for video in data.hidden_videos or ()}
+    return label_videos(teacher, videos, folder, **views, truth=truth, device=device, stop=lambda: asked() is not None)
+
+
+def _outcome(folder: RunFolder) -> dict[str, Any]:
+    if not folder.outcome.exists():
+        raise InputError(f"{folder.root}: training ended before its last step; give the same command again to go on")
+    outcome: dict[str, Any] = json.loads(folder.outcome.read_text(encoding="utf-8"))
+    return {"mIoU": outcome["score"], "steps": outcome["steps"], "best_step": outcome["best_step"]}
+
+
+def _stop(asked: StopAsked, stage: Stage) -> None:
+    number = asked()
+    if number is not None:
+        raise Stopped(number, stage.name)

@@ -1,0 +1,264 @@
+"""Iterative self-training: labels on disk that the student reads, and a loop that goes on where it was stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from safetensors.torch import load_file
+from torch.nn import functional as F
+
+from everyframe.cli import self_train as verb
+from everyframe.data.datamodule import ClipDataModule
+from everyframe.data.reading import read_frame, read_labels
+from everyframe.data.synthetic import SyntheticVideos
+from everyframe.data.synthetic_write import write
+from everyframe.errors import InputError
+from everyframe.io.label_png import read_label
+from everyframe.labels import LabelSpace
+from everyframe.models.zoo import create_model
+from everyframe.training import self_training
+from everyframe.training.labelling import label_videos, with_ignore
+from everyframe.training.recipe import Config, read_recipe, start
+from everyframe.training.self_training import self_train
+
+SIZE = (32, 48)
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data") / "videos"
+    for split, count in (("train", 3), ("val", 1)):
+        write(SyntheticVideos(count, frames=4, size=SIZE), root, "vspw", split)
+    return root
+
+
+def options(videos: Path) -> Config:
+    return {
+        "data.data": f"vspw:{videos}", "data.crop": 24, "data.batch_size": 2, "data.workers": 0, "data.budget": 1,
+        "steps": 3, "validate_every": 3, "trainer.accelerator": "cpu", "trainer.precision": "32-true",
+        "trainer.enable_progress_bar": False,
+    }  # fmt: skip
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Train in this process, which is quicker; returns the runs in order."""
+    runs: list[str] = []
+
+    def here(config: Config, path: Path, asked: Any) -> None:
+        runs.append(Path(config["out"]).parent.name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        start(config, "auto")
+
+    monkeypatch.setattr(self_training, "train_stage", here)
+    return runs
+
+
+# -- the label maps --------------------------------------------------------------------------------------------------
+
+
+def test_labels_are_the_sure_pixels_of_the_average_over_views(videos: Path, tmp_path: Path) -> None:
+    """Against an average of probabilities at full resolution, for a model without memory."""
+    data = ClipDataModule(f"vspw:{videos}", budget=1)
+    torch.manual_seed(5)
+    model = create_model("fcn-tiny", data.label_space).eval()
+    for parameter in model.head.parameters():
+        parameter.data *= 3  # surer than a new network is
+    truth = {video.name: video for video in data.hidden_videos or ()}
+    views: dict[str, Any] = {"scales": [1.0], "flip": True}
+    results = label_videos(model, data.train_videos, tmp_path, threshold=0.4, truth=truth, device="cpu", **views)
+
+    space = LabelSpace.load(tmp_path / "labels.json")
+    kept = right = pixels = frames = close = 0
+    for video in data.train_videos:
+        for frame in video.frames:
+            file = tmp_path / video.name / f"{frame.name}.png"
+            assert file.exists() == (frame.label is None)
+            if frame.label is not None:
+                continue
+            image = read_frame(video, frame.index).image[None]
+            with torch.no_grad():
+                both = torch.stack([model.step(image)[0], model.step(image.flip(-1))[0].flip(-1)])
+            logits = both.softmax(2).mean(0).log()  # averaged at the stride of the head, then upsampled as logits
+            p = F.interpolate(logits, SIZE, mode="bilinear").softmax(1)[0]
+            expected = torch.where(p.amax(0) >= 0.4, p.argmax(0), 255).numpy()
+            written = read_label(file, space, SIZE)
+            close += int((written == expected).sum())
+            known = read_labels(truth[video.name], frame.index, data.label_space)
+            assert known is not None
+            frames, pixels = frames + 1, pixels + written.size
+            kept += int((written != 255).sum())
+            right += int(((written == known) & (written != 255)).sum())
+            assert (known != 255).all()
+    assert close >= pixels - 2  # but for float ties
+    assert frames == results["frames"] == 9
+    assert 0 < kept < pixels
+    assert results["coverage"] == pytest.approx(kept / pixels)
+    assert results["precision"] == pytest.approx(right / kept)
+
+
+def test_threshold_zero_keeps_every_pixel(videos: Path, tmp_path: Path) -> None:
+    data = ClipDataModule(f"vspw:{videos}", budget=1)
+    model = create_model("fcn-gru-tiny", data.label_space)
+    results = label_videos(model, data.train_videos[:1], tmp_path, threshold=0, scales=(), flip=False, device="cpu")
+    assert results == {"frames": 3, "coverage": 1.0}
+
+
+def test_files_can_hold_ignored_pixels_whatever_the_classes_are() -> None:
+    plain = LabelSpace(("a", "b"))
+    assert with_ignore(plain) is plain
+    void = LabelSpace(("a", "b"), raw_to_train={0: 255, 1: 0, 2: 1})
+    assert with_ignore(void) is void
+    labels = np.array([[0, 1, 255]], np.uint8)
+    for space in (
+        LabelSpace(("a", "b"), raw_to_train={3: 0, 5: 1}),
+        LabelSpace(("a", "b"), raw_to_train={1: 0, 255: 1}),
+    ):
+        full = with_ignore(space)
+        assert full.encode(full.decode(labels)).tolist() == labels.tolist()
+        assert full.names == space.names
+
+
+# -- the loop --------------------------------------------------------------------------------------------------------
+
+
+def test_two_rounds_with_videos_that_have_no_label_at_all(videos: Path, tmp_path: Path, trained: list[str]) -> None:
+    extra = tmp_path / "more" / "yard"
+    extra.mkdir(parents=True)
+    for i in range(2):
+        Image.new("RGB", SIZE[::-1], (40 * i, 90, 90)).save(extra / f"{i}.png")
+    changes = {**options(videos), "unlabeled": [str(extra.parent)]}
+    out = tmp_path / "loop"
+    stages = self_train(read_recipe("fcn-gru-tiny"), changes, out, rounds=2, threshold=0.1, scales=(1.0,))
+    assert [stage.name for stage in stages] == [
+        "round0/train", "round1/label", "round1/train", "round2/label", "round2/train",
+    ]  # fmt: skip
+    assert trained == ["round0", "round1", "round2"]
+    record = json.loads((out / "self_training.json").read_text())
+    assert record["hours"] == pytest.approx(sum(entry["seconds"] for entry in record["stages"]) / 3600)
+    assert all(entry["bytes"] > 0 and entry["seconds"] > 0 for entry in record["stages"])
+    label, train = stages[1], stages[2]
+    assert label.results["frames"] == 3 * 3 + 2
+    assert label.results["coverage"] > 0.99
+    assert 0 <= label.results["precision"] <= 1
+    assert train.results["steps"] == 3
+    assert (out / "round1" / "labels" / "unlabeled0" / "yard" / "1.png").is_file()
+
+    config = yaml.safe_load((out / "round1" / "run" / "config.yaml").read_text())
+    assert config["data"]["pseudo_labels"] == str(out / "round1" / "labels")
+    assert config["teacher"]["weight"] == 0
+    data = ClipDataModule(**config["data"])
+    assert [len(video.labelled) for video in data.labelled_videos] == [4, 4, 4, 2]
+    assert [len(video.labelled) for video in data.train_videos] == [1, 1, 1]
+    last, model = (p / "model.safetensors" for p in (out / "round2" / "run" / "model", out / "model"))
+    assert last.read_bytes() == model.read_bytes()
+
+
+def test_a_stopped_loop_goes_on_with_what_is_missing(
+    videos: Path, tmp_path: Path, trained: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, changes = read_recipe("fcn-tiny"), options(videos)
+    views: dict[str, Any] = {"rounds": 1, "threshold": 0.1, "scales": (1.0,), "flip": False}
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    self_train(recipe, changes, whole, **views)
+    trained.clear()
+
+    label = self_training.label_videos
+
+    def killed_in_the_second_video(model: Any, given: Any, out: Path, **more: Any) -> Any:
+        seen = iter(range(100))
+
+        def stop() -> bool:
+            if next(seen) == 5:  # four frames of the first video, two of the second
+                os.kill(os.getpid(), signal.SIGTERM)
+            return more["stop"]()
+
+        return label(model, given, out, **{**more, "stop": stop})
+
+    with monkeypatch.context() as patch:
+        patch.setattr(self_training, "label_videos", killed_in_the_second_video)
+        with pytest.raises(self_training.Stopped) as stopped:
+            self_train(recipe, changes, parts, **views)
+    assert (stopped.value.stage, stopped.value.signal) == ("round1/label", signal.SIGTERM)
+    folder = parts / "round1" / "labels"
+    (finished,) = json.loads((folder / "pseudo_labels.json").read_text())
+    first = {path: path.stat().st_mtime_ns for path in (folder / finished).iterdir()}
+    assert len(first) == 3
+    assert trained == ["round0"]
+
+    self_train(recipe, changes, parts, **views)
+    assert trained == ["round0", "round1"]
+    assert all(path.stat().st_mtime_ns == before for path, before in first.items())
+    for a in sorted((whole / "round1" / "labels").rglob("*.png")):
+        assert a.read_bytes() == (folder / a.relative_to(whole / "round1" / "labels")).read_bytes()
+    a, b = (load_file(out / "model" / "model.safetensors") for out in (whole, parts))
+    assert all(torch.equal(value, b[name]) for name, value in a.items())
+
+    trained.clear()
+    self_train(recipe, changes, parts, **{**views, "rounds": 2})  # rounds may grow
+    assert trained == ["round2"]
+    with pytest.raises(InputError, match=r"threshold 0\.1 there, 0\.5 now"):
+        self_train(recipe, changes, parts, **{**views, "threshold": 0.5})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["fcn-tiny", "--data", "x"], "add --out FOLDER"),
+        (["fcn-tiny", "--data", "x", "--out", "{out}", "--rounds", "-1"], "rounds >= 0"),
+        (["fcn-tiny", "--data", "x", "--out", "{out}", "--threshold", "2"], "threshold in 0..1"),
+        (["fcn-tiny", "--data", "x", "--out", "{out}", "--stepps", "2"], "--stepps is no option; did you mean steps"),
+        (["fcn-tny", "--out", "{out}"], "did you mean fcn-tiny"),
+    ],
+)
+def test_mistakes_are_one_clear_line(arguments: list[str], expected: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=expected) as raised:
+        verb.main([word.format(out=tmp_path / "loop") for word in arguments])
+    assert "\n" not in str(raised.value)
+    assert not (tmp_path / "loop").exists()
+
+
+def test_defaults_are_those_of_the_library(capsys: pytest.CaptureFixture[str]) -> None:
+    known, rest = verb.parser().parse_known_args(["fcn-tiny", "--unlabeled", "a", "b", "--no-flip"])
+    assert (known.rounds, known.threshold, known.scales, known.flip) == (1, 0.9, (0.75, 1.0, 1.25), False)
+    assert rest == ["fcn-tiny", "--unlabeled", "a", "b"]
+    assert verb.main([]) == 2
+
+
+@pytest.mark.slow
+def test_the_command_stops_in_training_and_goes_on(videos: Path, tmp_path: Path) -> None:
+    """Real processes: the signal reaches the run, which writes its checkpoint."""
+    out = tmp_path / "loop"
+    quick = {**options(videos), "steps": 80, "validate_every": 80, "trainer.log_every_n_steps": 1}
+    words = [w for k, v in quick.items() for w in (f"--{k}", str(v))]
+    code = "import sys; from everyframe.cli.self_train import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, "fcn-tiny", "--out", str(out), "--scales", "1", "--no-flip", *words]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    deadline = time.monotonic() + 100
+    while not (out / "round0" / "run" / "logs" / "train.csv").exists():
+        assert process.poll() is None, process.stderr.read() if process.stderr else ""
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.terminate()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert "stopped by SIGTERM in stage round0/train; to go on: everyframe self-train fcn-tiny" in errors
+    step = torch.load(out / "round0" / "run" / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
+    assert 0 < step < 80
+    subprocess.run(command, check=True, env=environment, timeout=200)
+    record = json.loads((out / "self_training.json").read_text())
+    assert [entry["status"] for entry in record["stages"]] == ["done"] * 3
+    assert (out / "model" / "model.safetensors").exists()
