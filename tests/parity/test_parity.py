@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import builders_adapter
 import builders_losses
 import builders_mask2former
 import builders_mmseg
@@ -19,7 +20,8 @@ from cases import FOLDER, Builder, Case, NotBuilt, compare, find, load
 
 REPOSITORIES: dict[str, dict[str, Builder]] = {
     "open-mmlab/mmsegmentation": builders_mmseg.BUILDERS | builders_losses.BUILDERS | builders_mask2former.MMSEG,
-    "robin-karlsson0/ViT-Adapter": builders_mask2former.ADAPTER,
+    "robin-karlsson0/ViT-Adapter": builders_mask2former.ADAPTER | builders_adapter.ADAPTER,
+    "baaivision/EVA": builders_adapter.EVA,
     "huggingface/transformers": builders_mask2former.TRANSFORMERS,
     "sssdddwww2/CVPR2021_VSPW_Implement": builders_vspw.BUILDERS,
 }
