@@ -10,9 +10,11 @@ import re
 from pathlib import Path
 
 import builders_adapter
+import builders_etc
 import builders_losses
 import builders_mask2former
 import builders_mmseg
+import builders_raft
 import builders_vspw
 import pytest
 import torch
@@ -23,7 +25,8 @@ REPOSITORIES: dict[str, dict[str, Builder]] = {
     "robin-karlsson0/ViT-Adapter": builders_mask2former.ADAPTER | builders_adapter.ADAPTER,
     "baaivision/EVA": builders_adapter.EVA,
     "huggingface/transformers": builders_mask2former.TRANSFORMERS,
-    "sssdddwww2/CVPR2021_VSPW_Implement": builders_vspw.BUILDERS,
+    "sssdddwww2/CVPR2021_VSPW_Implement": builders_vspw.BUILDERS | builders_raft.BUILDERS,
+    "irfanICMLL/ETC-Real-time-Per-frame-Semantic-video-segmentation": builders_etc.BUILDERS,
 }
 """Start of the reference's repository -> its classes -> builder. A further reference is a file and a line here."""
 

@@ -209,7 +209,10 @@ def _stage(name: str) -> int | None:
 
 
 def _before_blocks(name: str) -> bool:
-    tokens = ("patch_embed", "pos_embed", "positions", "cls_token", "class_token", "reg_token", "mask_token", "stem", "rel_pos_bias")
+    tokens = (
+        "patch_embed", "pos_embed", "positions", "cls_token", "class_token", "reg_token", "mask_token", "stem",
+        "rel_pos_bias",
+    )  # fmt: skip
     # `spm` is ViT-Adapter's spatial prior: it has a stem, but is new and shallow.
     return ".spm." not in name and (
         any(token in name for token in tokens) or re.search(r"\.(conv1|bn1)\.", name) is not None

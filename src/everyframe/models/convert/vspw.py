@@ -1,8 +1,17 @@
-"""Checkpoints of the VSPW baseline code -> ours: the decoders `PPMDeepsup` and `SpatialOCRNet`."""
+"""Checkpoints of the VSPW baseline code -> ours: its decoders, and TCB, NetWarp and ETC around them.
+
+The tables of `PSP` and `OCR` give names of a head; those of the video methods names of a `Segmenter` without its
+backbone: `head.` and `temporal.`.
+"""
 
 from __future__ import annotations
 
-from everyframe.models.convert.keys import Rule, Table
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from everyframe.models.convert.keys import Rule, Table, nested
 
 
 def sequence(theirs: str, ours: str, *, first: int = 0) -> list[Rule]:
@@ -43,3 +52,56 @@ OCR: Table = [
     classifier("head", "classifier"),
 ]
 """`SpatialOCRNet`."""
+
+_PYRAMID = [rule for i in range(9) for rule in sequence(rf"ppm\.{i}", f"pyramid.levels.{i}")]
+
+TCB_PSP: Table = [
+    *nested([*_PYRAMID, *sequence("conv_last_", "bottleneck")], "ppm_conv.", "head."),
+    Rule(r"ppm_conv\.conv_last_\.4\.(weight|bias)", r"head.classifier.\1"),
+    *sequence("deepsup", "head.auxiliary.convs.0"),
+    Rule(r"deepsup\.4\.(weight|bias)", r"head.auxiliary.classifier.\1"),
+    Rule(r"pspweight_conv\.0\.weight", "temporal.score.weight"),
+]
+"""`Clip_PSP`."""
+
+TCB_OCR: Table = nested(OCR, "", "head.")
+"""`ClipOCRNet`; its `head` is the classifier, as in `SpatialOCRNet`."""
+
+# The classifier stands outside the decoder; what the decoder has of its own is never used.
+ETC_PSP: Table = [
+    Rule(r"decoder\.conv_last_\..+", None),
+    *nested(PSP, "decoder.", "head."),
+    *sequence("conv_last_", "head.bottleneck"),
+    Rule(r"conv_last_\.4\.(weight|bias)", r"head.classifier.\1"),
+]
+"""`ETC`."""
+
+ETC_OCR: Table = [
+    *nested(OCR, "decoder.", "head."),
+    Rule(r"conv_last_\.(weight|bias)", r"head.classifier.\1"),
+]
+"""`ETC_ocr`."""
+
+_FLOW_CNN = [
+    *(rule for i in range(3) for rule in sequence(rf"flowcnn\.conv{i + 1}", f"temporal.flow_cnn.convs.{i}")),
+    *sequence(r"flowcnn\.conv4", "temporal.flow_cnn.join"),
+]
+_FACTORS = [Rule("w0_([01])", r"temporal.coarse_weights.\1"), Rule("w1_([01])", r"temporal.late_weights.\1")]
+_RAFT = Rule(r"raft\..+", None)  # the flow network is no part of our modules
+
+NETWARP_PSP: Table = [*ETC_PSP, *_FLOW_CNN, *_FACTORS, _RAFT]
+"""`NetWarp` with `form="vspw"`; then `join_factors`."""
+
+NETWARP_OCR: Table = [
+    *nested(OCR, "decoder.", "head."), Rule(r"head\.(weight|bias)", r"head.classifier.\1"),
+    *_FLOW_CNN, *_FACTORS, _RAFT,
+]  # fmt: skip
+"""`NetWarp_ocr` with `form="vspw"`; then `join_factors`."""
+
+
+def join_factors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Stack NetWarp's factors of the current and the previous frame: "temporal.late_weights.0" and ".1" become one."""
+    joined = dict(state)
+    for name in ("temporal.coarse_weights", "temporal.late_weights"):
+        joined[name] = torch.stack([joined.pop(f"{name}.0"), joined.pop(f"{name}.1")])
+    return joined

@@ -52,7 +52,7 @@ class FlowCNN(nn.Module):
         if linear:
             nn.init.normal_(self.convs[2].weight, std=1e-3)
             nn.init.zeros_(self.convs[2].bias)
-            with torch.no_grad():  # of (refinement, given flow) both as they are
+            with torch.no_grad():  # the given flow and the refinement, added up
                 self.join.weight.zero_()
                 for i in range(2):
                     self.join.weight[i, [i, i + 2], 1, 1] = 1.0
@@ -60,7 +60,7 @@ class FlowCNN(nn.Module):
     def forward(self, flow: Tensor, current: Tensor, previous: Tensor) -> Tensor:
         """Refine `flow` [N, 2, H, W] between frames in 0..255, [N, 3, H, W]."""
         refined = self.convs(torch.cat([flow, current, previous, previous - current], dim=1))
-        return self.join(torch.cat([refined, flow], dim=1))
+        return self.join(torch.cat([flow, refined], dim=1))
 
 
 class NetWarp(TemporalModule):
