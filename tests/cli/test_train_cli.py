@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from everyframe.cli.__main__ import main
 from everyframe.data.synthetic import SyntheticVideos
@@ -114,6 +115,27 @@ def test_printed_configuration_is_a_recipe(tmp_path: Path, capsys: pytest.Captur
     (tmp_path / "again.yaml").write_text(printed)
     assert main(["train", str(tmp_path / "again.yaml"), "--print-config"]) == 0
     assert capsys.readouterr().out == printed
+
+
+def test_unlabelled_videos_bring_a_teacher(videos: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`--unlabeled DIR...` and it works: folders of pictures, nothing else said."""
+    for name in ("drive", "yard"):
+        (tmp_path / name).mkdir()
+        for i in range(3):
+            Image.new("RGB", (64, 48), (20 * i, 90, 40)).save(tmp_path / name / f"{i}.png")
+    out, folders = tmp_path / "run", [str(tmp_path / name) for name in ("drive", "yard")]
+    arguments = ["ocr-tiny", "--data", videos, "--unlabeled", *folders, "--out", str(out), "--steps", "2", *QUICK]
+    assert main(["train", *arguments, "--trainer.log_every_n_steps", "1"]) == 0
+    assert "2 videos without labels" in capsys.readouterr().err
+    config = yaml.safe_load((out / "config.yaml").read_text())
+    assert config["data"]["unlabeled"] == folders
+    assert (config["teacher"]["weight"], config["data"]["unlabeled_batch_size"]) == (1.0, 2)
+    with (out / "logs" / "train.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [0 <= float(row["coverage"]) <= 1 for row in rows] == [True, True]
+    assert {"pseudo_label", "pseudo_label_weight", "precision_labelled"} < rows[0].keys()
+    with (out / "logs" / "val.csv").open() as file:
+        assert "student_mIoU_in-ground-truth" in next(csv.DictReader(file))
 
 
 def test_train_then_resume_from_the_run_folder(videos: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

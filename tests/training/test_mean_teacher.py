@@ -16,10 +16,13 @@ from test_resume import assert_same, checkpoint, columns
 from tiny_run import TinyData, TinyLoader, make_clip, make_unlabelled_clip, run, tiny_model
 from torch.nn import functional as F
 
+from everyframe.data.sampling import ClipSampling
 from everyframe.data.synthetic import SyntheticVideos
 from everyframe.data.synthetic_write import write
 from everyframe.errors import InputError
 from everyframe.frames import Clip
+from everyframe.labels import LabelSpace
+from everyframe.models.zoo import MODELS, create_model
 from everyframe.semi.pseudo import Teaching
 from everyframe.training import run as run_module
 from everyframe.training.last_checkpoint import Interrupted
@@ -170,6 +173,45 @@ def test_logits_of_all_queries_in_order() -> None:
     logits = query_logits(model, prediction)
     assert logits.shape == (4, 2, 6, 8)
     torch.testing.assert_close(logits[1], prediction.logits[0, 1])
+
+
+def zoo_models() -> list[str]:
+    """Every head alone, and every temporal module with a head it works with, on the smallest backbone."""
+    tiny = [name for name, parts in MODELS.items() if parts.backbone == "tiny"]
+    timeless = [name for name in tiny if not MODELS[name].temporal]
+    of_time = {MODELS[name].temporal: name for name in tiny if MODELS[name].temporal}
+    return [*timeless, *of_time.values()]
+
+
+@pytest.mark.parametrize("name", zoo_models())
+def test_every_model_learns_from_a_teacher(name: str) -> None:
+    """Clips bring the frames that the temporal module looks at; the gradient reaches what labels alone reach."""
+    model = create_model(name, LabelSpace(("a", "b", "c")))
+    sampling = ClipSampling(model.temporal.adjacent, "far_end" if model.temporal.reference else None)
+    t = len(sampling.roles)
+    made = MeanTeacher(model, Teaching(weight=1.0, threshold=0.0, ramp=0.0), objective=pixel_objective(), steps=10)
+    made._trainer, made.log_dict = FakeTrainer(), lambda *_, **__: None  # type: ignore[assignment, method-assign]
+
+    def clips(count: int, labelled: bool) -> Clip:
+        shape = (count, t, 32, 48)
+        labels = torch.randint(0, 3, shape, dtype=torch.uint8) if labelled else torch.full(shape, 255).byte()
+        images = torch.randint(0, 256, (count, t, 3, 32, 48), dtype=torch.uint8)
+        known = torch.full((count, t), labelled)
+        names = tuple(f"v{n}" for n in range(count))
+        return Clip(images, labels, known, sampling.roles, torch.arange(t).expand(count, t), names)
+
+    labelled = clips(2, True)
+    made.objective(made.model(labelled.images, labelled.roles), labelled)["loss"].backward()
+    reached = {n for n, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    costs = made.training_step({"labelled": labelled, "unlabelled": clips(3, False)}, 0)
+    costs["loss"].backward()
+    assert costs["pseudo_label"] > 0
+    assert torch.isfinite(costs["loss"])
+    assert {n for n, p in model.named_parameters() if p.grad is not None} == reached
+    made.teacher.update(model, step=0)
+    for (n, own), (_, new) in zip(made.exported.state_dict().items(), model.state_dict().items(), strict=True):
+        assert torch.equal(own, new), n
 
 
 # -- runs ------------------------------------------------------------------------------------------------------------

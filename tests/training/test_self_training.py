@@ -25,9 +25,10 @@ from everyframe.data.reading import read_frame, read_labels
 from everyframe.data.synthetic import SyntheticVideos
 from everyframe.data.synthetic_write import write
 from everyframe.errors import InputError
-from everyframe.io.label_png import read_label
+from everyframe.io.label_png import read_label, read_raw, write_label
 from everyframe.labels import LabelSpace
 from everyframe.models.zoo import create_model
+from everyframe.predict import predict
 from everyframe.training import self_training
 from everyframe.training.labelling import label_videos, with_ignore
 from everyframe.training.recipe import Config, read_recipe, start
@@ -129,6 +130,33 @@ def test_files_can_hold_ignored_pixels_whatever_the_classes_are() -> None:
         full = with_ignore(space)
         assert full.encode(full.decode(labels)).tolist() == labels.tolist()
         assert full.names == space.names
+
+
+def test_predictions_come_back_as_labels_once_people_have_corrected_them(tmp_path: Path) -> None:
+    """predict --confidence -> look at the dark places -> paint -> --data.pseudo_labels."""
+    root = write(SyntheticVideos(2, frames=3, size=SIZE), tmp_path / "mine", "frames", "train")
+    settings: dict[str, Any] = {"val_split": None, "train_split": "all", "budget": 1, "workers": 0, "crop": 16}
+    data = ClipDataModule(f"folder:{root}", **settings)
+    model = create_model("fcn-tiny", data.label_space)
+    sources = [str(root / "videos" / video.name) for video in data.train_videos]
+    summary = predict(model, sources, tmp_path / "out", overlay=False, areas=False, confidence=True, device="cpu")
+    assert not summary.failed
+
+    video = data.train_videos[0]
+    frame = next(f for f in video.frames if f.label is None)
+    confidence = read_raw(tmp_path / "out" / f"{video.name}.confidence" / f"{frame.name}.png")
+    assert confidence.shape == SIZE
+    file = tmp_path / "out" / video.name / f"{frame.name}.png"
+    painted = read_label(file, LabelSpace.load(tmp_path / "out" / "labels.json"), SIZE)
+    painted[confidence < np.median(confidence)] = 3
+    write_label(file, painted, data.label_space)
+
+    corrected = ClipDataModule(f"folder:{root}", **settings, pseudo_labels=str(tmp_path / "out"))
+    given = corrected.labelled_videos[0]
+    assert given.labelled == (0, 1, 2)
+    assert (read_labels(given, frame.index, data.label_space) == painted).all()
+    mine = video.labelled[0]
+    assert given.frames[mine] == video.frames[mine]  # a label made by hand stays
 
 
 # -- the loop --------------------------------------------------------------------------------------------------------

@@ -178,6 +178,8 @@ def train(
         torch.set_float32_matmul_precision("high")
 
     common = {"objective": objective, "optimization": optimization, "steps": steps}
+    if is_first_process():
+        folder.outcome.unlink(missing_ok=True)
     module = MeanTeacher(model, teacher, seed, **common) if teacher and teacher.weight else Supervised(model, **common)
     best = BestModel(folder.model, folder.best, MONITOR)
     with _quiet(), StopSignals() as signals:
