@@ -66,7 +66,7 @@ def grown_by_scipy(table: Tensor, old: tuple[int, int], new: tuple[int, int]) ->
     return torch.cat([torch.stack(grown, -1).flatten(0, 1).float(), table[-3:]])
 
 
-@pytest.mark.parametrize(("old", "new"), [((7, 7), (12, 12)), ((14, 14), (30, 30)), ((4, 6), (9, 8))])
+@pytest.mark.parametrize(("old", "new"), [((7, 7), (12, 12)), ((14, 14), (30, 30)), ((4, 6), (5, 8))])
 def test_growing_tables_as_published(old: tuple[int, int], new: tuple[int, int]) -> None:
     table = random_table(old)
     torch.testing.assert_close(resize_table(table, old, new), grown_by_scipy(table, old, new), rtol=1e-3, atol=1e-3)
