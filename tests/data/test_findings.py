@@ -3,7 +3,6 @@ from __future__ import annotations
 import pytest
 
 from everyframe.data.findings import DataWarning, Finding, collecting, found
-from everyframe.data.listing import natural_key
 from everyframe.errors import InputError
 
 
@@ -24,8 +23,3 @@ def test_collecting_notes_both_and_ends() -> None:
     assert inner == [Finding("warning", "two", "fix", ("x",))]
     with pytest.raises(InputError):
         found("error", "four", "fix")
-
-
-def test_natural_order() -> None:
-    names = ["f10", "f2", "f1b", "f1a", "10", "9", "a10b2", "a10b10", "²"]
-    assert sorted(names, key=natural_key) == ["9", "10", "a10b2", "a10b10", "f1a", "f1b", "f2", "f10", "²"]

@@ -13,7 +13,8 @@ from PIL import Image
 
 from everyframe.errors import InputError
 from everyframe.frames import Frame
-from everyframe.io.sources import CameraSource, PictureSource, VideoSource, expand_sources, natural_key, open_source
+from everyframe.io import video_pass
+from everyframe.io.sources import CameraSource, PictureSource, VideoSource, expand_sources, open_source
 
 
 @pytest.fixture
@@ -47,11 +48,6 @@ def test_folder_of_pictures_in_natural_order(pictures: Callable[..., Path]) -> N
     assert [number_of(frame.image) for frame in frames] == [0, 1, 2, 3]
     assert [frame.time for frame in frames] == pytest.approx([0, 0.1, 0.2, 0.3])
     assert (source.name, source.rate, source.length, source.size) == ("shots", 10, 4, (48, 64))
-
-
-def test_natural_key() -> None:
-    names = ["a10", "a2", "b1", "a02b", "A1", "10", "9", ""]
-    assert sorted(names, key=natural_key) == ["", "9", "10", "A1", "a02b", "a2", "a10", "b1"]
 
 
 def test_single_picture(pictures: Callable[..., Path]) -> None:
@@ -140,6 +136,15 @@ def test_url_is_read_in_order(make_video: Callable[..., Path]) -> None:
     path = make_video("a.mp4", 5)
     source = open_source(f"file://{path}")
     assert [number_of(frame.image) for frame in source] == list(range(5))
+
+
+def test_a_stream_is_connected_to_once(make_video: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    connect, connections = video_pass.open_video, []
+    monkeypatch.setattr(video_pass, "open_video", lambda path: (connections.append(path), connect(path))[1])
+    (source,) = expand_sources([f"file://{make_video('a.mp4', 5)}"])
+    assert (source.rate, source.size) == (25, (48, 64)), "asked for before the first frame, as `predict` does"
+    assert [number_of(frame.image) for frame in source] == list(range(5))
+    assert len(connections) == 1
 
 
 def test_arrays_tensors_and_frames() -> None:

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from everyframe.data.findings import Level, found
 from everyframe.data.layout import FrameRef
 from everyframe.errors import InputError
-from everyframe.io.images import IMAGE_ENDINGS
+from everyframe.io.names import IMAGE_ENDINGS, natural_key
 
-VIDEO_ENDINGS = frozenset(
-    {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".mts", ".wmv", ".flv", ".ogv"}
-)
 SPLITS = ("train", "val", "test")
 HELD_OUT = 5
 """Where nobody wrote a val.txt, one labelled video in this many is held out for validation."""
@@ -24,12 +20,6 @@ HELD_OUT = 5
 def digest(text: str) -> int:
     """Return a number that depends on `text` only: the same on every machine and in every run (md5)."""
     return int.from_bytes(hashlib.md5(text.encode(), usedforsecurity=False).digest(), "big")
-
-
-def natural_key(name: str) -> list[tuple[int, int, str]]:
-    """Sort key under which frame_2 comes before frame_10."""
-    parts = re.split(r"(\d+)", name)
-    return [(0, int(part), part) if part.isdecimal() else (1, 0, part) for part in parts if part]
 
 
 def require_folder(path: Path, holds: str) -> Path:

@@ -9,8 +9,9 @@ from pathlib import Path
 from everyframe.data.classes import find_classes
 from everyframe.data.layout import FrameRef, VideoRef
 from everyframe.data.layouts import load_split, recognise
-from everyframe.data.listing import VIDEO_ENDINGS, list_frames, natural_key, subfolders
+from everyframe.data.listing import list_frames, subfolders
 from everyframe.errors import InputError
+from everyframe.io.names import VIDEO_ENDINGS, natural_key
 from everyframe.io.video import VideoReader, frame_name
 
 LABELMAPS = ("labelmap.txt", "masks/labelmap.txt", "masks/*/labelmap.txt")

@@ -12,8 +12,6 @@ from torch import Tensor
 
 from everyframe.errors import InputError
 
-IMAGE_ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})
-
 
 def open_picture(path: str | Path) -> Image.Image:
     """Open and fully decode a picture, so that a truncated file is found here and nowhere later.

@@ -71,12 +71,16 @@ class Source(ABC):
 
 
 class VideoSource(Source):
-    """A video file, or a network stream that FFmpeg can open. Opened when first asked for something."""
+    """A video file, or a network stream that FFmpeg can open. Opened when first asked for something, and once."""
 
     @cached_property
+    def _reader(self) -> VideoReader:
+        return VideoReader(self.origin)
+
+    @property
     def info(self) -> VideoInfo:
         """What the header says."""
-        return VideoReader(self.origin).info
+        return self._reader.info
 
     @property
     def rate(self) -> Fraction:
@@ -95,9 +99,7 @@ class VideoSource(Source):
 
     def __iter__(self) -> Iterator[Frame]:
         """Yield the frames; see `VideoReader.__iter__` for what a damaged file does."""
-        reader = VideoReader(self.origin)
-        self.__dict__["info"] = reader.info  # spares opening the file twice
-        return iter(reader)
+        return iter(self._reader)
 
 
 class PictureSource(Source):

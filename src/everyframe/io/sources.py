@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from everyframe.errors import InputError
-from everyframe.io.images import IMAGE_ENDINGS
+from everyframe.io.names import IMAGE_ENDINGS, VIDEO_ENDINGS, natural_key
 from everyframe.io.source_kinds import PICTURE_RATE, ArraySource, CameraSource, PictureSource, Source, VideoSource
 from everyframe.io.video_open import is_url
 
@@ -23,15 +23,9 @@ __all__ = [
     "Source",
     "VideoSource",
     "expand_sources",
-    "natural_key",
     "open_source",
 ]
 
-VIDEO_ENDINGS = frozenset({
-    ".3gp", ".asf", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf",
-    ".ogv", ".ts", ".vob", ".webm", ".wmv", ".y4m",
-})  # fmt: skip
-"""Endings by which videos are found in a folder; a file named directly may have any."""
 GRAMMAR = "a video file, a folder or glob of pictures or videos, a camera number, or a URL"
 
 
@@ -78,12 +72,6 @@ def expand_sources(whats: Iterable[str | Path | int], *, rate: Fraction | float 
         raise InputError(f"expected {GRAMMAR}, came nothing")
     _name_apart(found)
     return found
-
-
-def natural_key(name: str) -> list[tuple[int, int, str]]:
-    """Sort key by which frame2 comes before frame10."""
-    parts = re.split(r"(\d+)", name)
-    return [(0, int(part), part) if part.isdecimal() else (1, 0, part.casefold()) for part in parts if part]
 
 
 def _expand(what: str, rate: Fraction) -> list[Source]:

@@ -21,18 +21,16 @@ from everyframe.data.classes import WRITE_IT, Classes, find_classes, labelmap_sp
 from everyframe.data.findings import found
 from everyframe.data.layout import FrameRef, Split, VideoRef
 from everyframe.data.listing import (
-    VIDEO_ENDINGS,
     defined_splits,
     join,
     list_frames,
     list_masks,
-    natural_key,
     pick_split,
     require_folder,
     subfolders,
 )
 from everyframe.errors import InputError
-from everyframe.io.images import IMAGE_ENDINGS
+from everyframe.io.names import IMAGE_ENDINGS, VIDEO_ENDINGS, natural_key
 from everyframe.io.video import VideoReader, frame_name
 from everyframe.labels import LabelSpace
 
