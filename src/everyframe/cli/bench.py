@@ -8,6 +8,7 @@ from importlib import import_module
 BENCHES = {
     "metrics": "video consistency and the confusion matrix, beside the authors' loops",
     "predict": "memory over a long video, and what everything outside the model costs",
+    "stream": "a model with memory on a stream, beside the same weights without it and beside whole clips",
 }
 """Name -> one line of help. The file is `everyframe/cli/bench_NAME.py` with `main(arguments: list[str]) -> int`."""
 

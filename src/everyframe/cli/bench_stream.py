@@ -1,0 +1,204 @@
+"""`everyframe bench stream`: what memory of earlier frames costs on a stream, beside the same network without it.
+
+Three ways to label every frame with the same weights, in turns within one run:
+
+frame    backbone and head alone, each frame for itself (OCRNet, for SSLTM)
+stream   `step`: each frame is encoded once, the temporal module sees earlier ones through its state
+clip     `forward`: reference and adjacent frames are encoded again for every output
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from everyframe.cli.bench_predict import machine, moving
+from everyframe.errors import InputError
+from everyframe.frames import Role
+from everyframe.inference.stream import pick_device, pick_dtype
+from everyframe.labels import LabelSpace
+from everyframe.models.checkpoint import load
+from everyframe.models.cost import count_macs, count_parameters
+from everyframe.models.segmenter import Segmenter
+from everyframe.models.temporal.base import Memory, state_bytes
+from everyframe.models.zoo import create_model
+
+WAYS = ("frame", "stream", "clip")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser."""
+    made = argparse.ArgumentParser(
+        prog="everyframe bench stream", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = made.add_argument
+    add("--model", default="ssltm-swin-small", help="name of the zoo, random weights; or a saved folder (%(default)s)")
+    add("--classes", type=int, default=124, help="of a model of the zoo (%(default)s)")
+    add("--size", type=int, nargs=2, default=(480, 853), metavar=("H", "W"), help="of a frame (480 853)")
+    add("--frames", type=int, default=9, help="timed outputs of each way (%(default)s)")
+    add("--ways", nargs="+", choices=WAYS, default=WAYS, help="which to time (default: all)")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (%(default)s)")
+    add("--dtype", default="float32", help="float32, bfloat16 or float16 (%(default)s)")
+    add("--threads", type=int, help="threads of torch (default: its own choice)")
+    add("--json", type=Path, metavar="FILE", help="write the numbers as JSON as well")
+    return made
+
+
+def main(arguments: list[str]) -> int:
+    """Measure, print a table, and write JSON where asked to."""
+    options = parser().parse_args(arguments)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    if options.frames < 1 or min(options.size) < 1:
+        raise InputError(f"expected at least one frame of at least one pixel, came {options.frames} of {options.size}")
+    if Path(options.model).is_dir():
+        model = load(options.model)
+    else:
+        model = create_model(options.model, LabelSpace(tuple(f"class {k}" for k in range(options.classes))))
+    numbers = {
+        "machine": machine(),
+        "model": options.model,
+        **measure(model, tuple(options.size), options.frames, options.ways, options.device, options.dtype),
+    }
+    print(", ".join(f"{name} {value}" for name, value in numbers["machine"].items()))
+    print(describe(numbers))
+    if options.json:
+        options.json.write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+def measure(
+    model: Segmenter,
+    size: tuple[int, int],
+    frames: int,
+    ways: tuple[str, ...] = WAYS,
+    device: str = "auto",
+    dtype: str = "float32",
+) -> dict[str, Any]:
+    """Time the ways in turns, once the stream's state has its full size.
+
+    Args:
+        model: changed to eval mode and moved to the device.
+        size: (H, W) of the frames.
+        frames: outputs timed for each way; medians are returned.
+        ways: some of `WAYS`.
+        device: see `Stream`.
+        dtype: see `Stream`.
+
+    Returns:
+        Seconds per way, the ratios `ratio_stream_to_frame` and `ratio_clip_to_frame` where both ways were timed,
+        `state_bytes` and whether they stayed the same, parameters and multiply-accumulates of a step.
+    """
+    place = pick_device(device)
+    precision = pick_dtype(dtype, place)
+    model.to(place).eval()
+    if precision is not torch.float32:
+        model.to(memory_format=torch.channels_last)  # as `Stream` does
+    adjacent, reference = tuple(model.temporal.adjacent), bool(model.temporal.reference)
+    fill = max((-offset for offset in adjacent), default=0) + 1
+    video = [frame.image[None].to(place) for frame in moving(fill + 2 + frames, size)]
+    runner = _Runner(model, Segmenter(model.backbone, model.head, model.label_space).to(place).eval(), video)
+    seconds: dict[str, list[float]] = {way: [] for way in ways}
+    with torch.inference_mode(), torch.autocast(place.type, precision, enabled=precision is not torch.float32):
+        if "stream" in ways:
+            for index in range(fill + 2):  # the first steps fill the state, one more is the first of full size
+                runner.stream(index)
+        for number, index in enumerate(range(fill + 2, len(video))):
+            turn = number % len(ways)  # whoever comes first finds another cache
+            for way in (*ways[turn:], *ways[:turn]):
+                call = getattr(runner, way)
+                if number == 0 and way != "stream":
+                    call(index)
+                seconds[way].append(_timed(call, index, place))
+    medians = {way: statistics.median(times) for way, times in seconds.items()}
+    numbers: dict[str, Any] = {
+        "size": list(size), "frames": frames, "device": str(place), "dtype": dtype, "classes": len(model.label_space),
+        "params": count_parameters(model), "gmacs": round(count_macs(model, size) / 1e9, 3),
+        "adjacent": list(adjacent), "reference": reference,
+        "seconds": medians, "frames_per_second": {way: 1 / value for way, value in medians.items()},
+    }  # fmt: skip
+    if "stream" in ways:
+        settled = runner.sizes[fill + 1 :]
+        numbers |= {"state_bytes": settled[-1], "state_is_constant": len(set(settled)) == 1}
+    for way in ("stream", "clip"):
+        if {way, "frame"} <= set(ways):
+            numbers[f"ratio_{way}_to_frame"] = medians[way] / medians["frame"]
+    return numbers
+
+
+class _Runner:
+    """The three ways over one video; each method gives the logits of one frame.
+
+    Args:
+        model: with its temporal module.
+        plain: the same backbone and head without it.
+        video: frames [1, 3, H, W].
+    """
+
+    def __init__(self, model: Segmenter, plain: Segmenter, video: list[Tensor]) -> None:
+        self.model, self.plain, self.video = model, plain, video
+        self.state: Memory = None
+        self.sizes: list[int] = []
+
+    def frame(self, index: int) -> Tensor:
+        return self.plain.step(self.video[index])[0]
+
+    def stream(self, index: int) -> Tensor:
+        logits, self.state = self.model.step(self.video[index], self.state)
+        self.sizes.append(state_bytes(self.state))
+        return logits
+
+    def clip(self, index: int) -> Tensor:
+        temporal, last = self.model.temporal, len(self.video) - 1
+        before = [offset for offset in temporal.adjacent if offset < 0]
+        after = [offset for offset in temporal.adjacent if offset > 0]
+        picked = [0] * bool(temporal.reference)
+        picked += [min(max(index + offset, 0), last) for offset in (*before, 0, *after)]
+        roles = (
+            *(Role.REFERENCE,) * bool(temporal.reference),
+            *(Role.ADJACENT,) * len(before),
+            Role.QUERY,
+            *(Role.ADJACENT,) * len(after),
+        )
+        outputs = self.model(torch.stack([self.video[i] for i in picked], dim=1), roles).outputs
+        return self.model.head.semantic({name: value[:, 0] for name, value in outputs.items()})
+
+
+def _timed(call: Callable[[int], Tensor], index: int, device: torch.device) -> float:
+    """Seconds of one call, the device's work included."""
+    _wait(device)
+    start = time.perf_counter()
+    call(index)
+    _wait(device)
+    return time.perf_counter() - start
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def describe(numbers: dict[str, Any]) -> str:
+    """Return the table that the command prints."""
+    height, width = numbers["size"]
+    lines = [
+        f"\n{numbers['model']}, {numbers['params'] / 1e6:.2f} M parameters, {numbers['gmacs']:.1f} GMACs a step, "
+        f"{numbers['classes']} classes, {height}x{width}, {numbers['dtype']} on {numbers['device']}; "
+        f"medians of {numbers['frames']} outputs, in turns",
+    ]
+    for way, seconds in numbers["seconds"].items():
+        ratio = numbers.get(f"ratio_{way}_to_frame")
+        beside = "" if ratio is None else f"   {ratio:6.3f} times a frame alone"
+        lines.append(f"  {way:8s} {seconds * 1e3:10.1f} ms   {1 / seconds:8.2f} frames/s{beside}")
+    if "state_bytes" in numbers:
+        steady = "constant" if numbers["state_is_constant"] else "NOT constant"
+        lines.append(f"  state    {numbers['state_bytes']:,} bytes per stream, {steady} once it is full")
+    return "\n".join(lines)

@@ -1,0 +1,67 @@
+"""`everyframe bench stream` in small: what it counts, and that its three ways are the model's."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from everyframe.cli.__main__ import main
+from everyframe.cli.bench_stream import _Runner, measure
+from everyframe.errors import InputError
+from everyframe.labels import LabelSpace
+from everyframe.models.segmenter import Segmenter
+from everyframe.models.zoo import create_model
+
+SPACE = LabelSpace(("a", "b", "c"))
+
+
+def test_ratios_are_those_of_the_seconds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "stream.json"
+    small = ["--model", "ssltm-tiny", "--classes", "3", "--size", "32", "48", "--frames", "2", "--device", "cpu"]
+    assert main(["bench", "stream", *small, "--json", str(file)]) == 0
+    numbers = json.loads(file.read_text())
+    seconds = numbers["seconds"]
+    assert numbers["ratio_stream_to_frame"] == pytest.approx(seconds["stream"] / seconds["frame"])
+    assert numbers["ratio_clip_to_frame"] == pytest.approx(seconds["clip"] / seconds["frame"])
+    assert numbers["state_is_constant"] is True
+    assert f"{numbers['state_bytes']:,} bytes per stream, constant" in capsys.readouterr().out
+
+
+def test_state_is_the_ring_and_the_regions() -> None:
+    model = create_model("ssltm-tiny", SPACE)
+    numbers = measure(model, (32, 48), 1, ("stream",), "cpu")
+    width, reach = model.head.channels, 6  # SSLTM looks 6 frames back and keeps keys and values, at stride 8
+    ring = reach * 2 * width * (32 // 8) * (48 // 8)
+    regions = len(SPACE) * width
+    signature = width * 4 * 4
+    assert numbers["state_bytes"] == 4 * (ring + regions + signature)
+    assert set(numbers["seconds"]) == {"stream"}
+    assert "ratio_stream_to_frame" not in numbers
+
+
+def test_ways_without_memory_agree() -> None:
+    model = create_model("ocr-tiny", SPACE).eval()
+    video = [torch.randint(0, 256, (1, 3, 32, 48), dtype=torch.uint8) for _ in range(3)]
+    runner = _Runner(model, Segmenter(model.backbone, model.head, SPACE).eval(), video)
+    with torch.inference_mode():
+        alone = runner.frame(2)
+        torch.testing.assert_close(runner.stream(2), alone)
+        torch.testing.assert_close(runner.clip(2), alone)
+
+
+def test_saved_folder_is_measured(tmp_path: Path) -> None:
+    create_model("fcn-tiny", SPACE).save_pretrained(str(tmp_path / "model"))
+    file = tmp_path / "cost.json"
+    words = ["--model", str(tmp_path / "model"), "--size", "32", "48", "--ways", "stream", "--frames", "1"]
+    assert main(["bench", "stream", *words, "--json", str(file)]) == 0
+    assert json.loads(file.read_text())["classes"] == 3
+
+
+def test_no_frames_is_refused() -> None:
+    from everyframe.cli.bench_stream import main as bench
+
+    with pytest.raises(InputError, match="at least one frame"):
+        bench(["--model", "fcn-tiny", "--frames", "0"])
