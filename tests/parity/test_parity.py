@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 
 import builders_adapter
+import builders_backbones
 import builders_etc
 import builders_losses
 import builders_mask2former
@@ -23,7 +24,9 @@ from cases import FOLDER, Builder, Case, NotBuilt, compare, find, load
 REPOSITORIES: dict[str, dict[str, Builder]] = {
     "open-mmlab/mmsegmentation": builders_mmseg.BUILDERS | builders_losses.BUILDERS | builders_mask2former.MMSEG,
     "robin-karlsson0/ViT-Adapter": builders_mask2former.ADAPTER | builders_adapter.ADAPTER,
-    "baaivision/EVA": builders_adapter.EVA,
+    "baaivision/EVA": builders_adapter.EVA | builders_backbones.BUILDERS,
+    "OpenGVLab/InternImage": builders_backbones.BUILDERS,
+    "microsoft/FocalNet": builders_backbones.BUILDERS,
     "huggingface/transformers": builders_mask2former.TRANSFORMERS,
     "sssdddwww2/CVPR2021_VSPW_Implement": builders_vspw.BUILDERS | builders_raft.BUILDERS,
     "irfanICMLL/ETC-Real-time-Per-frame-Semantic-video-segmentation": builders_etc.BUILDERS,

@@ -1,0 +1,220 @@
+"""FocalNet: attention replaced by a gated sum of ever wider contexts.
+
+Yang et al., "Focal Modulation Networks" (NeurIPS 2022), in the form of its segmentation code: maps through norms of
+their own, frames of any size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from everyframe.models.ops.drop_path import DropPath
+from everyframe.models.ops.vit_block import gelu_mlp, init_vit_weights
+
+
+class FocalModulation(nn.Module):
+    """Each cell is multiplied by a mixture of contexts: depth-wise convolutions one after the other, then the mean.
+
+    Args:
+        channels: C.
+        levels: number of convolutions L.
+        window: side of the first kernel; each next one is 2 larger.
+        post_norm: a LayerNorm before the last projection.
+        scaled: contexts divided by their number.
+    """
+
+    def __init__(
+        self, channels: int, levels: int = 2, window: int = 9, post_norm: bool = False, scaled: bool = False
+    ) -> None:
+        super().__init__()
+        self.levels = levels
+        self.scaled = scaled
+        self.input = nn.Linear(channels, 2 * channels + levels + 1)
+        self.contexts = nn.ModuleList(
+            nn.Conv2d(channels, channels, window + 2 * i, padding=(window + 2 * i) // 2, groups=channels, bias=False)
+            for i in range(levels)
+        )
+        self.mix = nn.Conv2d(channels, channels, 1)
+        self.norm = nn.LayerNorm(channels) if post_norm else nn.Identity()
+        self.output = nn.Linear(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, H, W, C] -> [N, H, W, C]."""
+        c = x.shape[-1]
+        query, context, gates = self.input(x).permute(0, 3, 1, 2).split((c, c, self.levels + 1), dim=1)
+        total = torch.zeros_like(context)
+        for conv, gate in zip(self.contexts, gates[:, :-1].split(1, dim=1), strict=True):
+            context = F.gelu(conv(context))
+            total = total + context * gate
+        total = total + F.gelu(context.mean((2, 3), keepdim=True)) * gates[:, -1:]
+        if self.scaled:
+            total = total / (self.levels + 1)
+        return self.output(self.norm((query * self.mix(total)).permute(0, 2, 3, 1)))
+
+
+class FocalBlock(nn.Module):
+    """Focal modulation and a perceptron with residual connections.
+
+    Args:
+        channels: C.
+        modulation: see `FocalModulation`.
+        mlp_ratio: hidden width of the perceptron over C.
+        drop_path: probability of leaving a branch out in training, per sample.
+        post_norm: norms after the branches, not before.
+        layer_scale: start of the layer scale; None has none.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        modulation: FocalModulation,
+        mlp_ratio: float = 4.0,
+        drop_path: float = 0.0,
+        post_norm: bool = False,
+        layer_scale: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.post_norm = post_norm
+        self.norm1 = nn.LayerNorm(channels)
+        self.modulation = modulation
+        self.norm2 = nn.LayerNorm(channels)
+        self.mlp = gelu_mlp(channels, int(channels * mlp_ratio))
+        self.drop_path = DropPath(drop_path)
+        for name in ("gamma1", "gamma2"):
+            gamma = None if layer_scale is None else nn.Parameter(torch.full((channels,), float(layer_scale)))
+            self.register_parameter(name, gamma)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, H, W, C] -> [N, H, W, C]."""
+        for norm, branch, gamma in (
+            (self.norm1, self.modulation, self.gamma1),
+            (self.norm2, self.mlp, self.gamma2),
+        ):
+            y = norm(branch(x)) if self.post_norm else branch(norm(x))
+            x = x + self.drop_path(y if gamma is None else gamma * y)
+        return x
+
+
+class FocalEmbed(nn.Module):
+    """Strided convolution and a norm; the frame is padded with zeros to the right and bottom where needed.
+
+    Args:
+        in_channels: channels of the input.
+        channels: of the output.
+        stride: of the convolution.
+        kernel: its side; larger than the stride it overlaps.
+        padding: of the convolution.
+        norm: whether a LayerNorm follows.
+    """
+
+    def __init__(
+        self, in_channels: int, channels: int, stride: int, kernel: int, padding: int = 0, norm: bool = True
+    ) -> None:
+        super().__init__()
+        self.stride = stride
+        self.projection = nn.Conv2d(in_channels, channels, kernel, stride, padding)
+        self.norm = nn.LayerNorm(channels) if norm else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] -> [N, ceil(H / stride), ceil(W / stride), C']."""
+        right, bottom = -x.shape[3] % self.stride, -x.shape[2] % self.stride
+        x = F.pad(x, (0, right, 0, bottom)) if right or bottom else x
+        return self.norm(self.projection(x).permute(0, 2, 3, 1))
+
+
+class FocalStage(nn.Module):
+    """Blocks at one resolution."""
+
+    def __init__(self, blocks: Sequence[FocalBlock], downsample: FocalEmbed | None) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+        self.downsample = downsample
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """[N, H, W, C] -> (the stage's map [N, H, W, C], the next stage's input)."""
+        for block in self.blocks:
+            x = block(x)
+        return x, x if self.downsample is None else self.downsample(x.permute(0, 3, 1, 2))
+
+
+class FocalNet(nn.Module):
+    """Four stages; maps of stride 4, 8, 16, 32 at any frame size.
+
+    Args:
+        width: channels of the first stage; each next one doubles them.
+        depths: blocks of each stage.
+        levels: see `FocalModulation`, for each stage.
+        windows: see `FocalModulation`, for each stage.
+        mlp_ratio: hidden width of the perceptrons.
+        overlap: overlapping patch embeddings (L, XL and H models).
+        post_norm: see `FocalBlock`.
+        modulation_norm: see `FocalModulation`'s post_norm.
+        scaled: see `FocalModulation`.
+        layer_scale: see `FocalBlock`.
+        patch_norm: whether a LayerNorm follows each patch embedding.
+        drop_path: probability of leaving a branch out in training, rising linearly from 0 to this.
+        out_indices: stages whose maps are returned.
+        output_norms: whether each returned map goes through a LayerNorm of its own.
+        in_channels: channels of the frame.
+
+    Attributes:
+        channels: channels of each returned map.
+        strides: pixels per cell of each returned map: ceil(H / stride) rows and ceil(W / stride) columns.
+    """
+
+    def __init__(
+        self,
+        width: int = 96,
+        depths: Sequence[int] = (2, 2, 6, 2),
+        levels: Sequence[int] = (2, 2, 2, 2),
+        windows: Sequence[int] = (9, 9, 9, 9),
+        mlp_ratio: float = 4.0,
+        overlap: bool = False,
+        post_norm: bool = False,
+        modulation_norm: bool = False,
+        scaled: bool = False,
+        layer_scale: float | None = None,
+        patch_norm: bool = True,
+        drop_path: float = 0.0,
+        out_indices: Sequence[int] = (0, 1, 2, 3),
+        output_norms: bool = True,
+        in_channels: int = 3,
+    ) -> None:
+        super().__init__()
+        self.out_indices = tuple(out_indices)
+        self.channels = tuple(width << i for i in self.out_indices)
+        self.strides = tuple(4 << i for i in self.out_indices)
+        first = (4, 7, 3) if overlap else (4, 4, 0)
+        later = (2, 3, 1) if overlap else (2, 2, 0)
+        self.patch_embed = FocalEmbed(in_channels, width, *first, patch_norm)
+        total, before = sum(depths), 0
+        self.stages = nn.ModuleList()
+        for i, depth in enumerate(depths):
+            c = width << i
+            blocks = [
+                FocalBlock(
+                    c, FocalModulation(c, levels[i], windows[i], modulation_norm, scaled), mlp_ratio,
+                    drop_path * (before + j) / max(total - 1, 1), post_norm, layer_scale,
+                )
+                for j in range(depth)
+            ]  # fmt: skip
+            before += depth
+            # The embedding between stages always has a norm, also where the first has none.
+            down = FocalEmbed(c, 2 * c, *later) if i < len(depths) - 1 else None
+            self.stages.append(FocalStage(blocks, down))
+        self.norms = nn.ModuleList(nn.LayerNorm(c) if output_norms else nn.Identity() for c in self.channels)
+        self.apply(init_vit_weights)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """[N, 3, H, W] -> one [N, C, h, w] per stage of `out_indices` (in channels_last memory, as computed)."""
+        x = self.patch_embed(x)
+        maps = []
+        for i, stage in enumerate(self.stages):
+            out, x = stage(x)
+            if i in self.out_indices:
+                maps.append(self.norms[self.out_indices.index(i)](out).permute(0, 3, 1, 2))
+        return maps
