@@ -93,7 +93,7 @@ def self_train(
 
     config = config_of(0)
     views = {"threshold": threshold, "scales": [float(s) for s in scales], "flip": flip}
-    record = StageRecord(out / "self_training.json", {**views, "recipe": _settings(config)})
+    record = StageRecord(out / "self_training.json", {**views, **_settings(recipe, options)})
     with StopSignals() as signals:
 
         def asked() -> signal.Signals | None:
@@ -146,11 +146,15 @@ def train_stage(config: Config, path: Path, asked: StopAsked) -> None:
         )
 
 
-def _settings(config: Config) -> Config:
-    """Return what must be the same when the loop goes on: not its place, nor how many processes read ahead."""
-    settings: Config = yaml.safe_load(dump(config))
-    del settings["out"], settings["data"]["workers"]
-    return settings
+def _settings(recipe: Mapping[str, Any], options: Mapping[str, Any]) -> Config:
+    """Return what must be the same when the loop goes on: what was given, not how many processes read ahead.
+
+    Not the resolved options: a later version may know more of them.
+    """
+    given = {key: value for key, value in options.items() if key not in {"data.workers", "out"}}
+    own = {key: value for key, value in recipe.items() if key != "out"}
+    plain: Config = yaml.safe_load(dump({"recipe": own, "options": given}))
+    return plain
 
 
 def _label(teacher: Path, config: Config, folder: Path, views: Mapping[str, Any], asked: StopAsked) -> dict[str, float]:
