@@ -180,7 +180,7 @@ def raw_image(x: Tensor) -> Tensor:
 
 
 def pair_auxiliary(case: Case, head: Head, with_regions: bool) -> Tensor:
-    """Of PSP heads the current frame's; of OCR heads both, predictions (current, previous) on labels (previous, current)."""
+    """Of PSP heads the current frame's; of OCR heads predictions (current, previous) on labels (previous, current)."""
     coarse, label = head.auxiliary([case.inputs["conv4"], case.inputs["conv5"]]), case.inputs["label"]
     if with_regions:
         return nll(coarse, torch.cat([case.inputs["prev_label"], label]), case)

@@ -1,6 +1,6 @@
 """Recipes: what differs from the defaults of the constructors, as YAML.
 
-The signatures of `train`, `create_model`, `ClipDataModule`, `Optimization`, `pixel_objective`, `Teaching` and
+The signatures of `train`, `create_model`, `ClipDataModule`, `Optimization`, `video_objective`, `Teaching` and
 Lightning's `Trainer` are the schema; a recipe adds none of its own. Every key is checked before anything is built.
 """
 
@@ -28,7 +28,7 @@ from everyframe.errors import InputError
 from everyframe.models.segmenter import Segmenter
 from everyframe.models.zoo import create_model
 from everyframe.semi.pseudo import Teaching
-from everyframe.training.objective import pixel_objective
+from everyframe.training.objectives_temporal import video_objective
 from everyframe.training.optim import Optimization
 from everyframe.training.run import TRAINER_OWNED, Run, RunFolder, check_lengths, is_first_process, train
 
@@ -148,7 +148,7 @@ def start(config: Config, resume: str | None = None) -> Run:
         model,
         data,
         folder.root,
-        pixel_objective(**config["objective"]),
+        video_objective(model, **config["objective"]),
         Optimization(**config["optimizer"]),
         Teaching(**config["teacher"]),
         **{key: value for key, value in config.items() if key not in (*SECTIONS, "out")},
@@ -166,7 +166,7 @@ def schema() -> ArgumentParser:
     parser.add_function_arguments(create_model, "model", skip={"label_space"}, fail_untyped=False)
     parser.add_class_arguments(ClipDataModule, "data")
     parser.add_class_arguments(Optimization, "optimizer")
-    parser.add_function_arguments(pixel_objective, "objective")
+    parser.add_function_arguments(video_objective, "objective", skip={"model"})
     parser.add_class_arguments(Teaching, "teacher")
     parser.add_class_arguments(Trainer, "trainer", skip=set(TRAINER_OWNED), fail_untyped=False)
     return parser

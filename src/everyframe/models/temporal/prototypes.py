@@ -33,6 +33,9 @@ class CategoryPrototypes(nn.Module):
     filled: Tensor
     usage: Tensor
 
+    copied_by_teacher = True
+    """A moving average of weights must not blend a slot with the zeros it held before it was filled."""
+
     def __init__(
         self,
         num_classes: int,

@@ -1,0 +1,203 @@
+"""Terms of an objective that know about time or about a teacher: class prototypes, motion, distillation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from everyframe.errors import InputError
+from everyframe.flow import Flow, batch_flow
+from everyframe.frames import Clip, Role
+from everyframe.losses.pixel import upsample
+from everyframe.losses.temporal import (
+    MaskForm,
+    MultiFrameDistillation,
+    knowledge_distillation,
+    motion_loss,
+    pair_distillation,
+    photometric_mask,
+)
+from everyframe.models.checkpoint import load
+from everyframe.models.ops.warp import warp
+from everyframe.models.segmenter import Prediction, Segmenter
+from everyframe.models.temporal.prototypes import CategoryPrototypes
+from everyframe.training.objective import Objective, Term, pixel_objective
+
+
+def video_objective(
+    model: Segmenter,
+    prototypes: float = 1.0,
+    motion: float = 0.0,
+    motion_mask: MaskForm = "absolute",
+    flow: str = "dis",
+    distill_from: str | None = None,
+    distillation: float = 1.0,
+    pair_distillation: float = 0.1,
+    multi_frame_distillation: float = 0.1,
+    **options: Any,
+) -> Objective:
+    """Build the objective of a model: that of its pixels, and what its temporal module and a teacher add.
+
+    Args:
+        model: the model to train.
+        prototypes: weight of the loss that moves SSLTM's class prototypes; without them it is left out.
+        motion: weight of ETC's motion loss between consecutive query frames (0.1 there); needs `data.queries: 2`.
+        motion_mask: difference of frames by which motion is believed, see `photometric_mask`.
+        flow: where the motion comes from: "dis" (OpenCV) or "raft" (torchvision, downloads weights).
+        distill_from: folder or hub id of a trained model whose predictions and features are to be imitated (ETC).
+        distillation: with it, weight of the single-frame distillation of logits.
+        pair_distillation: weight of the pair-wise-frames dependency loss; needs two query frames.
+        multi_frame_distillation: weight of the multi-frame dependency loss; needs two query frames.
+        **options: of `pixel_objective`.
+    """
+    pixels = pixel_objective(**options)
+    terms: dict[str, tuple[float, Term]] = dict(pixels.terms)
+    own = getattr(model.temporal, "prototypes", None)
+    if isinstance(own, CategoryPrototypes):
+        terms["prototypes"] = (prototypes, PrototypeLoss(own))
+    terms["motion"] = (motion, MotionLoss(model, motion_mask, flow))
+    if distill_from is not None:
+        teacher = DistillationTeacher(load(distill_from))
+        terms["distillation"] = (distillation, LogitDistillation(teacher))
+        terms["pair_distillation"] = (pair_distillation, PairDistillation(teacher))
+        terms["multi_frame_distillation"] = (multi_frame_distillation, SequenceDistillation(teacher))
+    return Objective(terms)
+
+
+@dataclass(frozen=True)
+class PrototypeLoss:
+    """Shows the labelled query frames, as they were before any temporal module, to the prototypes."""
+
+    prototypes: CategoryPrototypes
+
+    def __call__(self, prediction: Prediction, clip: Clip) -> Tensor:
+        """See `Term`; the prototypes move (by "ema") or are made to (by "mse")."""
+        pixels = _of_queries(prediction.features.embedding["pixels"], clip)
+        return self.prototypes.observe(pixels.flatten(0, 1), clip.query_labels.flatten(0, 1))
+
+
+@dataclass(frozen=True)
+class MotionLoss:
+    """Consecutive query frames' logits agree along the flow (ETC); the mean over the pairs of the clip.
+
+    Attributes:
+        model: whose mean and deviation normalise the frames.
+        mask: see `photometric_mask`.
+        flow: see `batch_flow`.
+    """
+
+    model: Segmenter
+    mask: MaskForm = "absolute"
+    flow: str | Flow = "dis"
+
+    def __call__(self, prediction: Prediction, clip: Clip) -> Tensor:
+        """See `Term`."""
+        images, logits = _query_pairs(clip.images, clip, "motion"), prediction.logits.unbind(1)
+        losses = [
+            # At the size of the frames logits are large: they are computed anew in the backward pass.
+            checkpoint(self.between, now, before, now_image, before_image, use_reentrant=False)
+            for (before, now), (before_image, now_image) in zip(pairwise(logits), images, strict=True)
+        ]
+        return torch.stack(losses).mean()
+
+    def between(self, now: Tensor, before: Tensor, now_image: Tensor, before_image: Tensor) -> Tensor:
+        """Return the loss of logits [B, K, h, w] of two frames, uint8 [B, 3, H, W]."""
+        size = (now_image.shape[-2], now_image.shape[-1])
+        flow = batch_flow(self.flow, now_image, before_image)
+        a, b = ((image - self.model.mean) / self.model.std for image in (now_image, before_image))
+        mask = photometric_mask(a, warp(b, flow), self.mask)
+        return motion_loss(upsample(now, size), warp(upsample(before, size), flow), mask)
+
+
+@dataclass
+class DistillationTeacher:
+    """A trained model, run once per batch for all the terms that ask it.
+
+    It is held in a list, so that it is no part of the objective's weights.
+    """
+
+    model: Segmenter
+    _latest: list[tuple[Clip, Prediction]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.model.requires_grad_(False).eval()
+
+    @torch.no_grad()
+    def __call__(self, clip: Clip) -> Prediction:
+        """Return what the teacher makes of a clip."""
+        if not self._latest or self._latest[0][0] is not clip:
+            self.model.to(clip.images.device)
+            self._latest = [(clip, self.model(clip.images, clip.roles))]
+        return self._latest[0][1]
+
+    def pixels(self, prediction: Prediction, clip: Clip) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the query frames' features of the student and of the teacher, each [B, D, h, w], at one size."""
+        wanted = _of_queries(self(clip).features.embedding["pixels"], clip).unbind(1)
+        own = _of_queries(prediction.features.embedding["pixels"], clip).unbind(1)
+        size = wanted[0].shape[-2:]
+        if own[0].shape[-2:] != size:
+            own = tuple(F.interpolate(x, size, mode="bilinear", align_corners=False) for x in own)
+        return list(own), list(wanted)
+
+
+@dataclass(frozen=True)
+class LogitDistillation:
+    """Single-frame distillation of the query frames' logits."""
+
+    teacher: DistillationTeacher
+
+    def __call__(self, prediction: Prediction, clip: Clip) -> Tensor:
+        """See `Term`."""
+        return knowledge_distillation(prediction.logits.flatten(0, 1), self.teacher(clip).logits.flatten(0, 1))
+
+
+@dataclass(frozen=True)
+class PairDistillation:
+    """Pair-wise-frames dependency of consecutive query frames."""
+
+    teacher: DistillationTeacher
+
+    def __call__(self, prediction: Prediction, clip: Clip) -> Tensor:
+        """See `Term`."""
+        _query_pairs(clip.images, clip, "pair_distillation")
+        own, wanted = self.teacher.pixels(prediction, clip)
+        pairs = zip(pairwise(own), pairwise(wanted), strict=True)
+        return torch.stack([pair_distillation(student, teacher) for student, teacher in pairs]).mean()
+
+
+class SequenceDistillation(nn.Module):
+    """Multi-frame dependency of the query frames; its ConvLSTM trains with the student."""
+
+    def __init__(self, teacher: DistillationTeacher) -> None:
+        super().__init__()
+        self.teacher = teacher
+        self.compare = MultiFrameDistillation()
+
+    def forward(self, prediction: Prediction, clip: Clip) -> Tensor:
+        """See `Term`."""
+        _query_pairs(clip.images, clip, "multi_frame_distillation")
+        return self.compare(*self.teacher.pixels(prediction, clip))
+
+
+def _of_queries(x: Tensor, clip: Clip) -> Tensor:
+    """Pick the query frames of what `Prediction.features` holds for all frames: [B*T, ...] -> [B, Q, ...]."""
+    queries = [t for t, role in enumerate(clip.roles) if role is Role.QUERY]
+    return x.unflatten(0, (-1, len(clip.roles)))[:, queries]
+
+
+def _query_pairs(images: Tensor, clip: Clip, name: str) -> list[tuple[Tensor, Tensor]]:
+    """Return (earlier, later) of consecutive query frames of [B, T, ...].
+
+    Raises:
+        InputError: clips of a single query.
+    """
+    frames = _of_queries(images.flatten(0, 1), clip).unbind(1)
+    if len(frames) < 2:
+        raise InputError(f"objective.{name}: expected clips of two query frames or more, came 1; set data.queries: 2")
+    return list(pairwise(frames))
