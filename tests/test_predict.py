@@ -4,6 +4,7 @@ import csv
 import errno
 import json
 import os
+import re
 from collections import deque
 from collections.abc import Callable, Iterator
 from fractions import Fraction
@@ -233,19 +234,39 @@ def test_resume_of_nothing_starts(tmp_path: Path) -> None:
     assert predict(Remember(), folder, tmp_path / "out").frames == 3  # without resume: all anew
 
 
+def test_a_new_job_leaves_no_label_map_of_the_one_it_replaces(tmp_path: Path) -> None:
+    long, short = pictures(tmp_path / "long" / "street", 5), pictures(tmp_path / "short" / "street", 3)
+    (tmp_path / "out" / "other").mkdir(parents=True)
+    (tmp_path / "out" / "other" / "00000009.png").write_bytes(b"not of a job")
+    predict(Remember(), [long, pictures(tmp_path / "other", 2)], tmp_path / "out", confidence=True)
+    predict(Remember(), short, tmp_path / "out", confidence=True)
+    for folder in ("street", "street.confidence"):
+        assert len(list((tmp_path / "out" / folder).glob("*.png"))) == 3
+    assert len(list((tmp_path / "out" / "other").glob("*.png"))) == 3, "not labelled anew: stays as it was"
+
+
+def test_a_killed_job_says_what_was_running(tmp_path: Path) -> None:
+    def look(name: str, frames: int, length: int | None) -> None:
+        record = json.loads((tmp_path / "out" / "summary.json").read_text())
+        assert [(video["name"], video["status"]) for video in record["videos"]] == [("street", "running")]
+
+    predict(Remember(), pictures(tmp_path / "street", 2), tmp_path / "out", on_frame=look)
+
+
 @pytest.mark.parametrize(
-    ("options", "word"),
+    ("options", "words"),
     [
-        ({"flip": True}, "flip"),
-        ({"dtype": "bfloat16"}, "dtype"),
-        ({"areas": False}, "outputs"),
-        ({"window": 9}, "window"),
+        ({"flip": True}, "flip false there, true now"),
+        ({"dtype": "bfloat16"}, 'dtype "float32" there, "bfloat16" now'),
+        ({"areas": False}, 'outputs ["labels", "areas"] there, ["labels"] now'),
+        ({"window": 9}, "window null there, 9 now"),
     ],
 )
-def test_resume_with_other_settings_is_refused(tmp_path: Path, options: dict[str, Any], word: str) -> None:
+def test_resume_with_other_settings_is_refused(tmp_path: Path, options: dict[str, Any], words: str) -> None:
     folder = pictures(tmp_path / "street", 3)
     predict(Remember(), folder, tmp_path / "out", overlay=False)
-    with pytest.raises(InputError, match=f"expected the settings of the interrupted job, came others .*{word}"):
+    expected = f"expected the settings of the interrupted job, came others ({words});"
+    with pytest.raises(InputError, match=re.escape(expected)):
         predict(Remember(), folder, tmp_path / "out", overlay=False, resume=True, **options)
 
 
@@ -259,6 +280,8 @@ def test_resume_with_another_model_or_source_is_refused(tmp_path: Path) -> None:
     moved = pictures(tmp_path / "elsewhere" / "street", 3)
     summary = predict(Remember(), moved, tmp_path / "out", resume=True)
     assert "resume with the same sources" in summary.failed[0].error
+    summary = predict(Remember(), folder, tmp_path / "out", resume=True)
+    assert [(video.status, video.labelled_now) for video in summary.videos] == [("done", 0)], "the right one is known"
     (tmp_path / "out" / "summary.json").write_text("{")
     with pytest.raises(InputError, match="expected the record of an earlier job"):
         predict(Remember(), folder, tmp_path / "out", resume=True)

@@ -129,12 +129,14 @@ def predict(
         InputError: the model cannot be used, no output is asked for, or the earlier job had other settings.
         OutputError: the output folder cannot be written; what is finished stays readable.
     """
-    wanted = {"labels": labels, "overlay": overlay, "areas": areas, "confidence": confidence}
-    if not any(wanted.values()):
-        raise InputError(f"predict: expected at least one of the outputs {', '.join(wanted)}, came none")
+    outputs = {"labels": labels, "overlay": overlay, "areas": areas, "confidence": confidence}
+    wanted = [output for output, asked in outputs.items() if asked]
+    if not wanted:
+        raise InputError(f"predict: expected at least one of the outputs {', '.join(outputs)}, came none")
+    model = loaded(model)
     views = {"window": window, "stride": stride, "flip": flip, "scales": list(scales)}
     runner = Stream(with_views(model, window=window, stride=stride, flip=flip, scales=scales), device, dtype)
-    settings = {"model": fingerprint(runner.predictor), **views, "dtype": str(runner.dtype).removeprefix("torch.")}
+    settings = {"model": fingerprint(model), **views, "dtype": str(runner.dtype).removeprefix("torch.")}
     job = Job(Path(out), {**settings, "device": runner.device.type, "outputs": wanted}, resume)
     space = runner.label_space
     with writing(job.out):
@@ -148,7 +150,7 @@ def predict(
             "areas": lambda: AreasWriter(job.out / f"{name}.areas.csv", space),
             "confidence": lambda: ConfidenceWriter(job.out / f"{name}.confidence"),
         }
-        return [make() for output, make in made.items() if wanted[output]]
+        return [made[output]() for output in wanted]
 
     run = Run(runner, job, writers, confidence, checkpoint_every, on_frame)
     with job:
@@ -168,10 +170,7 @@ def with_views(
     scales: Sequence[float] = (),
 ) -> Predictor:
     """Load a model where a path or hub id came, and wrap it: each scale is cut into windows, each view mirrored."""
-    if isinstance(model, str | Path):
-        from everyframe.models.checkpoint import load
-
-        model = load(model)
+    model = loaded(model)
     if stride is not None and window is None:
         raise InputError(f"stride: expected a window as well, came stride {stride} alone; add --window")
     if window is not None:
@@ -179,6 +178,15 @@ def with_views(
     if scales:
         model = Scales(model, scales)
     return Flip(model) if flip else model
+
+
+def loaded(model: str | Path | Predictor) -> Predictor:
+    """Load a model where a path or hub id came."""
+    if not isinstance(model, str | Path):
+        return model
+    from everyframe.models.checkpoint import load
+
+    return load(model)
 
 
 class OverlayWriter:

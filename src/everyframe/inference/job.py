@@ -53,11 +53,13 @@ class Job:
         self._path = out / "summary.json"
         self._states = out / ".resume"
         self._earlier: dict[str, VideoResult] = {}
+        self._replaced: frozenset[str] = frozenset()
         with writing(out):
             self._states.mkdir(parents=True, exist_ok=True)
         if resume:
             self._earlier = self._read_earlier()
         else:
+            self._replaced = self._recorded_names()
             for file in self._states.glob("*.safetensors"):
                 file.unlink()
         self.save()
@@ -68,6 +70,7 @@ class Job:
         begin = time.perf_counter()
         result = VideoResult(name, source)
         self.summary.videos.append(result)
+        self.save()  # a job that is killed leaves word of what was running
         try:
             yield result
             result.status = "done"
@@ -129,7 +132,9 @@ class Job:
     def save(self) -> None:
         """Write summary.json."""
         self.summary.seconds = time.perf_counter() - self._begin
-        pending = [video for name, video in self._earlier.items() if name not in {v.name for v in self.summary.videos}]
+        # A video that was refused as another one of the same name does not displace the first one's record.
+        seen = {(video.name, video.source) for video in self.summary.videos}
+        pending = [video for video in self._earlier.values() if (video.name, video.source) not in seen]
         record = self.summary.to_dict()
         record["videos"] += [asdict(video) for video in pending]
         with writing(self._path), whole_file(self._path) as part:
@@ -169,6 +174,18 @@ class Job:
         stream.restore(state, (notes["size"][0], notes["size"][1]))
         return int(notes["frames"])
 
+    def clear(self, result: VideoResult) -> None:
+        """Remove the pictures that an earlier job, which this one replaces, wrote for a video of this name.
+
+        Otherwise those of frames that do not come again would stand among the new ones. Files of videos that the
+        earlier job does not list are not its work, and stay.
+        """
+        if result.name in self._replaced:
+            with writing(self.out):
+                for folder in (self.out / result.name, self.out / f"{result.name}.confidence"):
+                    for file in folder.glob("*.png"):
+                        file.unlink()
+
     def forget(self, result: VideoResult) -> None:
         """Remove a video's state: it is done, or it starts over."""
         with writing(self.out):
@@ -195,7 +212,19 @@ class Job:
                 f"{self.out}: expected the settings of the interrupted job, came others ({differ}); resume with the "
                 f"same settings, or choose another folder"
             )
-        return {video.name: video for video in videos}
+        by_name: dict[str, VideoResult] = {}
+        for video in videos:
+            if video.name not in by_name or video.status != "failed":
+                by_name[video.name] = video
+        return by_name
+
+    def _recorded_names(self) -> frozenset[str]:
+        """Names of the videos that the record in the folder lists; none where it cannot be read."""
+        try:
+            record = json.loads(self._path.read_text(encoding="utf-8"))
+            return frozenset(video["name"] for video in record["videos"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return frozenset()
 
 
 def _short(value: Any) -> str:

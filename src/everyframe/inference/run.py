@@ -53,6 +53,7 @@ class Run:
             InputError: it cannot be read to its end; what was labelled before is on disk.
             OutputError: the output folder cannot be written.
         """
+        self.job.clear(result)
         try:
             self._label(video, result, self.job.restore(result, self.runner))
         except _CannotReadBackError:  # a label map of the earlier run is gone or damaged: all of the video again
