@@ -15,8 +15,7 @@ from everyframe.data.findings import DataWarning
 from everyframe.data.layouts import LAYOUTS, SPLITS, load_split, parse_spec
 from everyframe.data.layouts.camvid import space11, space32
 from everyframe.data.layouts.cityscapes import label_space as cityscapes_space
-from everyframe.data.layouts.vspw import size_480p
-from everyframe.data.reading import read_labels
+from everyframe.data.reading import read_labels, target_size
 from everyframe.errors import InputError
 
 
@@ -114,7 +113,7 @@ def test_vspw_what_is_missing(vspw_root: Path) -> None:
     [((1080, 1920), (480, 853)), ((720, 1280), (480, 853)), ((1920, 1080), (480, 270)), ((479, 853), (480, 854))],
 )
 def test_480p_rule(size: tuple[int, int], expected: tuple[int, int]) -> None:
-    assert size_480p(*size) == expected
+    assert target_size(size, height=480) == expected
 
 
 def test_vspw480_marks_every_video(vspw_root: Path) -> None:

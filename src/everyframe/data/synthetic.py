@@ -31,7 +31,7 @@ RATE = Fraction(15)
 SUPERSAMPLING = 2
 
 
-class Flow(NamedTuple):
+class ExactFlow(NamedTuple):
     """Exact motion from one frame to another.
 
     Attributes:
@@ -162,7 +162,7 @@ class SyntheticVideo:
                 shown[box][surface.mask[v][:, u]] = number
         return shown
 
-    def flow(self, index: int, other: int) -> Flow:
+    def flow(self, index: int, other: int) -> ExactFlow:
         """Return the exact motion from frame `index` to frame `other` (before or after it), on the grid of `index`."""
         surfaces = self._scene[1]
         shown = self.surfaces(index)
@@ -189,7 +189,7 @@ class SyntheticVideo:
             valid[here] = (seen & inside)[here]
             flow[0][here] = np.broadcast_to(right, self.size)[here]
             flow[1][here] = np.broadcast_to(down[:, None], self.size)[here]
-        return Flow(flow, valid)
+        return ExactFlow(flow, valid)
 
     def _samples(self, per_pixel: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return rows and columns where the picture is sampled, in pixels."""

@@ -54,7 +54,11 @@ def vspw(root: Path, split: str) -> Split:
 
 
 def vspw480(root: Path, split: str) -> Split:
-    """Read full-size VSPW at 480 rows, by the authors' rule (`size_480p`), without a second copy on disk."""
+    """Read full-size VSPW at 480 rows, by the authors' rule (`reading.target_size`), without a second copy on disk.
+
+    Frames are resized bilinearly and masks by nearest neighbour. Portrait videos come out narrower than the usual crop
+    of 479 columns.
+    """
     videos, space = vspw(root, split)
     return [replace(video, height=480) for video in videos], space
 
@@ -62,15 +66,6 @@ def vspw480(root: Path, split: str) -> Split:
 def splits(root: Path) -> list[str]:
     """Names of the splits that have a list."""
     return [split for split in SPLITS if (root / f"{split}.txt").is_file()]
-
-
-def size_480p(height: int, width: int) -> tuple[int, int]:
-    """Return (H, W) of VSPW_480p: 480 rows and int(480 * width / height) columns.
-
-    Frames are then resized bilinearly and masks by nearest neighbour. Portrait videos come out narrower than the
-    usual crop of 479 columns.
-    """
-    return 480, int(480 * width / height)
 
 
 def label_space(root: Path) -> LabelSpace:
