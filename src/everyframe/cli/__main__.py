@@ -12,6 +12,7 @@ VERBS = {
     "demo": "synthetic videos -> train -> label every frame -> evaluate -> report, in minutes on a CPU",
     "data": "check a data set before training; start its classes file; pack predictions for CVAT",
     "train": "train a recipe",
+    "self-train": "teacher -> pseudo-labels on disk -> student, in rounds",
     "predict": "label every frame of videos, folders, cameras, streams",
     "evaluate": "measure predictions or a model, and write a report",
     "models": "list the models with parameters and cost",
