@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from everyframe.errors import InputError
 from everyframe.flow import Flow, batch_flow
 from everyframe.frames import Clip, Role
+from everyframe.losses.contrastive import Positives
 from everyframe.losses.pixel import upsample
 from everyframe.losses.temporal import (
     MaskForm,
@@ -28,6 +29,7 @@ from everyframe.models.ops.warp import warp
 from everyframe.models.segmenter import Prediction, Segmenter
 from everyframe.models.temporal.prototypes import CategoryPrototypes
 from everyframe.training.objective import Objective, Term, pixel_objective
+from everyframe.training.objective_contrastive import ContrastiveTerm, feature_channels
 
 
 def video_objective(
@@ -40,6 +42,12 @@ def video_objective(
     distillation: float = 1.0,
     pair_distillation: float = 0.1,
     multi_frame_distillation: float = 0.1,
+    contrastive: float = 0.0,
+    contrastive_feature: str | int = "pixels",
+    contrastive_temperature: float = 0.1,
+    contrastive_positives: Positives = "clip",
+    contrastive_purity: float | None = None,
+    contrastive_projection: int = 256,
     **options: Any,
 ) -> Objective:
     """Build the objective of a model: that of its pixels, and what its temporal module and a teacher add.
@@ -54,6 +62,13 @@ def video_objective(
         distillation: with it, weight of the single-frame distillation of logits.
         pair_distillation: weight of the pair-wise-frames dependency loss; needs two query frames.
         multi_frame_distillation: weight of the multi-frame dependency loss; needs two query frames.
+        contrastive: weight of the contrastive loss between the cells of a clip (0.1 in VSPW 2023), all frames of it;
+            see `everyframe.losses.contrastive`.
+        contrastive_feature: name in the head's embedding, or number of a backbone map.
+        contrastive_temperature: by which products of features are divided.
+        contrastive_positives: which cells of its class attract a cell: the clip's, its own frame's, other frames'.
+        contrastive_purity: label of a cell: None the pixel at its centre; else the most frequent one from this share.
+        contrastive_projection: channels to which the feature is projected for this loss alone; 0 for no projection.
         **options: of `pixel_objective`.
     """
     pixels = pixel_objective(**options)
@@ -67,6 +82,18 @@ def video_objective(
         terms["distillation"] = (distillation, LogitDistillation(teacher))
         terms["pair_distillation"] = (pair_distillation, PairDistillation(teacher))
         terms["multi_frame_distillation"] = (multi_frame_distillation, SequenceDistillation(teacher))
+    if contrastive:
+        terms["contrastive"] = (
+            contrastive,
+            ContrastiveTerm(
+                contrastive_feature,
+                contrastive_temperature,
+                contrastive_positives,
+                contrastive_purity,
+                channels=feature_channels(model, contrastive_feature),
+                projection=contrastive_projection,
+            ),
+        )
     return Objective(terms)
 
 

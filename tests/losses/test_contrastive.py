@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import math
+from itertools import product
+
+import pytest
+import torch
+from torch import Tensor
+
+from everyframe.errors import InputError
+from everyframe.losses.contrastive import cell_labels, contrastive_loss
+
+
+def clip(t: int = 2, h: int = 5, w: int = 7, classes: int = 4, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Features whose classes differ a little, and labels in which some cells are ignored."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(0, classes, (t, h, w), generator=generator).to(torch.uint8)
+    labels[torch.rand(t, h, w, generator=generator) < 0.15] = 255
+    features = torch.randn(t, 6, h, w, generator=generator, dtype=torch.float64)
+    features[:, 0] += labels.double() / 100
+    return features, labels
+
+
+def brute_force(features: Tensor, labels: Tensor, temperature: float, positives: str = "clip") -> float:
+    """Eqs. 1-3 in plain Python, one pair at a time."""
+    t, _, h, w = features.shape
+    cells = []
+    for f in range(t):
+        for y in range(h):
+            for x in range(w):
+                vector = features[f, :, y, x].tolist()
+                norm = math.sqrt(sum(v * v for v in vector))
+                if labels[f, y, x] != 255:
+                    cells.append((int(labels[f, y, x]), f, [v / norm for v in vector]))
+    losses = []
+    for i, (own, frame, z) in enumerate(cells):
+        score = [sum(a * b for a, b in zip(z, other[2], strict=True)) / temperature for other in cells]
+        chosen = {
+            "clip": lambda f, frame=frame: True,
+            "same-frame": lambda f, frame=frame: f == frame,
+            "cross-frame": lambda f, frame=frame: f != frame,
+        }[positives]
+        drawn = [j for j, (k, f, _) in enumerate(cells) if j != i and k == own and chosen(f)]
+        negative = [j for j, (k, _, _) in enumerate(cells) if k != own]
+        if drawn and negative:
+            below = sum(math.exp(score[j]) for j in negative)
+            losses.append(-sum(math.log(math.exp(score[p]) / (math.exp(score[p]) + below)) for p in drawn) / len(drawn))
+    return sum(losses) / len(losses) if losses else 0.0
+
+
+@pytest.mark.parametrize("positives", ["clip", "same-frame", "cross-frame"])
+@pytest.mark.parametrize("dense", [False, True])
+def test_equals_the_formula_pair_by_pair(positives: str, dense: bool) -> None:
+    features, labels = clip(3, 3, 5)
+    expected = brute_force(features, labels, 0.2, positives)
+    got = contrastive_loss(features, labels, 0.2, positives, tile=8, dense=dense)
+    assert got.item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_hand_computed() -> None:
+    # Two cells of class 0 point along x, one of class 1 along y: s_pos = 1/0.5 = 2, s_neg = 0, one valid class.
+    features = torch.tensor([[1.0, 3.0, 0.0], [0.0, 0.0, 2.0]]).view(1, 2, 1, 3)
+    labels = torch.tensor([[[0, 0, 1]]], dtype=torch.uint8)
+    assert contrastive_loss(features, labels, 0.5).item() == pytest.approx(math.log(1 + math.exp(-2)), rel=1e-6)
+
+
+@pytest.mark.parametrize("positives", ["clip", "same-frame", "cross-frame"])
+@pytest.mark.parametrize("tile", [7, 64, 1000])
+@pytest.mark.parametrize("frames", [2, 4])
+def test_tiled_equals_dense_in_value_and_gradient(positives: str, tile: int, frames: int) -> None:
+    features, labels = clip(frames, 6, 11, classes=5)
+    results = {}
+    for dense, dtype in product((True, False), (torch.float64, torch.float32)):
+        x = features.detach().to(dtype).requires_grad_()
+        value = contrastive_loss(x, labels, 0.1, positives, tile=tile, dense=dense)
+        (3 * value).backward()
+        assert x.grad is not None
+        assert not x.grad.permute(0, 2, 3, 1)[labels == 255].any()
+        results[dense, dtype] = value.item(), x.grad.double()
+    expected, slope = results[True, torch.float64]
+    for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 2e-6)):  # rounding of s = z.z / 0.1 in float32
+        got, own = results[False, dtype]
+        assert got == pytest.approx(expected, rel=min(tolerance, 1e-6))
+        assert (own - slope).norm() <= tolerance * slope.norm()
+    rounding = (results[True, torch.float32][1] - slope).norm()  # the dense form's own
+    assert (results[False, torch.float32][1] - slope).norm() <= 2 * rounding
+
+
+def test_lowest_temperature_stays_finite_and_equal() -> None:
+    features, labels = clip()
+    x = features.float().requires_grad_()
+    value = contrastive_loss(x, labels, 0.025, tile=16)
+    value.backward()
+    assert value.item() == pytest.approx(contrastive_loss(features, labels, 0.025, dense=True).item(), rel=1e-5)
+    assert x.grad is not None
+    assert x.grad.isfinite().all()
+
+
+def test_gradcheck() -> None:
+    features, labels = clip(2, 3, 4, classes=3)
+    x = features.requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: contrastive_loss(x, labels, 0.3, tile=5), x)
+
+
+@pytest.mark.parametrize("labels", [[[0, 0, 0, 0]], [[255, 255, 255, 255]], [[0, 1, 2, 3]], [[255, 255, 0, 1]]])
+@pytest.mark.parametrize("dense", [False, True])
+def test_without_a_valid_anchor_it_is_zero_with_a_graph(labels: list[list[int]], dense: bool) -> None:
+    x = torch.randn(1, 3, 1, 4, requires_grad=True)
+    value = contrastive_loss(x, torch.tensor([labels], dtype=torch.uint8), dense=dense)
+    value.backward()
+    assert value.item() == 0
+    assert x.grad is not None
+    assert not x.grad.any()
+
+
+def test_bfloat16_products_are_near_and_ordered_frames_do_not_matter() -> None:
+    features, labels = clip(2, 8, 8)
+    x = features.float()
+    value = contrastive_loss(x, labels)
+    assert contrastive_loss(x, labels, products=torch.bfloat16).item() == pytest.approx(value.item(), rel=1e-2)
+    assert contrastive_loss(x.flip(0), labels.flip(0), tile=9).item() == pytest.approx(value.item(), rel=1e-6)
+
+
+def test_autocast_does_not_reach_the_products() -> None:
+    features, labels = clip(2, 8, 8)
+    x = features.float()
+    with torch.autocast("cpu", torch.bfloat16):
+        value = contrastive_loss(x, labels)
+    assert value.item() == contrastive_loss(x, labels).item()
+
+
+@pytest.mark.parametrize(
+    "options", [{"temperature": 0.01}, {"positives": "near"}, {"tile": 0}, {"labels": torch.zeros(2, 3, 3)}]
+)
+def test_bad_options_are_named(options: dict) -> None:
+    features, labels = clip()
+    with pytest.raises(InputError, match="contrastive loss: expected"):
+        contrastive_loss(features, **{"labels": labels, **options})
+
+
+def test_cell_labels_at_the_centre() -> None:
+    labels = torch.arange(64, dtype=torch.uint8).view(1, 8, 8)
+    assert cell_labels(labels, (2, 2)).tolist() == [[[18, 22], [50, 54]]]  # pixel (2, 2) of each 4 x 4 cell
+    assert cell_labels(labels, (8, 8)) is labels
+
+
+def test_cell_labels_by_majority() -> None:
+    labels = torch.full((1, 4, 6), 255, dtype=torch.uint8)
+    labels[0, :2, :2] = torch.tensor([[3, 3], [3, 1]])
+    labels[0, :2, 2:4] = torch.tensor([[5, 5], [2, 2]])
+    labels[0, 2:, :2] = torch.tensor([[7, 255], [255, 255]])
+    labels[0, 2:, 2:4] = torch.tensor([[0, 1], [2, 3]])
+    assert cell_labels(labels, (2, 3), purity=0.5).tolist() == [[[3, 2, 255], [255, 255, 255]]]
