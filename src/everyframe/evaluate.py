@@ -7,7 +7,6 @@ results = evaluation.compute(...)
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -177,8 +176,7 @@ def _partial(results: Results) -> list[str]:
     """Notes on scores that some videos do not take part in."""
     notes = []
     for score in results.overall:
-        values = [s.value for video in results.videos for s in video.scores if s.title == score.title]
-        known = sum(not math.isnan(value) for value in values)
+        known = results.defined_in(score) or 0
         if score.name.startswith("VC") and score is results.score(score.name) and 0 < known < len(results.videos):
             length = score.name.removeprefix("VC")
             notes.append(

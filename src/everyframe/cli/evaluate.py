@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import argparse
 import inspect
-import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from everyframe.metrics.results import percent
+
 if TYPE_CHECKING:
     from rich.console import Console
 
     from everyframe.evaluate import Progress
-    from everyframe.metrics.results import Results, Score
+    from everyframe.metrics.results import Results
 
 VIEWS = ("window", "stride", "flip", "scales", "device", "dtype")
 """Options that only a model takes."""
@@ -161,11 +162,9 @@ def _print_overall(console: Console, results: Results) -> None:
     table = _table("all videos", "score", "variant", "value %", "95 % interval", "videos")
     table.columns[1].justify = "left"
     for score in results.overall:
-        interval = "" if score.low is None or score.high is None else f"{_percent(score.low)} .. {_percent(score.high)}"
-        values = [s.value for v in results.videos for s in v.scores if s.title == score.title]
-        known = sum(not math.isnan(value) for value in values)
-        table.add_row(score.name, score.variant, _percent(score.value), interval,
-                      f"{known} of {len(results.videos)}" if values else "")  # fmt: skip
+        known = results.defined_in(score)
+        over = "" if known is None else f"{known} of {len(results.videos)}"
+        table.add_row(score.name, score.variant, percent(score.value), score.interval, over)
     console.print(table)
 
 
@@ -175,26 +174,17 @@ def _print_classes(console: Console, results: Results) -> None:
         return
     table = _table("classes, over all labelled pixels", "class", "IoU %", "recall %", "precision %", "pixels")
     for c in seen:
-        table.add_row(c.name, *map(_percent, (c.iou, c.accuracy, c.precision)), f"{c.pixels:,}")
+        table.add_row(c.name, *map(percent, (c.iou, c.accuracy, c.precision)), f"{c.pixels:,}")
     console.print(table)
     if len(seen) < len(results.classes):
         console.print(f"({len(results.classes) - len(seen)} classes neither in the ground truth nor predicted)")
 
 
 def _print_videos(console: Console, results: Results) -> None:
-    there = {s.title for v in results.videos for s in v.scores if not math.isnan(s.value)}
-    shown: dict[str, Score] = {}  # of each name the first variant that any video has a number for
-    for score in results.overall:
-        if score.title in there:
-            shown.setdefault(score.name, score)
-    heads = [f"{score.name} %\n{score.variant}" for score in shown.values()]
+    columns = results.video_columns()
+    heads = [f"{score.name} %\n{score.variant}" for score in columns]
     table = _table("videos", "video", "labelled\nframes", "frames", *heads)
     for video in results.videos:
-        values = {score.title: score.value for score in video.scores}
-        table.add_row(video.name, f"{video.labelled}", f"{video.frames}",
-                      *(_percent(values.get(score.title, math.nan)) for score in shown.values()))  # fmt: skip
+        values = (percent(video.value(score)) for score in columns)
+        table.add_row(video.name, f"{video.labelled}", f"{video.frames}", *values)
     console.print(table)
-
-
-def _percent(value: float) -> str:
-    return "-" if math.isnan(value) else f"{100 * value:.2f}"

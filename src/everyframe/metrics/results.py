@@ -40,6 +40,11 @@ class Score:
         return f"{self.name} [{self.variant}]"
 
     @property
+    def interval(self) -> str:
+        """The interval as tables print it, in percent; empty where there is none."""
+        return "" if self.low is None or self.high is None else f"{percent(self.low)} .. {percent(self.high)}"
+
+    @property
     def definition(self) -> str:
         """One sentence: which pixels, which classes, which windows."""
         name = self.name.rstrip("0123456789")  # VC8, VC16 -> VC
@@ -117,6 +122,11 @@ class VideoResult:
         """The score of that name (and variant; the first one when left out)."""
         return _find(self.scores, name, variant)
 
+    def value(self, score: Score) -> float:
+        """The value of the same score in this video alone; NaN where it has none."""
+        same = (own.value for own in self.scores if (own.name, own.variant) == (score.name, score.variant))
+        return next(same, math.nan)
+
 
 @dataclass(slots=True)
 class Results:
@@ -143,6 +153,19 @@ class Results:
         """The overall score of that name (and variant; the first, recommended one when left out)."""
         return _find(self.overall, name, variant)
 
+    def video_columns(self) -> list[Score]:
+        """What a table of videos shows: of each name the first variant that any video has a number for."""
+        first: dict[str, Score] = {}
+        for score in self.overall:
+            if self.defined_in(score):
+                first.setdefault(score.name, score)
+        return list(first.values())
+
+    def defined_in(self, score: Score) -> int | None:
+        """In how many videos a score is a number; None for those that are no score of a single video."""
+        values = [s.value for v in self.videos for s in v.scores if (s.name, s.variant) == (score.name, score.variant)]
+        return sum(not math.isnan(value) for value in values) if values else None
+
     def worst_frames(self, count: int = 12) -> list[tuple[str, int, str, float]]:
         """(video, frame, frame name, mIoU of the frame), the lowest first; without labels the most flickering."""
         labelled = any(not math.isnan(value) for video in self.videos for value in video.timeline.miou)
@@ -162,20 +185,17 @@ class Results:
         parts = [self.title] if self.title else []
         parts.append(_aligned(["score", "value", "95 % interval over videos"], self._overall_rows()))
         if classes and any(c.pixels or c.predicted for c in self.classes):
-            rows = [[c.name, f"{c.pixels}", _percent(c.iou), _percent(c.accuracy), _percent(c.precision)]
+            rows = [[c.name, f"{c.pixels}", percent(c.iou), percent(c.accuracy), percent(c.precision)]
                     for c in self.classes if c.pixels or c.predicted]  # fmt: skip
             parts.append(_aligned(["class", "pixels", "IoU", "accuracy", "precision"], rows))
             absent = sum(1 for c in self.classes if not (c.pixels or c.predicted))
             if absent:
                 parts[-1] += f"\n({absent} classes neither in the ground truth nor predicted)"
         if videos and self.videos:
-            titles = self._video_columns()
-            rows = []
-            for video in self.videos:
-                values = {score.title: score.value for score in video.scores}
-                rows.append([video.name, f"{video.labelled}/{video.frames}",
-                             *(_percent(values.get(title, math.nan)) for title in titles)])  # fmt: skip
-            parts.append(_aligned(["video", "labelled", *titles], rows))
+            columns = self.video_columns()
+            rows = [[video.name, f"{video.labelled}/{video.frames}", *(percent(video.value(s)) for s in columns)]
+                    for video in self.videos]  # fmt: skip
+            parts.append(_aligned(["video", "labelled", *(score.title for score in columns)], rows))
         parts += [f"note: {note}" for note in self.notes]
         meanings: dict[str, list[str]] = {}  # VC8 and VC16 share theirs
         for score in self.overall:
@@ -184,21 +204,9 @@ class Results:
         parts.append("\n".join(["definitions", *lines]))
         return "\n\n".join(parts)
 
-    def _video_columns(self) -> list[str]:
-        """Titles for the table of videos: of each name the first variant that any video has a number for."""
-        titles: dict[str, str] = {}
-        for score in self.overall:
-            known = (v for video in self.videos for v in video.scores if v.title == score.title)
-            if score.name not in titles and not all(math.isnan(v.value) for v in known):
-                titles[score.name] = score.title
-        return list(titles.values())
-
     def _overall_rows(self) -> Iterator[list[str]]:
         for score in self.overall:
-            interval = (
-                "" if score.low is None or score.high is None else f"{_percent(score.low)} .. {_percent(score.high)}"
-            )
-            yield [score.title, _percent(score.value), interval]
+            yield [score.title, percent(score.value), score.interval]
 
     # -- JSON --------------------------------------------------------------------------------------------------------
 
@@ -292,7 +300,8 @@ def _without_nan(data: Any) -> Any:
     return None if isinstance(data, float) and not math.isfinite(data) else data
 
 
-def _percent(value: float) -> str:
+def percent(value: float) -> str:
+    """A share as tables print it: in percent, two digits; "-" where it is not defined."""
     return "-" if math.isnan(value) else f"{100 * value:.2f}"
 
 

@@ -67,7 +67,7 @@ def _content(
     sections = [("numbers", "Numbers", True), ("classes", "Classes", labelled), ("confusion", "Confusion", labelled),
                 ("videos", "Videos", True), ("flicker", "Flicker over time", bool(timelines)),
                 ("worst", "Worst frames", bool(strips)), ("how", "Definitions and settings", True)]  # fmt: skip
-    scores = [_score(score, results.videos) for score in results.overall]
+    scores = [_score(score, results) for score in results.overall]
     return {
         "title": results.title or "Evaluation",
         "everyframe_version": version("everyframe"),
@@ -75,7 +75,7 @@ def _content(
         "summary": _summary(results),
         "sections": [(anchor, name) for anchor, name, there in sections if there],
         "notes": [note for note in results.notes if not note.startswith(f"{len(results.videos)} videos, ")],
-        "cards": [_score(s, results.videos) for s in results.overall if s is results.score(s.name)],
+        "cards": [_score(s, results) for s in results.overall if s is results.score(s.name)],
         "scores": scores,
         "interval_note": _interval_note(results),
         "labelled": labelled,
@@ -129,16 +129,15 @@ def _cell(value: float, digits: int = 1) -> dict[str, Any]:
     return {"text": _percent(value, digits), "sort": f"{value:.8g}", "percent": f"{100 * value:.2f}"}
 
 
-def _score(score: Score, videos: Sequence[VideoResult]) -> dict[str, str]:
-    there = [s for video in videos for s in video.scores if s.title == score.title and not math.isnan(s.value)]
-    named = any(s.title == score.title for video in videos for s in video.scores)
+def _score(score: Score, results: Results) -> dict[str, str]:
+    known = results.defined_in(score)
     low, high = (math.nan if end is None else end for end in (score.low, score.high))
     return {
         "name": score.name,
         "variant": score.variant,
         "text": "–" if math.isnan(score.value) else f"{_percent(score.value, 2)} %",
         "interval": f"{_percent(low)} – {_percent(high)}" if not math.isnan(low + high) else "",
-        "over": f"{len(there)} of {_count(len(videos), 'video')}" if named else "",
+        "over": "" if known is None else f"{known} of {_count(len(results.videos), 'video')}",
         "definition": score.definition,
     }
 
@@ -194,35 +193,22 @@ def _confusions(
     ]
 
 
-def _video_titles(results: Results) -> list[Score]:
-    """Of each name the first variant that at least one video has a number for."""
-    there = {s.title for video in results.videos for s in video.scores if not math.isnan(s.value)}
-    first: dict[str, Score] = {}
-    for score in results.overall:
-        if score.title in there:
-            first.setdefault(score.name, score)
-    return list(first.values())
-
-
 def _video_heads(results: Results) -> list[dict[str, str]]:
     plain = [{"name": name, "variant": ""} for name in ("video", "frames", "labelled")]
-    return plain + [{"name": f"{score.name} %", "variant": score.variant} for score in _video_titles(results)]
+    return plain + [{"name": f"{score.name} %", "variant": score.variant} for score in results.video_columns()]
 
 
 def _video_rows(results: Results) -> list[list[dict[str, Any]]]:
-    titles = [score.title for score in _video_titles(results)]
-    rows: list[list[dict[str, Any]]] = []
-    for video in results.videos:
-        values = {score.title: score.value for score in video.scores}
-        rows.append(
-            [
-                {"text": video.name, "sort": video.name},
-                {"text": f"{video.frames:,}", "sort": video.frames},
-                {"text": f"{video.labelled:,}", "sort": video.labelled},
-                *(_cell(values.get(title, math.nan), 2) for title in titles),
-            ]
-        )
-    return rows
+    columns = results.video_columns()
+    return [
+        [
+            {"text": video.name, "sort": video.name},
+            {"text": f"{video.frames:,}", "sort": video.frames},
+            {"text": f"{video.labelled:,}", "sort": video.labelled},
+            *(_cell(video.value(score), 2) for score in columns),
+        ]
+        for video in results.videos
+    ]
 
 
 # -- pictures ----------------------------------------------------------------------------------------------------------
