@@ -6,6 +6,7 @@ import sys
 from importlib import import_module
 
 BENCHES = {
+    "contrastive": "memory and time of the contrastive loss in tiles, beside the dense form",
     "metrics": "video consistency and the confusion matrix, beside the authors' loops",
     "predict": "memory over a long video, and what everything outside the model costs",
     "stream": "a model with memory on a stream, beside the same weights without it and beside whole clips",
@@ -17,7 +18,7 @@ def main(arguments: list[str]) -> int:
     """Run one bench."""
     name, *rest = arguments or ["--help"]
     if name not in BENCHES:
-        known = "\n".join(f"  {bench:10s} {text}" for bench, text in BENCHES.items())
+        known = "\n".join(f"  {bench:12s} {text}" for bench, text in BENCHES.items())
         text = f"usage: everyframe bench NAME [arguments]\n\n{known}\n\neveryframe bench NAME --help tells more."
         asked = name in {"-h", "--help"} and bool(arguments)
         print(text, file=sys.stdout if asked else sys.stderr)

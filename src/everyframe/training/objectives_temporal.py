@@ -43,7 +43,7 @@ def video_objective(
     pair_distillation: float = 0.1,
     multi_frame_distillation: float = 0.1,
     contrastive: float = 0.0,
-    contrastive_feature: str | int = "pixels",
+    contrastive_feature: int | str = "pixels",
     contrastive_temperature: float = 0.1,
     contrastive_positives: Positives = "clip",
     contrastive_purity: float | None = None,
