@@ -8,7 +8,6 @@ results = evaluation.compute(...)
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -23,7 +22,7 @@ from everyframe.data.layout import FrameRef, VideoRef
 from everyframe.data.layouts import load_split
 from everyframe.data.predictions import Ids, SavedPredictions, table_by_name
 from everyframe.data.reading import iter_frames, read_frame, read_labels
-from everyframe.errors import InputError
+from everyframe.errors import InputError, writing
 from everyframe.frames import Frame
 from everyframe.inference.predictor import Predictor
 from everyframe.io.label_png import write_label
@@ -119,7 +118,7 @@ def evaluate(
         flow = None
     evaluation = Evaluation(space, windows=windows, flow=_flow(flow), resamples=bootstrap, seed=seed)
     if out is not None:  # an unwritable folder shows now, not after the work
-        with _writing(Path(out)):
+        with writing(Path(out)):
             Path(out).mkdir(parents=True, exist_ok=True)
     bad = WorstFrames(worst if out is not None else 0, len(videos))
     total = sum(len(video.frames) for video in videos)
@@ -147,7 +146,7 @@ def evaluate(
 
 
 def _write(out: Path, results: Results, snapshots: Iterable[Snapshot], settings: Mapping[str, Any]) -> None:
-    with _writing(out):
+    with writing(out):
         results.to_json(out / "results.json")
         write_page(results, out / "report.html", snapshots, settings)
 
@@ -263,7 +262,7 @@ class _Live:
     def pairs(self, videos: Sequence[VideoRef], pool: DecodingThreads, images: bool) -> Iterator[Pair]:
         """Yield every frame of every video, each video by a fresh stream."""
         if self.save is not None:
-            with _writing(self.save):
+            with writing(self.save):
                 self.save.mkdir(parents=True, exist_ok=True)
                 self.predictor.label_space.save(self.save / "labels.json")
         for video in videos:
@@ -282,7 +281,7 @@ class _Live:
                 )
 
     def _keep(self, folder: Path, name: str, labels: Labels) -> None:
-        with _writing(folder):
+        with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
             write_label(folder / f"{name}.png", labels, self.predictor.label_space)
 
@@ -296,11 +295,3 @@ def _image_at(frames: Iterator[Frame], video: VideoRef, index: int) -> Tensor:
         f"{video.file}: expected {len(video.frames)} frames, frame {index} does not decode; the file is truncated: "
         f"replace it"
     )
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise InputError(f"{path}: cannot write: {error.strerror or error}; choose another folder") from None

@@ -29,7 +29,7 @@ from everyframe.inference.outputs import (
     Labelled,
     LabelWriter,
     Writer,
-    writing,
+    output,
 )
 from everyframe.inference.pipeline import QUEUE, ReadAhead
 from everyframe.inference.predictor import Predictor
@@ -129,17 +129,17 @@ def predict(
         InputError: the model cannot be used, no output is asked for, or the earlier job had other settings.
         OutputError: the output folder cannot be written; what is finished stays readable.
     """
-    outputs = {"labels": labels, "overlay": overlay, "areas": areas, "confidence": confidence}
-    wanted = [output for output, asked in outputs.items() if asked]
+    asked = {"labels": labels, "overlay": overlay, "areas": areas, "confidence": confidence}
+    wanted = [kind for kind, yes in asked.items() if yes]
     if not wanted:
-        raise InputError(f"predict: expected at least one of the outputs {', '.join(outputs)}, came none")
+        raise InputError(f"predict: expected at least one of the outputs {', '.join(asked)}, came none")
     model = loaded(model)
     views = {"window": window, "stride": stride, "flip": flip, "scales": list(scales)}
     runner = Stream(with_views(model, window=window, stride=stride, flip=flip, scales=scales), device, dtype)
     settings = {"model": fingerprint(model), **views, "dtype": str(runner.dtype).removeprefix("torch.")}
     job = Job(Path(out), {**settings, "device": runner.device.type, "outputs": wanted}, resume)
     space = runner.label_space
-    with writing(job.out):
+    with output(job.out):
         space.save(job.out / "labels.json")
 
     def writers(source: Source) -> list[Writer]:
@@ -150,7 +150,7 @@ def predict(
             "areas": lambda: AreasWriter(job.out / f"{name}.areas.csv", space),
             "confidence": lambda: ConfidenceWriter(job.out / f"{name}.confidence"),
         }
-        return [made[output]() for output in wanted]
+        return [made[kind]() for kind in wanted]
 
     run = Run(runner, job, writers, confidence, checkpoint_every, on_frame)
     with job:
@@ -200,7 +200,7 @@ class OverlayWriter:
         self._size = (0, 0)
 
     def __enter__(self) -> Self:
-        with writing(self.path):
+        with output(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
         return self
 
@@ -213,14 +213,14 @@ class OverlayWriter:
             image = F.interpolate(image[None].float(), self._size, mode="bilinear", antialias=True)[0].round().byte()
             labels = F.interpolate(labels[None, None], self._size, mode="nearest-exact")[0, 0]
         painted = overlay_with_legend(image, labels.numpy(), self.space)
-        with writing(self.path):
+        with output(self.path):
             if self._video is None:
                 self._video = VideoWriter(self.path, (painted.shape[-2], painted.shape[-1]), self.rate)
             self._video.write(painted, item.frame.time)
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._video is not None:
-            with writing(self.path):
+            with output(self.path):
                 self._video.close()
 
 

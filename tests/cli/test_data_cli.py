@@ -25,7 +25,9 @@ def root(tmp_path: Path) -> Path:
 
 def test_init_then_check(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "check", str(root)]) == 1
-    assert "everyframe data init" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "everyframe data init" in printed
+    assert "no masks" not in printed, "there are two"
     assert main(["data", "init", str(root)]) == 0
     lines = (root / "classes.yaml").read_text().splitlines()[2:]
     assert lines[0].startswith("0: class_0  # 10.00 % of the pixels, in 1 of 2 masks; write `ignore`")
@@ -79,6 +81,7 @@ def test_one_line_for_what_cannot_be(root: Path, tmp_path: Path, capsys: pytest.
         ["check", str(root / "gone")],
         ["check", f"vpsw:{root}"],
         ["init", str(root / "videos")],
+        ["init", str(root / "gone")],
         ["check", str(root), "--json", str(root / "no/folder/report.json")],
     ):
         assert main(["data", *arguments]) == 1

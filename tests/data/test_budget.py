@@ -112,7 +112,7 @@ def test_manifest_that_does_not_fit(
 def test_manifest_missing_or_not_writable(videos: list[VideoRef], tmp_path: Path) -> None:
     with pytest.raises(InputError, match="found no file"):
         apply_budget(videos, str(tmp_path / "m.json"))
-    with pytest.raises(InputError, match="expected a file that can be written"):
+    with pytest.raises(InputError, match="expected to write here, cannot"):
         write_manifest(videos, tmp_path / "no folder" / "m.json")
 
 

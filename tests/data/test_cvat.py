@@ -59,7 +59,7 @@ def test_what_cannot_be(predicted: Path, tmp_path: Path) -> None:
         write_cvat(predicted, tmp_path / "o.zip", black)
     with pytest.raises(InputError, match="pattern such as"):
         write_cvat(predicted, tmp_path / "o.zip", SPACE, names="frame_{}_{}")
-    with pytest.raises(InputError, match="can be written"):
+    with pytest.raises(InputError, match="expected to write here, cannot"):
         write_cvat(predicted, tmp_path / "no/o.zip", SPACE)
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="found none"):

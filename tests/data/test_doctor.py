@@ -249,7 +249,7 @@ def test_report_as_json_and_as_text(root: Path) -> None:
     print_report(report, console)
     printed = console.export_text()
     assert "and 9 more (all in --json)" in printed
-    assert "training would be wrong: 1 errors, 1 warnings" in printed
+    assert "training would be wrong: 1 error, 1 warning" in printed
     assert "75.00" in printed  # road: 60 of the 80 pixels with a known id
 
 

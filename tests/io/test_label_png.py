@@ -81,5 +81,5 @@ def test_bad_masks_give_one_clear_line(tmp_path: Path) -> None:
 
 
 def test_unwritable_places(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="expected to write a label map here, cannot"):
+    with pytest.raises(InputError, match="expected to write here, cannot"):
         write_label(tmp_path / "nowhere" / "a.png", LABELS, SPACE)

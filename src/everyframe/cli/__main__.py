@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
             return 2
         return int(import_module(f"everyframe.cli.{verb.replace('-', '_')}").main(rest))
     except InputError as error:
-        print(f"everyframe {verb}: {error}", file=sys.stderr)
+        print(f"everyframe {verb}: {str(error).removeprefix(f'{verb}: ')}", file=sys.stderr)
         return 1
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

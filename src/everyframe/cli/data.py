@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from everyframe.errors import InputError
+from everyframe.cli.progress import progress_bar
+from everyframe.errors import writing
 
 WHERE = "PATH of a data set, or LAYOUT:PATH (folder, images, vspw, vspw480, camvid, camvid32, cityscapes, ...)"
 
@@ -50,23 +50,26 @@ def _check(options: argparse.Namespace) -> int:
     from everyframe.data.check_report import print_report
     from everyframe.data.doctor import check
 
-    with _progress("reading") as progress:
+    with progress_bar("reading") as advance:
         report = check(
-            options.data, options.split, decode_all=options.decode_all, workers=options.workers, progress=progress
+            options.data,
+            options.split,
+            decode_all=options.decode_all,
+            workers=options.workers,
+            progress=None if advance is None else partial(advance, ""),
         )
     print_report(report, Console())
     if options.json is not None:
-        try:
+        with writing(options.json):
             options.json.write_text(json.dumps(report.to_dict(), indent=1) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise InputError(f"{options.json}: expected a file that can be written, came {error.strerror}") from None
     return 0 if report.ok else 1
 
 
 def _init(options: argparse.Namespace) -> int:
     from everyframe.data.starter import write_starter
 
-    with _progress("reading masks") as progress:
+    with progress_bar("reading masks") as advance:
+        progress = None if advance is None else partial(advance, "")
         path = write_starter(options.path, force=options.force, progress=progress)
     print(path.read_text(encoding="utf-8"), end="")
     print(f"\nwritten: {path}\nnext: replace the names, then `everyframe data check {options.path}`")
@@ -81,13 +84,3 @@ def _cvat(options: argparse.Namespace) -> int:
     count = write_cvat(options.labels, options.out, space, options.names)
     print(f"written: {options.out} with {count} label maps; in CVAT: Upload annotations, Segmentation mask 1.1")
     return 0
-
-
-@contextmanager
-def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Show a bar on a terminal, and nothing in a file or pipe."""
-    console = Console(stderr=True)
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -5,37 +5,29 @@ from __future__ import annotations
 import argparse
 import inspect
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from everyframe.cli.progress import progress_bar
+from everyframe.cli.views import RUNS_MODEL, add_device, add_views
 from everyframe.metrics.results import percent
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from everyframe.evaluate import Progress
     from everyframe.metrics.results import Results
-
-VIEWS = ("window", "stride", "flip", "scales", "device", "dtype")
-"""Options that only a model takes."""
 
 
 def main(arguments: list[str]) -> int:
     """Evaluate and print tables, or JSON; with `--out` also write results.json and report.html."""
     from everyframe.evaluate import evaluate
 
-    parser = _parser(evaluate)
-    options = vars(parser.parse_args(arguments))
-    for name in ("window", "stride"):
-        options[name] = _side_or_pair(parser, name, options[name])
+    options = vars(_parser(evaluate).parse_args(arguments))
     as_json = options.pop("json")
     options["flow"] = None if options["flow"] == "none" else options["flow"]
-    given = {name: options.pop(name) for name in VIEWS if options[name] is not None}
-    options = {name: value for name, value in options.items() if name not in VIEWS}
-    with _progress() as progress:
-        results = evaluate(**options, **given, progress=progress)
+    options = {name: value for name, value in options.items() if name not in RUNS_MODEL or value is not None}
+    with progress_bar("frames") as progress:
+        results = evaluate(**options, progress=progress)
     if as_json:
         print(results.to_json())
     else:
@@ -101,36 +93,9 @@ def _parser(function: Any) -> argparse.ArgumentParser:
         help="threads that decode (default: %(default)s)")  # fmt: skip
     model = parser.add_argument_group("with --model")
     model.add_argument("--save", default=default["save"], metavar="DIR", help="keep the label maps there")
-    model.add_argument("--window", type=int, nargs="+", metavar="PIXELS", help="sliding window: side, or height width")
-    model.add_argument("--stride", type=int, nargs="+", metavar="PIXELS", help="of the window (default: 2/3 of it)")
-    model.add_argument("--flip", action="store_const", const=True, help="average with the mirrored frame")
-    model.add_argument("--scales", type=float, nargs="+", metavar="S", help="average over resized frames")
-    model.add_argument("--device", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
-    model.add_argument("--dtype", help="float32, bfloat16 or float16 (default: float32)")
+    add_views(model)
+    add_device(model)
     return parser
-
-
-def _side_or_pair(parser: argparse.ArgumentParser, name: str, values: list[int] | None) -> int | tuple[int, int] | None:
-    if values is None:
-        return None
-    if len(values) > 2:
-        parser.error(f"--{name}: expected a side, or height and width, came {len(values)} numbers")
-    return values[0] if len(values) == 1 else (values[0], values[1])
-
-
-@contextmanager
-def _progress() -> Iterator[Progress | None]:
-    """A bar on the terminal; nothing where stderr is a file or a pipe."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("frames", total=None)
-        yield lambda video, done, total: bar.update(task, description=video, completed=done, total=total)
 
 
 # -- tables ------------------------------------------------------------------------------------------------------------

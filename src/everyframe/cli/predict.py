@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from everyframe.cli.progress import progress_bar
+from everyframe.cli.views import add_device, add_views
 from everyframe.inference.run import OnFrame
 from everyframe.predict import predict
 
@@ -19,9 +21,9 @@ NAME.areas.csv, the share of each class in each frame; and for all of them label
 A video that cannot be read does not stop the others; the exit status is 1 then. Stop with Ctrl-C, go on with --resume.
 
 examples:
-  everyframe predict street.mp4 --model runs/best --out labels
+  everyframe predict street.mp4 --model runs/a/model --out labels
   everyframe predict 'videos/*.mp4' --model owner/name --out labels --resume
-  everyframe predict rtsp://camera/1 --model runs/best --out labels --no-overlay --dtype bfloat16
+  everyframe predict rtsp://camera/1 --model runs/a/model --out labels --no-overlay --dtype bfloat16
 """
 
 
@@ -49,14 +51,10 @@ def parser() -> argparse.ArgumentParser:
         outputs.add_argument(f"--{name}", action=argparse.BooleanOptionalAction, help=f"{text} (default: %(default)s)")
 
     views = made.add_argument_group("views: average over more than one look at each frame")
-    views.add_argument("--window", type=int, nargs="+", metavar="PIXELS", help="sliding window: side, or height width")
-    views.add_argument("--stride", type=int, nargs="+", metavar="PIXELS", help="of the window (default: 2/3 of it)")
-    views.add_argument("--flip", action="store_true", help="add the mirrored frame")
-    views.add_argument("--scales", type=float, nargs="+", metavar="FACTOR", help="resize by these, such as 0.75 1 1.25")
+    add_views(views)
 
     run = made.add_argument_group("run")
-    run.add_argument("--device", help="auto, cpu, cuda, cuda:1, ... (default: %(default)s)")
-    run.add_argument("--dtype", help="float32, bfloat16, or float16 on CUDA (default: float32)")
+    add_device(run)
     run.add_argument("--checkpoint-every", type=int, metavar="FRAMES", help="for --resume (default: %(default)s)")
     run.add_argument("--quiet", action="store_true", help="print nothing but errors")
     made.set_defaults(**{name: value for name, value in defaults.items() if value is not inspect.Parameter.empty})
@@ -65,10 +63,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str]) -> int:
     """Run the command: 0 all videos done, 1 one of them failed."""
-    made = parser()
-    options = vars(made.parse_args(arguments))
-    for name in ("window", "stride"):
-        options[name] = _side_or_pair(made, name, options[name])
+    options = vars(parser().parse_args(arguments))
     quiet = options.pop("quiet")
     try:
         with progress(quiet) as on_frame:
@@ -85,42 +80,16 @@ def main(arguments: list[str]) -> int:
     return 1 if summary.failed else 0
 
 
-def _side_or_pair(made: argparse.ArgumentParser, name: str, values: list[int] | None) -> tuple[int, int] | int | None:
-    if values is not None and len(values) > 2:
-        made.error(f"argument --{name}: expected one number, or height and width, came {len(values)} numbers")
-    return values if values is None else values[0] if len(values) == 1 else (values[0], values[1])
-
-
 @contextmanager
 def progress(quiet: bool) -> Iterator[OnFrame | None]:
-    """Show how far the job is: a bar on a terminal, else a line per video and at every hundredth frame."""
+    """Show how far the job is: a bar per video on a terminal, else a line per video and at every hundredth frame."""
     if quiet:
         yield None
-    elif sys.stderr.isatty():
-        with _bar() as on_frame:
-            yield on_frame
-    else:
-        yield _line
+        return
+    with progress_bar("frames", bar_each=True) as advance:
+        yield advance or _line
 
 
 def _line(name: str, frames: int, length: int | None) -> None:
     if frames == 1 or frames % 100 == 0:
         print(f"{name}: frame {frames}{f' of {length}' if length else ''}", file=sys.stderr, flush=True)
-
-
-@contextmanager
-def _bar() -> Iterator[OnFrame]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, TextColumn("{task.fields[speed]}"), console=Console(stderr=True)) as bar:
-        tasks: dict[str, TaskID] = {}
-
-        def on_frame(name: str, frames: int, length: int | None) -> None:
-            if name not in tasks:
-                tasks[name] = bar.add_task(name, total=length, speed="")
-            speed = bar.tasks[tasks[name]].speed
-            bar.update(tasks[name], completed=frames, speed=f"{speed:.1f} frames/s" if speed else "")
-
-        yield on_frame

@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args
 
 from everyframe.data.layout import VideoRef
 from everyframe.data.listing import digest
-from everyframe.errors import InputError
+from everyframe.errors import InputError, writing
 
 Which = Literal["hash", "first", "middle", "random"]
 FORMAT = "everyframe label manifest 1"
@@ -106,12 +106,8 @@ def write_manifest(videos: Sequence[VideoRef], path: str | Path) -> None:
     Raises:
         InputError: the file cannot be written.
     """
-    try:
+    with writing(path):
         Path(path).write_text(json.dumps(manifest(videos), indent=1) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise InputError(
-            f"{path}: expected a file that can be written, came {error.strerror}; choose another"
-        ) from None
 
 
 def read_manifest(videos: Sequence[VideoRef], path: str | Path) -> list[VideoRef]:

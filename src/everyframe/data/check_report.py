@@ -109,8 +109,10 @@ class CheckReport:
 def print_report(report: CheckReport, console: Console) -> None:
     """Print splits, classes, problems and the verdict."""
     classes = f"{len(report.space)} classes" if report.space else "no classes"
-    kinds = ", ".join(f"{count} {kind}" for kind, count in report.kinds.most_common()) or "no"
-    console.print(f"[bold]{escape(str(report.root))}[/]  layout {report.layout}, {classes}, {kinds} masks")
+    kinds = ", ".join(f"{count} {kind}" for kind, count in report.kinds.most_common())
+    # Without classes nothing is listed, so that nothing is known about masks either.
+    masks = f", {kinds or 'no'} masks" if report.space else ""
+    console.print(f"[bold]{escape(str(report.root))}[/]  layout {report.layout}, {classes}{masks}")
     if report.splits:
         console.print(_split_table(report))
     if report.space is not None and any(count.labelled for count in report.splits.values()):
@@ -118,7 +120,11 @@ def print_report(report: CheckReport, console: Console) -> None:
     for finding in report.findings:
         _print_finding(finding, console)
     verdict = "[green]fit for training[/]" if report.ok else "[red]training would be wrong[/]"
-    console.print(f"{verdict}: {len(report.errors)} errors, {len(report.warnings)} warnings")
+    console.print(f"{verdict}: {_count(report.errors, 'error')}, {_count(report.warnings, 'warning')}")
+
+
+def _count(findings: list[Finding], noun: str) -> str:
+    return f"{len(findings)} {noun}{'' if len(findings) == 1 else 's'}"
 
 
 def _split_table(report: CheckReport) -> Table:

@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 from everyframe.data.listing import list_masks, require_folder
-from everyframe.errors import InputError
+from everyframe.errors import InputError, writing
 from everyframe.io.label_png import read_label
 from everyframe.labels import Color, LabelSpace
 
@@ -45,16 +45,13 @@ def write_cvat(labels: str | Path, out: str | Path, space: LabelSpace, names: st
     lines = [f"{name}:{','.join(map(str, color))}::" for name, color in zip(space.names, colors, strict=True)]
     if BACKGROUND not in space.names:
         lines.insert(0, f"{BACKGROUND}:0,0,0::")
-    try:
-        with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
-            archive.writestr("labelmap.txt", "\n".join(["# label:color_rgb:parts:actions", *lines, ""]))
-            archive.writestr("ImageSets/Segmentation/default.txt", "\n".join([*stems.values(), ""]))
-            for stem, path in files.items():
-                data = io.BytesIO()
-                Image.fromarray(painted.colorize(read_label(path, space))).save(data, "PNG", compress_level=1)
-                archive.writestr(f"SegmentationClass/{stems[stem]}.png", data.getvalue())
-    except OSError as error:
-        raise InputError(f"{out}: expected a file that can be written, came {error.strerror}") from None
+    with writing(out), zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("labelmap.txt", "\n".join(["# label:color_rgb:parts:actions", *lines, ""]))
+        archive.writestr("ImageSets/Segmentation/default.txt", "\n".join([*stems.values(), ""]))
+        for stem, path in files.items():
+            data = io.BytesIO()
+            Image.fromarray(painted.colorize(read_label(path, space))).save(data, "PNG", compress_level=1)
+            archive.writestr(f"SegmentationClass/{stems[stem]}.png", data.getvalue())
     return len(files)
 
 

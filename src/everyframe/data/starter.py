@@ -9,9 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from everyframe.data.classes import IGNORE_NAMES, find_classes, read_labelmap
-from everyframe.data.listing import list_masks, subfolders
+from everyframe.data.listing import list_masks, require_folder, subfolders
 from everyframe.data.scan import MaskScan, scan_mask
-from everyframe.errors import InputError
+from everyframe.errors import InputError, writing
 from everyframe.frames import IGNORE
 from everyframe.labels import Color
 
@@ -38,7 +38,7 @@ def write_starter(root: str | Path, *, force: bool = False, progress: Callable[[
     Raises:
         InputError: no masks, damaged masks only, or a classes file is there already.
     """
-    root = Path(root)
+    root = require_folder(Path(root), "videos and masks")
     there = find_classes(root)
     if there is not None and not force:
         raise InputError(f"{there}: expected no classes file yet, found one; edit it, or replace it with --force")
@@ -61,10 +61,8 @@ def write_starter(root: str | Path, *, force: bool = False, progress: Callable[[
     if not lines:
         raise InputError(f"{masks[0]}: expected masks with ids or few colours, found none; run `everyframe data check`")
     path = root / "classes.yaml"
-    try:
+    with writing(path):
         path.write_text(HEADER + "\n".join(lines) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{path}: expected a file that can be written, came {error.strerror}") from None
     return path
 
 

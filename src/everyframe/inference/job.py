@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from everyframe.errors import InputError
-from everyframe.inference.outputs import OutputError, whole_file, writing
+from everyframe.inference.outputs import OutputError, output, whole_file
 from everyframe.inference.pipeline import Stopwatch
 from everyframe.inference.predictor import Predictor
 from everyframe.inference.state_file import load_state, save_state
@@ -54,7 +54,7 @@ class Job:
         self._states = out / ".resume"
         self._earlier: dict[str, VideoResult] = {}
         self._replaced: frozenset[str] = frozenset()
-        with writing(out):
+        with output(out):
             self._states.mkdir(parents=True, exist_ok=True)
         if resume:
             self._earlier = self._read_earlier()
@@ -137,7 +137,7 @@ class Job:
         pending = [video for video in self._earlier.values() if (video.name, video.source) not in seen]
         record = self.summary.to_dict()
         record["videos"] += [asdict(video) for video in pending]
-        with writing(self._path), whole_file(self._path) as part:
+        with output(self._path), whole_file(self._path) as part:
             part.write_text(json.dumps(record, indent=1), encoding="utf-8")
 
     def __enter__(self) -> Self:
@@ -158,7 +158,7 @@ class Job:
     def checkpoint(self, result: VideoResult, snapshot: Snapshot, frames: int, size: tuple[int, int]) -> None:
         """Write the stream's state after the first `frames` frames, all of whose files are whole."""
         path = self._state_path(result.name)
-        with writing(path), whole_file(path) as part:
+        with output(path), whole_file(path) as part:
             save_state(part, snapshot, {"frames": frames, "size": list(size), "source": result.source})
 
     def restore(self, result: VideoResult, stream: Stream) -> int:
@@ -181,14 +181,14 @@ class Job:
         earlier job does not list are not its work, and stay.
         """
         if result.name in self._replaced:
-            with writing(self.out):
+            with output(self.out):
                 for folder in (self.out / result.name, self.out / f"{result.name}.confidence"):
                     for file in folder.glob("*.png"):
                         file.unlink()
 
     def forget(self, result: VideoResult) -> None:
         """Remove a video's state: it is done, or it starts over."""
-        with writing(self.out):
+        with output(self.out):
             self._state_path(result.name).unlink(missing_ok=True)
 
     def _state_path(self, name: str) -> Path:

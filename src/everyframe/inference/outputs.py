@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from everyframe.errors import InputError
+from everyframe.errors import InputError, writing
 from everyframe.frames import Frame
 from everyframe.io.label_png import read_label, write_label
 from everyframe.labels import LabelSpace
@@ -55,24 +55,19 @@ class Writer(Protocol):
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turn what goes wrong while writing into one clear line.
+def output(path: Path) -> Iterator[None]:
+    """As `everyframe.errors.writing`, but what goes wrong stops the job.
 
     Raises:
         OutputError: no permission, a full disk, a file where a folder should be.
     """
     try:
-        yield
+        with writing(path):
+            yield
     except OutputError:
         raise
-    except InputError as error:  # a writer of everyframe.io that has found its words already
-        raise OutputError(str(error)) from None
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise OutputError(
-            f"{path}: expected to write here, cannot ({reason}); free the disk or choose another folder, then go on "
-            f"with --resume"
-        ) from None
+    except InputError as error:
+        raise OutputError(f"{error}, then go on with --resume") from None
 
 
 @contextmanager
@@ -98,7 +93,7 @@ class _FolderWriter:
         return self.folder / f"{frame.name}.png"
 
     def __enter__(self) -> Self:
-        with writing(self.folder):
+        with output(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
         return self
 
@@ -116,7 +111,7 @@ class LabelWriter(_FolderWriter):
     def write(self, item: Labelled) -> None:
         """Write one label map."""
         path = self.path(item.frame)
-        with writing(path), whole_file(path) as part:
+        with output(path), whole_file(path) as part:
             write_label(part, item.labels, self.space)
 
     def read(self, frame: Frame) -> NDArray[np.uint8]:
@@ -137,7 +132,7 @@ class ConfidenceWriter(_FolderWriter):
         if item.confidence is None:
             return
         grey = np.rint(item.confidence * 255).astype(np.uint8)
-        with writing(path), whole_file(path) as part:
+        with output(path), whole_file(path) as part:
             Image.fromarray(grey).save(part, format="PNG", compress_level=1)
 
 
@@ -149,14 +144,14 @@ class AreasWriter:
         self.space = space
 
     def __enter__(self) -> Self:
-        with writing(self.path):
+        with output(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self.path.open("w", newline="", encoding="utf-8", buffering=1)
             self._file.write(_csv_line(["frame", "name", "time", *self.space.names]))
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        with writing(self.path):
+        with output(self.path):
             self._file.close()
 
     def write(self, item: Labelled) -> None:
@@ -164,7 +159,7 @@ class AreasWriter:
         frame = item.frame
         areas = class_areas(item.labels, len(self.space))
         line = _csv_line([frame.index, frame.name, f"{frame.time:.6f}", *(f"{area:.6f}" for area in areas)])
-        with writing(self.path):
+        with output(self.path):
             self._file.write(line)
 
 

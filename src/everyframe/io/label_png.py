@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from everyframe.errors import InputError
+from everyframe.errors import InputError, writing
 from everyframe.frames import IGNORE
 from everyframe.io.images import open_picture
 from everyframe.io.palette_png import read_palette_ids
@@ -81,13 +81,8 @@ def write_label(
     ids = space.decode(train) if raw else np.ascontiguousarray(train, dtype=np.uint8)
     picture = Image.fromarray(ids)
     picture.putpalette(_palette(space, raw))  # turns the grey picture into a palette picture with the same ids
-    try:
+    with writing(path):
         picture.save(path, format="PNG", compress_level=compress_level)
-    except OSError as error:
-        raise InputError(
-            f"{path}: expected to write a label map here, cannot ({error.strerror or error}); "
-            f"choose another folder or free the disk"
-        ) from None
 
 
 def _palette(space: LabelSpace, raw: bool) -> bytes:

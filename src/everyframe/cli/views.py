@@ -1,0 +1,44 @@
+"""The options that say how a model looks at a frame, the same for every verb that runs one."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+RUNS_MODEL = ("window", "stride", "flip", "scales", "device", "dtype")
+"""Options that only a model takes."""
+
+
+def add_views(group: argparse._ArgumentGroup) -> None:
+    """Add --window, --stride, --flip, --scales; what is not given keeps its default."""
+    group.add_argument(
+        "--window", type=int, nargs="+", action=_SideOrPair, metavar="PIXELS",
+        help="sliding window: side, or height width",
+    )  # fmt: skip
+    group.add_argument(
+        "--stride", type=int, nargs="+", action=_SideOrPair, metavar="PIXELS", help="of the window (default: 2/3 of it)"
+    )
+    group.add_argument("--flip", action="store_const", const=True, help="average with the mirrored frame")
+    group.add_argument(
+        "--scales", type=float, nargs="+", metavar="FACTOR",
+        help="average over the frame resized by these, such as 0.75 1 1.25",
+    )  # fmt: skip
+
+
+def add_device(group: argparse._ArgumentGroup) -> None:
+    """Add --device and --dtype; what is not given keeps its default."""
+    group.add_argument("--device", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
+    group.add_argument("--dtype", help="float32, bfloat16, or float16 on CUDA (default: float32)")
+
+
+class _SideOrPair(argparse.Action):
+    """One number, or two: height and width."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        numbers: Sequence[int] = values
+        if len(numbers) > 2:
+            parser.error(f"{option}: expected one number, or height and width, came {len(numbers)} numbers")
+        setattr(namespace, self.dest, numbers[0] if len(numbers) == 1 else tuple(numbers))
