@@ -180,3 +180,38 @@ def test_extractor_without_perceptron() -> None:
     part = Extractor(16, 2, 4, 0.5, mlp_ratio=0)
     out = part(torch.randn(1, 21, 16), [(4, 4), (2, 2), (1, 1)], torch.randn(1, 4, 16), (2, 2))
     assert out.shape == (1, 21, 16)
+
+
+def test_timms_beit_becomes_a_trunk_that_computes_the_same() -> None:
+    import timm
+
+    from everyframe.models.convert.vit_adapter import trunk_state
+
+    torch.manual_seed(0)
+    shape = {"embed_dim": 32, "depth": 3, "num_heads": 2, "img_size": 64, "init_values": 0.5}
+    theirs: torch.nn.Module = timm.create_model("beitv2_base_patch16_224", **shape).eval()
+    with torch.no_grad():
+        for p in theirs.parameters():
+            p.add_(torch.randn_like(p) * 0.1)
+    ours = tiny_beit(width=32, depth=3, size=(64, 64)).eval()
+    ours.load_state_dict(trunk_state(theirs.state_dict(), ours))
+    image = torch.randn(1, 3, 64, 64)
+    want = theirs.forward_intermediates(image, indices=[2], norm=False, intermediates_only=True)[0]
+    torch.testing.assert_close(ours(image)[0], want, rtol=1e-4, atol=1e-4)
+    larger = tiny_beit(width=32, depth=3, size=(96, 96))
+    larger.load_state_dict(trunk_state(theirs.state_dict(), larger))
+    table = theirs.state_dict()["blocks.1.attn.relative_position_bias_table"]
+    assert torch.equal(larger.blocks[1].attention.relative_position_bias_table, resize_table(table, (4, 4), (6, 6)))
+
+
+def test_timms_vit_becomes_a_windowed_trunk() -> None:
+    import timm
+
+    from everyframe.models.convert.vit_adapter import trunk_state
+
+    theirs = timm.create_model("deit_tiny_patch16_224", embed_dim=32, depth=2, num_heads=2, img_size=64)
+    ours = WindowVit(32, 2, 2, size=(64, 96), windows=2)
+    state = trunk_state(theirs.state_dict(), ours)
+    ours.load_state_dict(state)
+    assert state["pos_embed"].shape == (1, 25, 32)
+    assert torch.equal(ours.blocks[1].attention.qkv.bias, theirs.blocks[1].attn.qkv.bias)

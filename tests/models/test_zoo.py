@@ -7,6 +7,8 @@ import torch
 
 from everyframe.errors import InputError
 from everyframe.labels import LabelSpace
+from everyframe.models.backbones.large import LARGE
+from everyframe.models.cost import count_parameters
 from everyframe.models.temporal.base import Features
 from everyframe.models.zoo import BACKBONES, HEADS, MODELS, SYSTEMS, TEMPORAL, Parts, create_model, find_parts
 
@@ -29,13 +31,15 @@ def test_every_system_fits_every_backbone(backbone: str) -> None:
     with torch.device("meta"):
         body = BACKBONES[backbone](False).eval()
         maps = tuple(body(frame.float()))
-        for system, (head, time) in SYSTEMS.items():
+        # All pairs are many: the heads meet every kind of pyramid on the first backbones already.
+        systems = ("uper", "mask2former-gru", "netwarp-ocr") if backbone in LARGE else SYSTEMS
+        for system, (head, time) in ((name, SYSTEMS[name]) for name in systems):
             top = HEADS[head](body.channels, body.strides, 2).eval()
             temporal = TEMPORAL[time](top, body.channels[-1]).eval()
             features = Features(maps, temporal.embed(maps, top), frame)
             _, memory = temporal(features, None, top)
             embedding, _ = temporal(features, memory, top)
-            logits = top.predict(embedding)["logits"]
+            logits = top.semantic(top.predict(embedding))
             assert logits.shape == (1, 2, -(-50 // top.stride), -(-70 // top.stride)), system
 
 
@@ -85,3 +89,50 @@ def test_tiny_models_stay_tiny() -> None:
     for system in SYSTEMS:
         model = create_model(f"{system}-tiny", LabelSpace(tuple("abcdefghijk")))
         assert sum(p.numel() for p in model.parameters()) < 1.5e6
+
+
+PUBLISHED = {
+    "mask2former-beit-adapter-large": (568, {}),
+    "mask2former-beitv2-adapter-large": (571, {"queries": 200}),
+    "mask2former-swin-tiny": (47.4, {}),
+    "uper-internimage-tiny": (59, {"width": 512, "auxiliary_width": 256}),
+    "uper-internimage-base": (128, {"width": 512, "auxiliary_width": 256}),
+    "uper-internimage-xl": (368, {"width": 512, "auxiliary_width": 256}),
+    "uper-focalnet-base": (126, {"width": 512, "auxiliary_width": 256}),
+    "uper-vit-adapter-small": (57.6, {"width": 512, "auxiliary_width": 256}),
+}
+"""Model -> millions of parameters in its publication, with 150 classes, and the head's options."""
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_sizes(name: str) -> None:
+    millions, head = PUBLISHED[name]
+    with torch.device("meta"):
+        model = create_model(name, LabelSpace(tuple(map(str, range(150)))), head=head)
+    assert count_parameters(model) / 1e6 == pytest.approx(millions, abs=0.51 if millions > 100 else 0.08)
+
+
+def test_eva_with_relative_positions_has_its_published_size() -> None:
+    with torch.device("meta"):
+        model = create_model(
+            "mask2former-eva-adapter-giant",
+            LabelSpace(tuple(map(str, range(150)))),
+            backbone={"relative_positions": True, "layer_scale": 1.0},
+            head={"queries": 200},
+        )
+    assert count_parameters(model) / 1e6 == pytest.approx(1305.6, abs=0.5)
+
+
+@pytest.mark.parametrize("name", [name for name in LARGE if name.endswith("micro")])
+def test_micro_backbones_run_at_any_size(name: str) -> None:
+    model = create_model(f"mask2former-{name}", SPACE).eval()
+    with torch.no_grad():
+        scores, _ = model.step(torch.randint(0, 256, (1, 3, 50, 70), dtype=torch.uint8))
+    assert scores.shape == (1, 2, 13, 18)
+    assert scores.isfinite().all()
+    assert count_parameters(model) < 1.5e6
+
+
+def test_weights_that_cannot_be_downloaded_are_named() -> None:
+    with pytest.raises(InputError, match="leave `pretrained` out, and convert the published file"):
+        create_model("uper-internimage-xl", SPACE, pretrained=True)

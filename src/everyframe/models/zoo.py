@@ -16,12 +16,14 @@ from torch import nn
 
 from everyframe.errors import InputError
 from everyframe.labels import LabelSpace
+from everyframe.models.backbones.large import LARGE
 from everyframe.models.backbones.resnet import ResNet, dilated
 from everyframe.models.backbones.swin import SwinTransformer
 from everyframe.models.backbones.timm_backbone import TimmBackbone
 from everyframe.models.heads.base import Head
 from everyframe.models.heads.deeplab import DeepLabV3PlusHead
 from everyframe.models.heads.fcn import FCNHead
+from everyframe.models.heads.mask2former.presets import mask2former
 from everyframe.models.heads.mask_transformer import MaskTransformerHead
 from everyframe.models.heads.ocr import OCRHead
 from everyframe.models.heads.psp import PSPHead
@@ -88,6 +90,7 @@ BACKBONES: dict[str, Callable[..., nn.Module]] = {
     "convnext-tiny": partial(timm_model, name="convnext_tiny.fb_in22k", output_norms=True),
     "convnext-small": partial(timm_model, name="convnext_small.fb_in22k", output_norms=True),
     "convnext-base": partial(timm_model, name="convnext_base.fb_in22k", output_norms=True),
+    **LARGE,
 }
 """Backbone -> builder. Beside these, "timm:NAME" is timm's model NAME."""
 
@@ -218,6 +221,7 @@ HEADS: dict[str, Callable[..., Head]] = {
     "uper": uper,
     "deeplab": deeplab,
     "segmenter": segmenter,
+    "mask2former": mask2former,
 }
 """Head -> builder."""
 
@@ -256,11 +260,14 @@ TEMPORAL: dict[str, Callable[..., TemporalModule]] = {
 
 # -- models -----------------------------------------------------------------------------------------------------------
 
+PIXEL_HEADS = tuple(head for head in HEADS if head != "mask2former")
+"""Heads that predict the logits of each pixel, which ETC's losses compare and NetWarp's late map leads to."""
+
 SYSTEMS: dict[str, tuple[str, str]] = {
     **{head: (head, "") for head in HEADS},
     **{f"{head}-gru": (head, "gru") for head in HEADS},
-    **{f"etc-{head}": (head, "etc") for head in HEADS},
-    **{f"netwarp-{head}": (head, "netwarp") for head in HEADS},
+    **{f"etc-{head}": (head, "etc") for head in PIXEL_HEADS},
+    **{f"netwarp-{head}": (head, "netwarp") for head in PIXEL_HEADS},
     "tcb-psp": ("psp", "tcb"),
     "tcb-ocr": ("ocr", "tcb"),
     "tcb-ocr-memory": ("ocr", "tcb-memory"),

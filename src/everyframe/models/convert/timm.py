@@ -78,14 +78,22 @@ def load_pretrained(backbone: nn.Module, name: str) -> None:
     Raises:
         InputError: the weights cannot be had, or do not fit.
     """
+    source = f"timm {name}"
+    load_state(backbone, convert_backbone(download(name), backbone, source), source)
+
+
+def download(name: str) -> dict[str, Tensor]:
+    """Return the weights of timm's model `name`.
+
+    Raises:
+        InputError: they cannot be had.
+    """
     import timm
 
     try:
-        theirs = timm.create_model(name, pretrained=True)
+        return timm.create_model(name, pretrained=True).state_dict()
     except (OSError, RuntimeError) as error:
         raise InputError(
             f"pretrained weights {name!r} cannot be downloaded ({first_line(error)}); check the network, or "
             f"leave `pretrained` out to train from nothing"
         ) from None
-    source = f"timm {name}"
-    load_state(backbone, convert_backbone(theirs.state_dict(), backbone, source), source)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from everyframe.models.backbones.beit import Beit
@@ -14,7 +15,9 @@ from everyframe.models.backbones.window_vit import WindowVit
 from everyframe.models.convert import mmseg
 from everyframe.models.convert.keys import WEIGHT, Rule, Table, convert, nested
 from everyframe.models.convert.settings import Config, read
-from everyframe.models.state import State
+from everyframe.models.ops.relative_position import CLASS_ROWS, resize_table
+from everyframe.models.ops.vit_block import resized_positions
+from everyframe.models.state import State, load_state
 
 _BLOCK = r"blocks\.(\d+)"
 
@@ -178,3 +181,42 @@ def _adapter(config: Config, trunk: nn.Module) -> ViTAdapter:
 
 def _pair(size: int | Sequence[int]) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
+# -- pretrained trunks -------------------------------------------------------------------------------------------------
+
+
+def trunk_state(state: State, trunk: Beit | WindowVit, source: str | Path = "weights") -> dict[str, Tensor]:
+    """Convert a classification model (timm's names, or the BEiT code's) into a trunk, its positions fitted.
+
+    Relative tables are grown as published or cut to their centre; absolute positions are resized bicubically. What the
+    trunk lacks of it (heads, final norms) is left out; what it has beyond it keeps its own values.
+    """
+    table = BEIT if isinstance(trunk, Beit) else WINDOW_VIT
+    unused = [
+        Rule(r"(?:head|fc_norm|norm)\..+", None),
+        Rule(rf"{_BLOCK}\.attn\.k_bias", None),  # always zero
+        *([] if isinstance(trunk, Beit) else [Rule("cls_token", None)]),
+    ]
+    converted = convert(state, [*unused, *table], source)
+    own = trunk.state_dict()
+    for key, value in converted.items():
+        if key.endswith("relative_position_bias_table"):
+            side = (round((len(value) - CLASS_ROWS) ** 0.5) + 1) // 2  # pretrained on square frames
+            converted[key] = resize_table(value, (side, side), trunk.grid)
+        elif key == "pos_embed":
+            side = round((value.shape[1] - 1) ** 0.5)
+            converted[key] = torch.cat([value[:, :1], resized_positions(value[:, 1:], (side, side), trunk.grid)], 1)
+    return {**own, **converted}
+
+
+def load_trunk(trunk: Beit | WindowVit, name: str) -> None:
+    """Download timm's weights `name` and put them into a trunk.
+
+    Raises:
+        InputError: the weights cannot be had, or do not fit.
+    """
+    from everyframe.models.convert.timm import download
+
+    source = f"timm {name}"
+    load_state(trunk, trunk_state(download(name), trunk, source), source)
