@@ -1,0 +1,180 @@
+"""From an experiment to cells: the exact commands of every row and seed, and the folder each of them fills."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from everyframe.errors import InputError
+from everyframe.reproduce.grid import SCALES, Experiment, Row, find
+from everyframe.reproduce.subsets import SUBSETS, link_subset
+
+TIMED_FRAMES = 9
+"""Steps of the stream that frames/s is the median of."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command of a cell.
+
+    Attributes:
+        name: "train", "evaluate", "cost", "noisy" or "clean".
+        words: the command behind `everyframe`.
+        produces: file whose presence says that it reached its end: training ends with status 0 after SIGTERM too.
+    """
+
+    name: str
+    words: tuple[str, ...]
+    produces: Path
+
+    def __str__(self) -> str:
+        return shlex.join(["everyframe", *self.words])
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One row with one seed.
+
+    Attributes:
+        row: what is trained.
+        seed: of weights, order and augmentation.
+        folder: where its files lie: `cell.json` (see `runner`), `log.txt`, `run/`, `report/`, `cost.json`.
+        steps: in order.
+    """
+
+    row: Row
+    seed: int
+    folder: Path
+    steps: tuple[Step, ...]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a whole grid has in common.
+
+    Attributes:
+        name: of the experiment.
+        data: "LAYOUT:ROOT".
+        out: folder of the results.
+        scale: a name of `SCALES`.
+        seeds: how many; they are 0, 1, 2, …
+        extra: options of every training, by the caller's choice; they win over row and scale.
+        size: (H, W) of the frames that frames/s is measured on.
+        noisy: video -> labelled frame -> whether its classes differ from its reference's; see `subsets`.
+    """
+
+    name: str
+    data: str
+    out: Path
+    scale: str = "small"
+    seeds: int = 3
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    size: tuple[int, int] = (480, 853)
+    noisy: Mapping[str, Mapping[str, bool]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        find(self.name)
+        if self.scale not in SCALES:
+            raise InputError(f"scale: expected one of {', '.join(SCALES)}, came {self.scale!r}")
+        if self.seeds < 1:
+            raise InputError(f"seeds: expected at least 1, came {self.seeds}")
+        for key in ("out", "seed", "data.seed", "data.data", "data"):
+            if key in self.extra:
+                raise InputError(f"--{key} is chosen for each cell of the grid; leave it out")
+
+    @property
+    def experiment(self) -> Experiment:
+        """The experiment itself."""
+        return find(self.name)
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        """Its rows on the backbone of the scale."""
+        return self.experiment.rows(SCALES[self.scale].backbone)
+
+    @property
+    def split(self) -> str:
+        """Name of the split that everything is scored on."""
+        return str(self.extra.get("data.val_split", "val"))
+
+    def identity(self) -> dict[str, Any]:
+        """What must be the same when a grid goes on: everything but the number of seeds."""
+        plain = {"experiment": self.name, "data": self.data, "scale": self.scale, "extra": dict(self.extra)}
+        return dict(json.loads(json.dumps(plain)))
+
+
+def plan(setting: Setting) -> list[Cell]:
+    """Return the cells, the first seed of all rows first, so that a table stands early."""
+    return [_cell(setting, row, seed) for seed in range(setting.seeds) for row in setting.rows]
+
+
+def overrides_of(setting: Setting, row: Row) -> dict[str, Any]:
+    """Return the options of a row's training, later ones winning: scale, row, the caller's."""
+    return {**SCALES[setting.scale].overrides, **row.overrides, **setting.extra}
+
+
+def check(setting: Setting) -> None:
+    """Refuse options that no training would take, before anything runs.
+
+    Raises:
+        InputError: see `everyframe.training.recipe.resolve`; the message names the row.
+    """
+    from everyframe.training.recipe import read_recipe, resolve
+
+    for row in setting.rows:
+        options = {**overrides_of(setting, row), "data.data": setting.data, "out": str(setting.out)}
+        try:
+            resolve(read_recipe(row.recipe), options, row.recipe)
+        except InputError as error:
+            raise InputError(f"{setting.name}, {row.label}: {error}") from None
+
+
+def _cell(setting: Setting, row: Row, seed: int) -> Cell:
+    folder = setting.out / "cells" / row.slug / f"seed{seed}"
+    run, report, cost = folder / "run", folder / "report", folder / "cost.json"
+    labels = folder / "labels"
+    keeps = setting.experiment.noisy or (setting.experiment.video is not None and seed == 0)
+    options = [*_words(overrides_of(setting, row)), "--seed", str(seed), "--data.seed", str(seed)]
+    common = [row.recipe, "--data", setting.data, "--out", str(run)]
+    if row.loop is None:
+        train = Step("train", ("train", *common, *options, "--resume", "auto"), run / "outcome.json")
+    else:
+        loop = ("self-train", *common, *_words(row.loop), *options)
+        train = Step("train", loop, run / "model" / "model.safetensors")
+    scored = ("--data", setting.data, "--split", setting.split)
+    saved = ("--save", str(labels)) if keeps else ()
+    evaluate = ("evaluate", "--model", str(run / "model"), *scored, "--out", str(report), *saved)
+    size = (str(setting.size[0]), str(setting.size[1]))
+    measure = ("--ways", "stream", "--frames", str(TIMED_FRAMES), "--size", *size, "--json", str(cost))
+    steps = [
+        train,
+        Step("evaluate", evaluate, report / "results.json"),
+        Step("cost", ("bench", "stream", "--model", str(run / "model"), *measure), cost),
+    ]
+    for subset in SUBSETS if setting.experiment.noisy else ():
+        if not any(is_noisy == (subset == "noisy") for of in setting.noisy.values() for is_noisy in of.values()):
+            continue  # nothing to score: the data hold no such frame
+        part = folder / f"labels-{subset}"
+        words = ("evaluate", "--pred", str(part), *scored, "--allow-missing", "--flow", "none", "--worst", "0",
+                 "--out", str(folder / f"report-{subset}"))  # fmt: skip
+        steps.append(Step(subset, words, folder / f"report-{subset}" / "results.json"))
+    return Cell(row, seed, folder, tuple(steps))
+
+
+def prepare(cell: Cell, step: Step, noisy: Mapping[str, Mapping[str, bool]]) -> None:
+    """Make what a step reads and no command writes: the folder of a subset's label maps."""
+    if step.name in SUBSETS:
+        link_subset(cell.folder / "labels", cell.folder / f"labels-{step.name}", noisy, step.name == "noisy")
+
+
+def _words(options: Mapping[str, Any]) -> list[str]:
+    """Options as words of a command line."""
+    return [
+        word
+        for key, value in options.items()
+        for word in (f"--{key}", value if isinstance(value, str) else json.dumps(value))
+    ]

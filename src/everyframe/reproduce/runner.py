@@ -1,0 +1,253 @@
+"""Run what is missing of a grid: every command a process of its own, every cell a record on disk.
+
+A cell that is stopped or killed goes on at the command it was in (and training at its last checkpoint); one that fails
+is recorded, the others go on, and the next call tries it again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from everyframe.errors import InputError
+from everyframe.reproduce.plan import Cell, Setting, Step, prepare
+
+PROGRAM = (sys.executable, "-m", "everyframe.cli")
+"""What runs the words of a step."""
+HEARTBEAT = 5.0
+"""Seconds between two notes of the time spent: what a kill may lose of it."""
+LAST_LINES = 3
+"""Lines of a failed command's output that are recorded."""
+
+
+@dataclass
+class CellRecord:
+    """`cell.json`: how far a cell is.
+
+    Attributes:
+        label: of the row.
+        seed: of the cell.
+        status: "running" also stands in the record of a cell that was stopped or killed.
+        done: names of the steps that reached their end.
+        seconds: step -> wall time in all lives of the grid together.
+        commands: step -> the exact command.
+        message: of a failed cell, the last lines of its output.
+    """
+
+    label: str
+    seed: int
+    status: Literal["missing", "running", "done", "failed"] = "missing"
+    done: list[str] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+    commands: dict[str, str] = field(default_factory=dict)
+    message: str = ""
+
+    def write(self, folder: Path) -> None:
+        """Replace the file as a whole."""
+        write_whole(folder / "cell.json", json.dumps(asdict(self), indent=1) + "\n")
+
+
+def read_record(cell: Cell) -> CellRecord:
+    """Read a cell's record; a fresh one where there is none, or where a kill left half of one."""
+    try:
+        return CellRecord(**json.loads((cell.folder / "cell.json").read_text(encoding="utf-8")))
+    except (FileNotFoundError, json.JSONDecodeError, TypeError):
+        return CellRecord(cell.row.label, cell.seed)
+
+
+def run_grid(
+    setting: Setting,
+    cells: Sequence[Cell],
+    *,
+    program: Sequence[str] = PROGRAM,
+    jobs: int = 1,
+    asked: Callable[[], object] = lambda: None,
+    changed: Callable[[CellRecord], None] = lambda record: None,
+    say: Callable[[str], None] = print,
+) -> list[CellRecord]:
+    """Run all cells that are not done.
+
+    Args:
+        setting: of the grid.
+        cells: what `plan` returned.
+        program: what the words of a step are given to.
+        jobs: cells at a time; the processor's threads are shared among them.
+        asked: whether a signal asks to stop; commands under way are then told to, and finish in good order.
+        changed: called after each cell, one call at a time.
+        say: takes lines of progress, commands among them.
+
+    Returns:
+        The records in the order of `cells`.
+
+    Raises:
+        InputError: the folder belongs to another grid, or another process is at work in it.
+    """
+    with _claim(setting) as lock:
+        one_at_a_time = threading.Lock()
+        worker = _Worker(setting, tuple(program), max(1, jobs), lock, asked, say)
+
+        def work(cell: Cell) -> CellRecord:
+            before = read_record(cell)
+            if asked() or (before.status == "done" and _complete(cell, before)):
+                return before
+            record = worker.run(cell, before)
+            with one_at_a_time:
+                changed(record)
+            return record
+
+        with ThreadPoolExecutor(max(1, jobs)) as pool:
+            return list(pool.map(work, cells))
+
+
+@dataclass(frozen=True)
+class _Worker:
+    """Runs one cell."""
+
+    setting: Setting
+    program: tuple[str, ...]
+    jobs: int
+    lock: int
+    asked: Callable[[], object]
+    say: Callable[[str], None]
+
+    def run(self, cell: Cell, record: CellRecord) -> CellRecord:
+        cell.folder.mkdir(parents=True, exist_ok=True)
+        record.status, record.message = "running", ""
+        record.commands = {step.name: str(step) for step in cell.steps}
+        for step in cell.steps:
+            if step.name in record.done and step.produces.exists():
+                continue
+            self.say(f"$ {step}")
+            try:
+                prepare(cell, step, self.setting.noisy)
+                status = self._command(cell, step, record)
+            except OSError as error:
+                record.status, record.message = "failed", f"{step.name}: {error}"
+            else:
+                if status == 0 and step.produces.exists():
+                    record.done = [*(name for name in record.done if name != step.name), step.name]
+                elif not self.asked():
+                    ended = f"ended with status {status}" if status else f"did not write {step.produces.name}"
+                    record.status = "failed"
+                    record.message = f"{step.name} {ended}: {_tail(cell.folder / 'log.txt')}"
+            record.write(cell.folder)
+            if record.status == "failed" or self.asked():
+                break
+        else:
+            record.status = "done"
+            for checkpoints in (cell.folder / "run").rglob(
+                "checkpoints"
+            ):  # the model stays; these are ten times its size
+                shutil.rmtree(checkpoints, ignore_errors=True)
+            record.write(cell.folder)
+        spent = sum(record.seconds.values()) / 60
+        message = f": {record.message}" if record.message else ""
+        self.say(f"{cell.row.label}, seed {cell.seed}: {record.status}, {spent:.1f} minutes{message}")
+        return record
+
+    def _command(self, cell: Cell, step: Step, record: CellRecord) -> int:
+        """Run a step and note the time it takes; returns its exit status."""
+        spent, start = record.seconds.get(step.name, 0.0), time.monotonic()
+        with (cell.folder / "log.txt").open("a", encoding="utf-8") as log:
+            log.write(f"$ {step}\n")
+            log.flush()
+            # The lock goes to the child: an orphan of a killed grid keeps it, and nobody writes beside it. A session of
+            # its own: Ctrl-C reaches it through us, once.
+            process = subprocess.Popen(
+                [*self.program, *step.words],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=self._environment(),
+                pass_fds=(self.lock,),
+                start_new_session=True,
+            )
+            told, noted = False, float("-inf")
+            while process.poll() is None:
+                if time.monotonic() - noted >= HEARTBEAT:
+                    noted = time.monotonic()
+                    record.seconds[step.name] = spent + noted - start
+                    record.write(cell.folder)
+                if self.asked() and not told:
+                    process.terminate()
+                    told = True
+                try:
+                    process.wait(0.2)
+                except subprocess.TimeoutExpired:
+                    continue
+        record.seconds[step.name] = spent + time.monotonic() - start
+        return process.returncode
+
+    def _environment(self) -> dict[str, str]:
+        threads = max(1, (os.cpu_count() or 1) // self.jobs)
+        return {"OMP_NUM_THREADS": str(threads), **os.environ} if self.jobs > 1 else dict(os.environ)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that a kill leaves the old one or the new one."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
+
+
+def _complete(cell: Cell, record: CellRecord) -> bool:
+    return all(step.name in record.done and step.produces.exists() for step in cell.steps)
+
+
+def _tail(log: Path) -> str:
+    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines()]
+    return " | ".join([line for line in lines if line and not line.startswith("$ ")][-LAST_LINES:])[-500:]
+
+
+@contextmanager
+def _claim(setting: Setting) -> Iterator[int]:
+    """Hold the folder, and see that it belongs to this grid."""
+    import fcntl
+
+    try:
+        setting.out.mkdir(parents=True, exist_ok=True)
+        lock = os.open(setting.out / ".lock", os.O_CREAT | os.O_RDWR)
+    except OSError as error:
+        raise InputError(f"{setting.out}: cannot write: {error.strerror}; choose another --out") from None
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"{setting.out}: another `everyframe reproduce`, or a command that one left behind, is at work there; "
+                f"wait for it, or choose another --out"
+            ) from None
+        check_identity(setting.out / "grid.json", setting.identity())
+        yield lock
+    finally:
+        os.close(lock)
+
+
+def check_identity(path: Path, identity: Mapping[str, Any]) -> None:
+    """Write what a grid is, or compare with what is written.
+
+    Raises:
+        InputError: the folder holds another grid.
+    """
+    if not path.exists():
+        write_whole(path, json.dumps(identity, indent=1) + "\n")
+        return
+    try:
+        there = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError:
+        there = {}
+    differ = [key for key in {**there, **identity} if there.get(key) != identity.get(key)]
+    if differ:
+        shown = "; ".join(f"{key} {there.get(key)!r} there, {identity.get(key)!r} now" for key in differ)
+        raise InputError(f"{path.parent} holds another grid ({shown}); use the same options, or choose another --out")

@@ -1,0 +1,109 @@
+"""Every cell of every grid names a recipe, options that exist, and a model that can be built."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from everyframe.errors import InputError
+from everyframe.labels import LabelSpace
+from everyframe.models.zoo import create_model
+from everyframe.reproduce.grid import EXPERIMENTS, SCALES, Row, find
+from everyframe.reproduce.plan import Setting, check, overrides_of, plan
+from everyframe.training.recipe import read_recipe, recipes, resolve
+
+ROWS = [
+    (name, scale, row) for name in EXPERIMENTS for scale in SCALES for row in Setting(name, "d", Path(), scale).rows
+]
+IDS = [f"{name}-{scale}-{row.slug}" for name, scale, row in ROWS]
+
+
+@pytest.mark.parametrize(("name", "scale", "row"), ROWS, ids=IDS)
+def test_row_names_a_recipe_and_options_that_exist(name: str, scale: str, row: Row) -> None:
+    assert row.recipe in recipes()
+    options = {**overrides_of(Setting(name, "d", Path("out"), scale), row), "data.data": "vspw:/videos", "out": "out"}
+    config = resolve(read_recipe(row.recipe), options, row.recipe)
+    assert config["data"]["budget"] == row.overrides["data.budget"]
+    if scale == "small":
+        assert (config["steps"], tuple(config["data"]["crop"])) == (600, (96, 128))
+
+
+@pytest.mark.parametrize(("name", "row"), [(n, row) for n, s, row in ROWS if s == "small"],
+                         ids=[i for i, (_, s, _) in zip(IDS, ROWS, strict=True) if s == "small"])  # fmt: skip
+def test_row_builds_a_model(name: str, row: Row) -> None:
+    config = resolve(read_recipe(row.recipe), {**row.overrides, "data.data": "d", "out": "o"})
+    with torch.device("meta"):
+        model = create_model(label_space=LabelSpace(("a", "b")), **config["model"])
+    if "model.temporal.prototypes" in row.overrides:
+        count = row.overrides["model.temporal.prototypes"]
+        assert (model.temporal.prototypes is not None) == bool(count)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("scale", SCALES)
+def test_labels_and_folders_are_unique_and_differences_name_rows(name: str, scale: str) -> None:
+    rows = find(name).rows(SCALES[scale].backbone)
+    labels = [row.label for row in rows]
+    assert len(set(labels)) == len({row.slug for row in rows}) == len(rows)
+    assert {label for pair in find(name).differences for label in pair} <= set(labels)
+    assert set(find(name).video or ()) <= set(labels)
+
+
+def test_table1_has_every_system_twice_and_the_ceiling() -> None:
+    rows = find("table1").rows("tiny")
+    assert len(rows) == 24
+    taught = [row for row in rows if row.overrides.get("teacher.weight")]
+    assert len(taught) == 11
+    assert all(row.overrides["data.budget"] == 1 for row in taught)
+    assert [row.label for row in rows if row.overrides["data.budget"] == "all"] == [
+        "OCRNet, all labels",
+        "SSLTM, all labels",
+    ]
+
+
+def test_gcc_is_five_counts_by_two_rules() -> None:
+    points = {(row.x, row.series) for row in find("gcc").rows("tiny") if row.x is not None}
+    assert points == {(count, rule) for count in range(1, 6) for rule in ("MSE", "EMA")}
+
+
+def test_reference_distances() -> None:
+    rows = find("reference-distance").rows("tiny")
+    assert [row.overrides["data.reference"] for row in rows] == [0, 10, 20, 30, 40, 50, 60, 70, 80]
+
+
+def test_options_of_the_caller_win_and_reach_the_command(tmp_path: Path) -> None:
+    setting = Setting("stt", "vspw:/videos", tmp_path, extra={"steps": "7", "data.per": "frame"})
+    words = plan(setting)[0].steps[0].words
+    assert words[words.index("--steps") + 1] == "7"
+    assert words[words.index("--data.crop") + 1] == "[96, 128]"
+    assert words[words.index("--model.temporal.depth") + 1] == "0"
+
+
+def test_iterative_rows_run_the_loop(tmp_path: Path) -> None:
+    steps = {cell.row.label: cell.steps[0] for cell in plan(Setting("mean-teacher-vs-iterative", "d", tmp_path))}
+    words = steps["OCRNet, iterative, 2 rounds"].words
+    assert words[:2] == ("self-train", "ocr-tiny")
+    assert words[words.index("--rounds") + 1] == "2"
+    assert "--resume" not in words
+    assert steps["OCRNet, Mean Teacher"].words[0] == "train"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"name": "table2"}, "no experiment 'table2'; expected one of table1, gcc"),
+        ({"scale": "huge"}, "scale: expected one of small, full, came 'huge'"),
+        ({"seeds": 0}, "seeds: expected at least 1, came 0"),
+        ({"extra": {"seed": "3"}}, "--seed is chosen for each cell"),
+    ],
+)
+def test_settings_that_make_no_sense(options: dict[str, object], message: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=message):
+        Setting(**{"name": "stt", "data": "d", "out": tmp_path, **options})
+
+
+def test_check_names_the_row(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="stt, without STT: --stebs is no option; did you mean steps"):
+        check(Setting("stt", "vspw:/videos", tmp_path, extra={"stebs": "7"}))
