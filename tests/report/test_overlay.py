@@ -6,7 +6,8 @@ import torch
 
 from everyframe.frames import IGNORE
 from everyframe.labels import LabelSpace
-from everyframe.report.overlay import LARGEST_SHARE, Legend, overlay, overlay_with_legend, side_by_side
+from everyframe.report.legend import LARGEST_SHARE, Legend
+from everyframe.report.overlay import overlay, overlay_with_legend, side_by_side
 
 SPACE = LabelSpace(("road", "car"), palette=((200, 0, 100), (0, 255, 0)))
 MANY = LabelSpace(tuple(f"class number {i} with a long name" for i in range(124)))

@@ -1,30 +1,20 @@
-"""Label maps over pictures: blended class colours, boundary lines, legends, pictures side by side."""
+"""Label maps over pictures: blended class colours, boundary lines, pictures side by side."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Literal, TypeVar
 
 import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from everyframe.frames import IGNORE
 from everyframe.labels import LabelSpace
-
-Picture = TypeVar("Picture", Tensor, NDArray[np.uint8])
-Place = Literal["auto", "bottom", "right", "inside"]
-
-BACKGROUND = (24, 24, 24)
-TEXT = (240, 240, 240)
-LARGEST_SHARE = 0.25
-"""A legend takes at most this share of the picture's area; a strip below small pictures may take two lines."""
-LONGEST_NAME = 14
-"""Longer class names are cut to about this many letters' width."""
+from everyframe.report.legend import BACKGROUND, TEXT, Legend, Place, label_font, shortened
+from everyframe.report.planes import Picture, like, planes_of
 
 
 def overlay(
@@ -45,7 +35,7 @@ def overlay(
     Raises:
         ValueError: the sizes differ.
     """
-    planes = _planes(image)
+    planes = planes_of(image)
     if labels.shape != planes[0].shape:
         raise ValueError(f"overlay: expected labels of {planes[0].shape} pixels like the image, came {labels.shape}")
     labels = np.ascontiguousarray(labels, np.uint8)
@@ -58,7 +48,7 @@ def overlay(
         mixed = cv2.addWeighted(plane, 1 - alpha, cv2.LUT(labels, table[:, channel]), alpha, 0)
         cv2.copyTo(plane, unlabelled, mixed)
         blended.append(mixed if lines is None else cv2.max(mixed, lines))
-    return _like(image, blended)
+    return like(image, blended)
 
 
 def overlay_with_legend(
@@ -73,126 +63,6 @@ def overlay_with_legend(
     """Blend the class colours and add a legend of the classes present, see `overlay` and `Legend`."""
     painted = overlay(image, labels, space, alpha, boundaries=boundaries)
     return _legend(space.names, space.palette, labels.shape, place).draw(painted, labels)
-
-
-class Legend:
-    """Names and colours of the classes present in a label map, added to pictures of one size.
-
-    The result has the same size for every label map, so that pictures of a video fit together. Where there are more
-    classes than room, the largest ones are shown and the rest is counted ("+7 more").
-
-    Args:
-        names: class names by train id.
-        palette: RGB colours by train id.
-        size: (H, W) of the pictures.
-        place: "bottom" or "right" add a strip beside the picture and hide nothing of it; "inside" covers its lower
-            left corner, a quarter of it at most; "auto" takes "bottom", or "right" for pictures too narrow for text.
-    """
-
-    def __init__(
-        self,
-        names: Sequence[str],
-        palette: Sequence[tuple[int, int, int]],
-        size: tuple[int, int],
-        place: Place = "auto",
-    ) -> None:
-        height, width = size
-        self.names, self.palette, self.image_size = tuple(names), tuple(palette), (height, width)
-        self._font_size = int(np.clip(round(min(size) / 28), 11, 26))
-        self._font = _font(self._font_size)
-        self._line = round(1.45 * self._font_size)
-        if place == "auto":
-            place = "bottom" if width >= 16 * self._font_size else "right"
-        self.place: Place = place
-        longest = max(self._font.getlength(name) for name in self.names)
-        text = min(longest, LONGEST_NAME * 0.6 * self._font_size)
-        room = {"bottom": width, "right": text + 3 * self._font_size, "inside": width // 2}[place]
-        self._column = max(1, min(round(text + 2.2 * self._font_size), int(room)))
-        columns = max(1, int(room) // self._column)
-        if place == "right" and len(self.names) * self._line > height:
-            columns = 2
-        self._columns = columns
-        needed = -(-len(self.names) // columns)
-        share = {"bottom": LARGEST_SHARE, "right": 1.0, "inside": 2 * LARGEST_SHARE}[place]  # half by half: a quarter
-        least = 2 if place == "bottom" else 1  # a strip hides nothing, so that small pictures may get a larger one
-        self._rows = min(needed, max(least, int(share * height) // self._line))
-        self._drawn: dict[tuple[int, ...], NDArray[np.uint8]] = {}
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(H, W) of pictures with their legend."""
-        height, width = self.image_size
-        strip_height, strip_width = self._strip_size(self._rows, self._columns)
-        added = {"bottom": (strip_height, 0), "right": (0, strip_width), "inside": (0, 0)}[self.place]
-        return height + added[0], width + added[1]
-
-    def draw(self, image: Picture, labels: NDArray[np.uint8]) -> Picture:
-        """Return `image`, uint8 [3, H, W] tensor or [H, W, 3] array, with the legend of `labels`."""
-        height, width = self.image_size
-        planes = _planes(image)
-        if planes[0].shape != self.image_size or labels.shape != self.image_size:
-            raise ValueError(f"Legend: expected {height}x{width}, came {planes[0].shape} and {labels.shape}")
-        strip = self._strip(self._shown(labels))
-        out = [np.empty(self.size, np.uint8) for _ in planes]
-        for channel, plane in enumerate(planes):
-            out[channel][:height, :width] = plane
-            if self.place == "bottom":
-                out[channel][height:] = strip[..., channel]
-            elif self.place == "right":
-                out[channel][:, width:] = strip[..., channel]
-            elif strip.size:
-                corner = out[channel][height - strip.shape[0] : height, : strip.shape[1]]
-                corner[:] = cv2.addWeighted(corner, 0.15, np.ascontiguousarray(strip[..., channel]), 0.85, 0)
-        return _like(image, out)
-
-    def _shown(self, labels: NDArray[np.uint8]) -> tuple[int, ...]:
-        """Train ids to show in rising order, and minus the number of those left out as a last item."""
-        areas = cv2.calcHist([np.ascontiguousarray(labels)], [0], None, [256], [0, 256]).ravel()[: len(self.names)]
-        present = np.flatnonzero(areas)
-        cells = self._rows * self._columns
-        if len(present) <= cells:
-            return tuple(present.tolist())
-        kept = max(1, cells - 1)
-        largest = present[np.argsort(-areas[present], kind="stable")[:kept]]
-        left_out = (-(len(present) - kept),) if cells > 1 else ()
-        return (*sorted(largest.tolist()), *left_out)
-
-    def _strip_size(self, rows: int, columns: int) -> tuple[int, int]:
-        margin = self._font_size // 2
-        if self.place == "bottom":
-            return (rows * self._line + margin, self.image_size[1])
-        if self.place == "right":
-            return (self.image_size[0], columns * self._column + margin)
-        return (min(rows * self._line, self.image_size[0] // 2), columns * self._column)
-
-    def _strip(self, shown: tuple[int, ...]) -> NDArray[np.uint8]:
-        if shown in self._drawn:
-            return self._drawn[shown]
-        rows, columns = self._rows, self._columns
-        if self.place == "inside":  # no larger than its entries
-            columns = min(self._columns, max(1, -(-len(shown) // self._rows)))
-            rows = min(self._rows, len(shown))
-        height, width = self._strip_size(rows, columns)
-        picture = Image.new("RGB", (width, height), BACKGROUND)
-        pen = ImageDraw.Draw(picture)
-        swatch, margin = round(0.8 * self._font_size), self._font_size // 3
-        for cell, train_id in enumerate(shown):
-            # Side by side in strips below, one under the other elsewhere.
-            row, column = divmod(cell, columns) if self.place == "bottom" else divmod(cell, rows)[::-1]
-            left, top = column * self._column + margin, row * self._line + margin
-            middle = top + (self._line - margin) // 2
-            text = f"+{-train_id} more"
-            if train_id >= 0:
-                box = (left, middle - swatch // 2, left + swatch, middle + swatch - swatch // 2)
-                pen.rectangle(box, fill=self.palette[train_id], outline=TEXT)
-                left += swatch + margin
-                text = self.names[train_id]
-            room = (column + 1) * self._column - left
-            pen.text((left, middle), shortened(text, self._font, room), TEXT, self._font, anchor="lm")
-        if len(self._drawn) > 64:
-            self._drawn.clear()
-        self._drawn[shown] = np.asarray(picture)
-        return self._drawn[shown]
 
 
 def side_by_side(images: Sequence[Tensor | NDArray[np.uint8]], captions: Sequence[str] = ()) -> NDArray[np.uint8]:
@@ -210,7 +80,7 @@ def side_by_side(images: Sequence[Tensor | NDArray[np.uint8]], captions: Sequenc
     """
     if not images or (captions and len(captions) != len(images)):
         raise ValueError(f"side_by_side: expected pictures and as many captions, came {len(images)}, {len(captions)}")
-    panels = [np.ascontiguousarray(np.dstack(_planes(image))) for image in images]
+    panels = [np.ascontiguousarray(np.dstack(planes_of(image))) for image in images]
     height = max(panel.shape[0] for panel in panels)
     panels = [
         panel
@@ -222,7 +92,7 @@ def side_by_side(images: Sequence[Tensor | NDArray[np.uint8]], captions: Sequenc
     font_size = int(np.clip(height / 24, 11, 26))
     head = round(1.6 * font_size) if captions else 0
     canvas = Image.new("RGB", (sum(p.shape[1] for p in panels) + gap * (len(panels) - 1), height + head), BACKGROUND)
-    pen, font, left = ImageDraw.Draw(canvas), _font(font_size), 0
+    pen, font, left = ImageDraw.Draw(canvas), label_font(font_size), 0
     for number, panel in enumerate(panels):
         canvas.paste(Image.fromarray(panel), (left, head))
         if captions:
@@ -232,35 +102,11 @@ def side_by_side(images: Sequence[Tensor | NDArray[np.uint8]], captions: Sequenc
     return np.array(canvas)
 
 
-def shortened(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, room: float) -> str:
-    """Return `text`, cut and ended with "…" where it is wider than `room` pixels."""
-    if font.getlength(text) <= room:
-        return text
-    while text and font.getlength(text + "…") > room:
-        text = text[:-1]
-    return text.rstrip() + "…" if text else ""
-
-
 def _boundaries(labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Return 255 where a pixel's right or lower neighbours differ from it; wider in large pictures."""
     side = 2 + min(labels.shape) // 1000
     differ = cv2.morphologyEx(labels, cv2.MORPH_GRADIENT, np.ones((side, side), np.uint8))
     return cv2.threshold(differ, 0, 255, cv2.THRESH_BINARY)[1]
-
-
-def _planes(image: Tensor | NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
-    if isinstance(image, Tensor):
-        return list(np.ascontiguousarray(image.cpu().numpy()))
-    return list(cv2.split(image))
-
-
-def _like(image: Picture, planes: list[NDArray[np.uint8]]) -> Picture:
-    return torch.from_numpy(np.stack(planes)) if isinstance(image, Tensor) else cv2.merge(planes)
-
-
-@lru_cache(maxsize=16)
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)
 
 
 @lru_cache(maxsize=16)
