@@ -7,10 +7,11 @@ A layout calls `found(...)`. Normally an error stops with an `InputError` and a 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,6 +48,21 @@ class Finding:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
         return {"level": self.level, "what": self.what, "fix": self.fix, "files": list(self.files)}
+
+
+@dataclass(slots=True)
+class Findings:
+    """Problems as they come in, joined where only the file differs."""
+
+    files: dict[tuple[Level, str, str], list[str]] = field(default_factory=lambda: defaultdict(list))
+
+    def add(self, level: Level, what: str, fix: str, files: Iterable[Path | str] = ()) -> None:
+        """Note a problem of some files."""
+        self.files[level, what, fix] += [str(file) for file in files]
+
+    def joined(self) -> list[Finding]:
+        """Return one finding for each problem, in the order in which they first came in."""
+        return [Finding(level, what, fix, tuple(files)) for (level, what, fix), files in self.files.items()]
 
 
 _collected: ContextVar[list[Finding] | None] = ContextVar("findings", default=None)
