@@ -15,6 +15,7 @@ VERBS = {
     "self-train": "teacher -> pseudo-labels on disk -> student, in rounds",
     "predict": "label every frame of videos, folders, cameras, streams",
     "evaluate": "measure predictions or a model, and write a report",
+    "ensemble": "join several models: store their scores, sweep the weight of two, mean, vote",
     "models": "list the models with parameters and cost",
     "bench": "measure speed and memory (bench metrics, bench predict)",
 }

@@ -1,0 +1,231 @@
+"""`everyframe ensemble store | sweep | run`: several models on the same frames, joined."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from everyframe.cli.predict import progress
+from everyframe.errors import InputError
+from everyframe.inference.scores import SCORE_NORMS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from everyframe.data.layout import VideoRef
+    from everyframe.ensemble import Join
+    from everyframe.inference.members import Member
+
+EPILOG = """\
+A MEMBER is a saved model's folder or hub id, which runs on the frames, or a folder that `store` wrote, which is read.
+Both mix; frames are decoded once for all models. Write MEMBER@WINDOW or MEMBER@WINDOW/STRIDE to run a model in sliding
+windows of its own size. docs/ensembles.md has the formats, and how ties of a vote are broken.
+
+examples:
+  everyframe ensemble store runs/a vspw:/data/VSPW_480p --split val --out scores/a
+  everyframe ensemble sweep runs/a@480/320 scores/b --data vspw:/data/VSPW_480p --split val --out sweep
+  everyframe ensemble run runs/a runs/b --data vspw:/data/VSPW_480p --split test --tau-from sweep/sweep.json --out both
+  everyframe ensemble run runs/a runs/b runs/c --data folder:videos --method vote --out voted
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser."""
+    made = argparse.ArgumentParser(
+        prog="everyframe ensemble",
+        description="Join several models.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    actions = made.add_subparsers(dest="action", required=True, metavar="ACTION")
+
+    store = actions.add_parser("store", help="write a model's score maps, to join them later")
+    store.add_argument("members", nargs=1, metavar="MODEL", help="saved model, as MEMBER above")
+    store.add_argument("data", metavar="DATA", help="LAYOUT:ROOT")
+    store.add_argument("--dtype-stored", choices=("uint8", "float16"), default="uint8", help="%(default)s")
+    store.add_argument("--stride-stored", type=int, default=4, metavar="PIXELS", help="per cell (%(default)s)")
+    store.set_defaults(run=_store)
+
+    sweep = actions.add_parser("sweep", help="tau P1 + (1 - tau) P2 for tau = 0, .1, ... 1: table, plot and best tau")
+    sweep.add_argument("members", nargs=2, metavar="MEMBER", help="P1, then P2")
+    sweep.set_defaults(run=_sweep)
+
+    run = actions.add_parser("run", help="label a split by one join, and measure it beside its members")
+    run.add_argument("members", nargs="+", metavar="MEMBER", help="two or more; for a vote the most trusted one first")
+    run.add_argument("--method", choices=("mean", "vote", "soft"), help="default: mean; soft with --tau or --tau-from")
+    run.add_argument("--tau", type=float, help="soft: weight of the first of two members, 0..1")
+    run.add_argument("--tau-from", type=Path, metavar="FILE", help="soft: the best tau of this sweep.json")
+    run.set_defaults(run=_run)
+
+    for action in (store, sweep, run):
+        if action is not store:
+            action.add_argument("--data", required=True, help="LAYOUT:ROOT")
+        action.add_argument("--split", default="val", help="%(default)s")
+        action.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the results")
+        action.add_argument(
+            "--score-norm", choices=SCORE_NORMS, default="softmax", help="what is averaged (default: %(default)s)"
+        )
+        action.add_argument("--flip", action="store_true", help="models look at the mirrored frame too")
+        action.add_argument("--scales", type=float, nargs="+", default=(), metavar="FACTOR", help="and at these sizes")
+        action.add_argument("--device", default="auto", help="%(default)s")
+        action.add_argument("--dtype", help="float32, bfloat16, or float16 on CUDA (default: float32)")
+        action.add_argument("--quiet", action="store_true", help="print nothing but errors and tables")
+    return made
+
+
+def main(arguments: list[str]) -> int:
+    """Run one action."""
+    options = parser().parse_args(arguments)
+    run: Callable[[argparse.Namespace], int] = options.run
+    return run(options)
+
+
+def _store(options: argparse.Namespace) -> int:
+    from everyframe.data.layouts import load_split
+    from everyframe.ensemble import store
+    from everyframe.inference.members import LiveMember
+    from everyframe.io.score_maps import ScoreFormat
+
+    norm = "none" if options.dtype_stored == "float16" else options.score_norm
+    layout = ScoreFormat(norm, options.dtype_stored, options.stride_stored)
+    videos, _ = load_split(options.data, options.split)
+    (member,) = _members(options)
+    if not isinstance(member, LiveMember):
+        raise InputError(f"{options.members[0]}: expected a model, came score maps that are stored already")
+    with progress(options.quiet) as on_frame:
+        written = store(member, videos, options.out, layout, on_frame)
+    frames = sum(len(video.frames) for video in videos)
+    print(f"written: {options.out}, {frames} score maps, {written / max(frames, 1) / 1e6:.2f} MB a frame")
+    return 0
+
+
+def _sweep(options: argparse.Namespace) -> int:
+    from everyframe.ensemble import Sweep, sweep_joins
+    from everyframe.report.sweep import sweep_svg
+
+    names = _names(options.members)
+    results, data = _measured(options, sweep_joins(options.score_norm))
+    sweep = Sweep.of((names[0], names[1]), data, options.score_norm, results)
+    print(sweep.table())
+    with _writing(options.out):
+        options.out.mkdir(parents=True, exist_ok=True)
+        sweep.save(options.out / "sweep.json")
+        ends = f"tau 0: {names[1]}", f"tau 1: {names[0]}"
+        plot = sweep_svg(sweep.taus, sweep.miou, sweep.best, f"mIoU (%) over tau, {Path(data).name}", ends)
+        (options.out / "sweep.svg").write_text(plot, encoding="utf-8")
+    print(f"best tau {sweep.best:g}; written: {options.out}/sweep.json and sweep.svg")
+    print(f"next, on another split: everyframe ensemble run ... --tau-from {options.out / 'sweep.json'}")
+    return 0
+
+
+def _run(options: argparse.Namespace) -> int:
+    from everyframe.ensemble import single
+
+    name, join = _join(options)
+    names = _names(options.members)
+    joins = {name: join, **{member: single(i) for i, member in enumerate(names)}}
+    results, _ = _measured(options, joins, (name, options.out))
+    with _writing(options.out):
+        results[name].to_json(options.out / "results.json")
+    wanted = ("mIoU", "VC8", "VC16", "flicker")
+    width = max(map(len, results))
+    print(" " * width + "".join(f"{score:>10}" for score in wanted))
+    for row, result in results.items():
+        there = {score.name: score.value for score in reversed(result.overall)}
+        values = (there.get(score, float("nan")) for score in wanted)
+        print(f"{row:{width}}" + "".join("         -" if v != v else f"{v:10.2%}" for v in values))
+    print(f"written: {options.out}, label maps by {name} and results.json")
+    return 0
+
+
+def _join(options: argparse.Namespace) -> tuple[str, Join]:
+    """The join that the options ask for, and its name.
+
+    Raises:
+        InputError: options that contradict each other.
+    """
+    from everyframe.ensemble import best_tau, vote, weighted
+
+    count, tau = len(options.members), options.tau
+    if options.tau_from is not None:
+        if tau is not None:
+            raise InputError("ensemble run: expected --tau or --tau-from, came both; leave one out")
+        tau = best_tau(options.tau_from)
+    method = options.method or ("mean" if tau is None else "soft")
+    if method == "soft" and (tau is None or not 0 <= tau <= 1 or count != 2):
+        raise InputError(
+            f"ensemble run: soft expects two members and a --tau in 0..1 (or --tau-from), came {count} members and "
+            f"tau {tau}"
+        )
+    if method != "soft" and tau is not None:
+        raise InputError(f"ensemble run: expected tau with --method soft alone, came --method {method}")
+    if method == "vote":
+        return f"vote of {count}", vote(options.score_norm)
+    if method == "soft":
+        return f"soft sum, tau {tau:g}", weighted((tau, 1 - tau), options.score_norm)
+    return f"mean of {count}", weighted((1.0,) * count, options.score_norm)
+
+
+def _measured(
+    options: argparse.Namespace, joins: Mapping[str, Join], save: tuple[str, Path] | None = None
+) -> tuple[dict[str, Any], str]:
+    """Run all joins in one pass; returns results and what the data are called."""
+    from everyframe.data.layouts import load_split
+    from everyframe.ensemble import measure
+
+    videos: list[VideoRef]
+    videos, space = load_split(options.data, options.split)
+    members = _members(options)
+    with progress(options.quiet) as on_frame:
+        results = measure(members, videos, space, joins, save, on_frame)
+    for note in dict.fromkeys(note for result in results.values() for note in result.notes):
+        print(f"note: {note}", file=sys.stderr)
+    return results, f"{options.data}, {options.split}"
+
+
+def _members(options: argparse.Namespace) -> list[Member]:
+    """Open what the arguments name."""
+    from everyframe.inference.members import LiveMember, StoredMember
+    from everyframe.io.score_maps import is_score_folder
+    from everyframe.predict import with_views
+
+    members: list[Member] = []
+    for text, name in zip(options.members, _names(options.members), strict=True):
+        if is_score_folder(text):
+            members.append(StoredMember(text, options.score_norm))
+            continue
+        where, window, stride = _window(text)
+        model = with_views(where, window=window, stride=stride, flip=options.flip, scales=options.scales)
+        members.append(LiveMember(name, model, options.device, options.dtype))
+    return members
+
+
+def _window(text: str) -> tuple[str, int | None, int | None]:
+    """Split MODEL@WINDOW/STRIDE; a path that exists is taken whole."""
+    where, at, sizes = text.rpartition("@")
+    if not at or Path(text).exists():
+        return text, None, None
+    window, _, stride = sizes.partition("/")
+    if not window.isdigit() or (stride and not stride.isdigit()):
+        raise InputError(f"{text}: expected MODEL@WINDOW or MODEL@WINDOW/STRIDE in pixels, such as {where}@480/320")
+    return where, int(window), int(stride) if stride else None
+
+
+def _names(members: Sequence[str]) -> list[str]:
+    """Short names of the members; those that would be equal are written out or numbered."""
+    short = [Path(text).name or text for text in members]
+    if len(set(short)) < len(short):
+        short = list(members)
+    return [name if short.count(name) == 1 else f"{name} ({i})" for i, name in enumerate(short, 1)]
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{path}: cannot write: {error.strerror or error}; choose another folder") from None

@@ -1,0 +1,270 @@
+"""Ensembles over a data set: the frames decoded once, each member run once, any number of joins measured together."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from everyframe.data.layout import FrameRef, VideoRef
+from everyframe.data.predictions import table_by_name
+from everyframe.data.reading import iter_frames, read_labels
+from everyframe.errors import InputError
+from everyframe.frames import Frame
+from everyframe.inference.ensemble import check_same_classes, voted_logits, weighted_logits
+from everyframe.inference.labelmap import label_map
+from everyframe.inference.members import LiveMember, Member
+from everyframe.inference.scores import ScoreNorm, normalized
+from everyframe.inference.stream import to_numpy
+from everyframe.io.label_png import write_label
+from everyframe.io.score_maps import ScoreFolder, ScoreFormat
+from everyframe.labels import LabelSpace
+from everyframe.metrics.evaluation import Evaluation
+from everyframe.metrics.results import Results
+
+Join = Callable[[Sequence[Tensor]], Tensor]
+"""Logits [1, K, h, w] of all members -> logits [1, K, h, w]."""
+
+Progress = Callable[[str, int, int | None], None]
+"""Called with (video, its frames done, its frames in all)."""
+
+TAUS = tuple(round(0.1 * i, 1) for i in range(11))
+
+
+def weighted(weights: Sequence[float], norm: ScoreNorm = "softmax") -> Join:
+    """Return the weighted mean as a join, see `weighted_logits`."""
+    return lambda members: weighted_logits(members, weights, norm)
+
+
+def vote(norm: ScoreNorm = "softmax") -> Join:
+    """Return the majority vote as a join, see `voted_logits`."""
+    return lambda members: voted_logits(members, norm=norm)
+
+
+def single(index: int) -> Join:
+    """Return the join that listens to one member."""
+    return lambda members: members[index]
+
+
+def sweep_joins(norm: ScoreNorm = "softmax", taus: Sequence[float] = TAUS) -> dict[str, Join]:
+    """Return tau P1 + (1 - tau) P2 for each tau."""
+    return {f"{tau:g}": weighted((tau, 1 - tau), norm) for tau in taus}
+
+
+def joined(
+    members: Sequence[Member], videos: Sequence[VideoRef], joins: Mapping[str, Join], progress: Progress | None = None
+) -> Iterator[tuple[VideoRef, FrameRef, dict[str, NDArray[np.uint8]]]]:
+    """Run all members over all frames, once, and make a label map by each join.
+
+    Args:
+        members: live or stored ones, in any mixture, of the same classes.
+        videos: what to label.
+        joins: name -> join.
+        progress: called after each frame.
+
+    Yields:
+        Video, frame, and name of the join -> uint8 [H, W], train ids of the members.
+
+    Raises:
+        InputError: members of other classes, a frame or score map that cannot be read, sizes that differ.
+    """
+    for member in members[1:]:
+        check_same_classes(members[0].label_space.names, member.label_space.names)
+    decode = any(member.needs_frames for member in members)
+    for video in videos:
+        for member in members:
+            member.start(video.name)
+        for done, (frame, image) in enumerate(_frames(video, decode), 1):
+            answers = [member.logits(frame.name, image) for member in members]
+            sizes = {size for _, size in answers}
+            if len(sizes) != 1:
+                raise InputError(
+                    f"ensemble: expected members that saw the same frames, came sizes {sorted(sizes)} of frame "
+                    f"{frame.name} of video {video.name}; store the scores again from these data"
+                )
+            (size,) = sizes
+            with torch.inference_mode():
+                logits = [answer for answer, _ in answers]
+                maps = {name: to_numpy(label_map(join(logits), size)[0]) for name, join in joins.items()}
+            yield video, frame, maps
+            if progress is not None:
+                progress(video.name, done, len(video.frames))
+
+
+def measure(
+    members: Sequence[Member],
+    videos: Sequence[VideoRef],
+    space: LabelSpace,
+    joins: Mapping[str, Join],
+    save: tuple[str, Path] | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Results]:
+    """Measure several joins in one pass.
+
+    Args:
+        members: see `joined`.
+        videos: with label maps; frames without one are run, and measured by nothing but flicker.
+        space: label space of the data; classes are matched by name.
+        joins: name -> join.
+        save: name of a join whose label maps are written (raw ids), and the folder.
+        progress: see `joined`.
+
+    Returns:
+        Name of the join -> results.
+
+    Raises:
+        InputError: see `joined`; or the folder cannot be written.
+    """
+    own = members[0].label_space
+    table, notes = table_by_name(own, space, members[0].name)
+    evaluations = {name: Evaluation(space, resamples=0) for name in joins}
+    if save is not None:
+        _make(save[1])
+        own.save(save[1] / "labels.json")
+    for video, frame, maps in joined(members, videos, joins, progress):
+        target = read_labels(video, frame.index, space)
+        for name, evaluation in evaluations.items():
+            evaluation.update(video.name, frame.index, table[maps[name]], target, name=frame.name)
+        if save is not None:
+            folder = save[1] / video.name
+            _make(folder)
+            write_label(folder / f"{frame.name}.png", maps[save[0]], own)
+    results = {name: evaluation.compute(name) for name, evaluation in evaluations.items()}
+    for result in results.values():
+        result.notes += notes
+    return results
+
+
+def store(
+    member: LiveMember,
+    videos: Sequence[VideoRef],
+    out: str | Path,
+    layout: ScoreFormat | None = None,
+    progress: Progress | None = None,
+) -> int:
+    """Write the score maps of a model, see `everyframe.io.score_maps`.
+
+    Args:
+        member: whose scores.
+        videos: of what; score maps that are there are replaced.
+        out: folder.
+        layout: norm, dtype and stride.
+        progress: called after each frame.
+
+    Returns:
+        Bytes written.
+
+    Raises:
+        InputError: a frame cannot be read, or the folder not be written.
+    """
+    layout = layout or ScoreFormat()
+    folder = ScoreFolder.create(out, member.label_space, layout)
+    written = 0
+    for video in videos:
+        member.start(video.name)
+        for done, (frame, image) in enumerate(_frames(video, decode=True), 1):
+            logits, size = member.logits(frame.name, image)
+            norm: Any = layout.norm
+            written += folder.write(video.name, frame.name, normalized(logits, norm)[0], size)
+            if progress is not None:
+                progress(video.name, done, len(video.frames))
+    return written
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a sweep of tau found: P = tau P1 + (1 - tau) P2.
+
+    Attributes:
+        members: names of P1 and P2.
+        data: data set and split that it was measured on.
+        score_norm: what was averaged.
+        taus: the weights tried.
+        miou: mIoU of each, 0..1.
+        scores: further scores of each, by name.
+        best: tau of the highest mIoU; of equals the one nearest 0.5, then the lower one.
+    """
+
+    members: tuple[str, str]
+    data: str
+    score_norm: str
+    taus: tuple[float, ...]
+    miou: tuple[float, ...]
+    scores: dict[str, tuple[float, ...]]
+    best: float
+
+    @classmethod
+    def of(cls, members: tuple[str, str], data: str, score_norm: str, results: Mapping[str, Results]) -> Sweep:
+        """Read the scores of the joins that `sweep_joins` named.
+
+        Raises:
+            InputError: no frame of the data is labelled.
+        """
+        taus = tuple(float(name) for name in results)
+        miou = tuple(result.score("mIoU").value for result in results.values())
+        if any(np.isnan(miou)):
+            raise InputError(f"ensemble sweep: expected labelled frames in {data}, came none; sweep a validation split")
+        best = max(zip(miou, taus, strict=True), key=lambda pair: (pair[0], -abs(pair[1] - 0.5), -pair[1]))[1]
+        names = [score.name for score in next(iter(results.values())).overall if score.name.startswith("VC")]
+        scores = {name: tuple(r.score(name).value for r in results.values()) for name in dict.fromkeys(names)}
+        return cls(members, data, score_norm, taus, miou, scores, best)
+
+    def table(self) -> str:
+        """Return one line per tau, the best one marked."""
+        lines = ["  tau" + "".join(f"{name:>9}" for name in ("mIoU", *self.scores))]
+        for i, tau in enumerate(self.taus):
+            values = [self.miou[i], *(values[i] for values in self.scores.values())]
+            numbers = "".join("        -" if np.isnan(value) else f"{value:9.2%}" for value in values)
+            lines.append(f"{tau:5.2f}{numbers}{'  best' if tau == self.best else ''}")
+        return "\n".join(lines)
+
+    def save(self, path: Path) -> None:
+        """Write as JSON; numbers that are none become null."""
+        data = asdict(self)
+        data["scores"] = {name: [None if np.isnan(v) else v for v in row] for name, row in self.scores.items()}
+        path.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+
+
+def best_tau(path: str | Path) -> float:
+    """Read the best tau that a sweep on a validation split wrote.
+
+    Raises:
+        InputError: no such file, or no sweep.
+    """
+    try:
+        tau = float(json.loads(Path(path).read_text(encoding="utf-8"))["best"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path}: expected the sweep.json that `everyframe ensemble sweep` writes, came {error!r}"
+        ) from None
+    return tau
+
+
+def _frames(video: VideoRef, decode: bool) -> Iterator[tuple[FrameRef, Frame | None]]:
+    """Yield the frames' names, with their pictures where they are needed."""
+    if not decode:
+        yield from ((frame, None) for frame in video.frames)
+        return
+    count = 0
+    for frame, image in zip(video.frames, iter_frames(video), strict=False):
+        count += 1
+        yield frame, image
+    if count != len(video.frames):
+        raise InputError(
+            f"{video.file or video.name}: expected {len(video.frames)} frames, only {count} decode; the file is "
+            f"truncated: replace it"
+        )
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot write ({error.strerror or error}); choose another folder") from None

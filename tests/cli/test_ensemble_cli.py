@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from everyframe.cli.__main__ import main
+from everyframe.data.layouts import load_split
+from everyframe.ensemble import Sweep, measure, single, weighted
+from everyframe.evaluate import evaluate
+from everyframe.inference.ensemble import Ensemble
+from everyframe.inference.members import LiveMember
+from everyframe.io.label_png import read_raw
+from everyframe.labels import LabelSpace
+from everyframe.models.checkpoint import load, save
+from everyframe.models.zoo import create_model
+
+SPACE = LabelSpace(("road", "car"), raw_to_train={0: 255, 1: 0, 2: 1})
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two videos of three frames in VSPW layout, and two saved models with random weights."""
+    root = tmp_path_factory.mktemp("ensemble")
+    rng = np.random.default_rng(0)
+    for video in ("a", "b"):
+        for i in range(3):
+            truth = rng.integers(1, 3, (5, 7)).repeat(8, 0).repeat(8, 1).astype(np.uint8)
+            image = (truth * 90)[..., None] + rng.integers(0, 30, (*truth.shape, 3))
+            for kind, pixels in (("origin", image.astype(np.uint8)), ("mask", truth)):
+                path = root / "data" / "data" / video / kind / f"{i}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels).save(path)
+    (root / "data" / "val.txt").write_text("a\nb\n")
+    (root / "data" / "classes.json").write_text('{"0": "void", "1": "road", "2": "car"}')
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        save(create_model("fcn-tiny", SPACE), root / f"model{seed}")
+    return root
+
+
+def run(root: Path, action: str, *more: str) -> int:
+    return main(["ensemble", action, *more, "--out", str(root), "--quiet", "--device", "cpu"])
+
+
+def test_sweep_live_and_stored_and_use_on_another_split(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, two, data = str(root / "model1"), str(root / "model2"), f"vspw:{root / 'data'}"
+    assert run(tmp_path / "scores", "store", two, data) == 0
+    assert "6 score maps" in capsys.readouterr().out
+    for name, second in (("live", two), ("stored", str(tmp_path / "scores"))):
+        assert run(tmp_path / name, "sweep", one, second, "--data", data) == 0
+    live, stored = (json.loads((tmp_path / name / "sweep.json").read_text()) for name in ("live", "stored"))
+    assert live["taus"] == [0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1]
+    np.testing.assert_allclose(live["miou"], stored["miou"], atol=0.02)
+    for tau, weights in ((0.0, (0.0, 1.0)), (0.3, (0.3, 0.7)), (1.0, (1.0, 0.0))):
+        model = Ensemble([load(one), load(two)], weights)
+        expected = evaluate(data=data, model=model, flow=None, bootstrap=0, device="cpu").score("mIoU").value
+        assert live["miou"][live["taus"].index(tau)] == pytest.approx(expected, abs=1e-12)
+    ET.fromstring((tmp_path / "live" / "sweep.svg").read_text())
+
+    found = str(tmp_path / "live" / "sweep.json")
+    assert run(tmp_path / "run", "run", one, two, "--data", data, "--tau-from", found) == 0
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert next(s for s in results["overall"] if s["name"] == "mIoU")["value"] == max(live["miou"])
+    assert set(np.unique(read_raw(tmp_path / "run" / "b" / "2.png"))) <= {1, 2}
+
+
+def test_vote_and_mean_in_windows(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one, two, data = f"{root / 'model1'}@32/16", str(root / "model2"), f"vspw:{root / 'data'}"
+    for method in ("vote", "mean"):
+        assert run(tmp_path / method, "run", one, two, two, "--data", data, "--method", method) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert any(line.startswith(f"{method} of 3") for line in lines)
+    # Two of three members are the same model: they win every vote.
+    assert len({tuple(line.split()[-4:]) for line in lines if "model2" in line}) == 1
+    voted = evaluate(tmp_path / "vote", data, flow=None, bootstrap=0).score("mIoU").value
+    alone = evaluate(data=data, model=two, flow=None, bootstrap=0, device="cpu").score("mIoU").value
+    assert voted == pytest.approx(alone, abs=0.02)
+
+
+def test_members_alone_are_the_models(root: Path) -> None:
+    videos, space = load_split(f"vspw:{root / 'data'}", "val")
+    members = [LiveMember(str(i), load(root / f"model{i}"), "cpu") for i in (1, 2)]
+    results = measure(members, videos, space, {"one": single(0), "same": weighted((3, 0))})
+    assert results["one"].confusion == results["same"].confusion
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--method", "soft"], "soft expects two members and a --tau in 0..1"),
+        (["--method", "soft", "--tau", "1.5"], "came 2 members and tau 1.5"),
+        (["--method", "vote", "--tau", "0.5"], "--method soft alone"),
+        (["--tau", "0.5", "--tau-from", "x.json"], "came both"),
+        (["--tau-from", "missing.json"], "expected the sweep.json"),
+    ],
+)
+def test_bad_options(root: Path, more: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    one, two = str(root / "model1"), str(root / "model2")
+    assert run(root / "out", "run", one, two, "--data", f"vspw:{root / 'data'}", *more) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_bad_windows_and_norms(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one, two, data = str(root / "model1"), str(root / "model2"), f"vspw:{root / 'data'}"
+    assert run(tmp_path, "run", f"{one}@big", two, "--data", data) == 1
+    assert "expected MODEL@WINDOW" in capsys.readouterr().err
+    assert run(tmp_path / "maps", "store", one, data) == 0
+    assert run(tmp_path, "run", str(tmp_path / "maps"), two, "--data", data, "--score-norm", "l1") == 1
+    assert "say --score-norm softmax" in capsys.readouterr().err
+
+
+def test_best_tau_of_equals_is_the_most_even_one() -> None:
+    class Result:
+        def __init__(self, value: float) -> None:
+            self.value = value
+            self.overall: list[Result] = []
+
+        def score(self, name: str) -> Result:
+            return self
+
+    results = {"0": Result(0.5), "0.4": Result(0.7), "0.6": Result(0.7), "1": Result(0.7)}
+    assert Sweep.of(("a", "b"), "d", "softmax", results).best == 0.4  # type: ignore[arg-type]
