@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import threading
 from fractions import Fraction
 from itertools import pairwise
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from everyframe.errors import InputError
 from everyframe.evaluate import evaluate
+from everyframe.flow import FlowPair
 from everyframe.io.label_png import read_raw
 from everyframe.labels import LabelSpace
 from everyframe.metrics.results import Results
@@ -256,3 +258,21 @@ def test_progress_counts_frames(data: Path, pred: Path) -> None:
     run(data, pred, progress=lambda *now: seen.append(now))
     assert seen[0] == ("a", 1, 10)
     assert seen[-1] == ("b", 10, 10)
+
+
+def test_raft_runs_where_the_model_does(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Still:
+        """No motion."""
+
+        def __init__(self, weights: str, device: torch.device) -> None:
+            made.append((weights, device))
+
+        def between(self, first: Tensor, second: Tensor) -> FlowPair:
+            return FlowPair(np.zeros((2, *first.shape[1:]), np.float32))
+
+    made: list[tuple[str, torch.device]] = []
+    monkeypatch.setattr(sys.modules["everyframe.evaluate"], "RAFTFlow", Still)
+    assert run(data, model=ReadsGrey(), flow="raft:mine.pth", device="cpu").score("TC").value > 0
+    run(data, model=ReadsGrey(), flow="raft")
+    anywhere = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    assert made == [("mine.pth", torch.device("cpu")), ("download", anywhere)]

@@ -25,6 +25,7 @@ from everyframe.data.reading import iter_frames, read_frame, read_labels
 from everyframe.errors import InputError, writing
 from everyframe.frames import Frame
 from everyframe.inference.predictor import Predictor
+from everyframe.inference.stream import pick_device
 from everyframe.io.label_png import write_label
 from everyframe.labels import LabelSpace
 from everyframe.metrics.evaluation import Evaluation
@@ -94,7 +95,7 @@ def evaluate(
         windows: lengths n of VC_n, in frames.
         flow: optical flow for TC and for flicker along it: "dis", "raft", "raft:WEIGHTS.pth", or anything with
             `between` (see `everyframe.metrics.flow`); None leaves TC out, compares pixels at the same position, and
-            does not read the frames.
+            does not read the frames. RAFT runs on the model's device, else on a GPU if there is one.
         bootstrap: resamples of the videos behind the confidence intervals; 0 for none.
         seed: of the resampling.
         worst: worst frames that the report shows.
@@ -116,7 +117,9 @@ def evaluate(
     source = _source(pred, model, videos, space, pred_ids, allow_missing, save, options)
     if all(len(video.frames) == 1 for video in videos):  # still images: nothing moves
         flow = None
-    evaluation = Evaluation(space, windows=windows, flow=_flow(flow), resamples=bootstrap, seed=seed)
+    evaluation = Evaluation(
+        space, windows=windows, flow=_flow(flow, options.get("device", "auto")), resamples=bootstrap, seed=seed
+    )
     if out is not None:  # an unwritable folder shows now, not after the work
         with writing(Path(out)):
             Path(out).mkdir(parents=True, exist_ok=True)
@@ -160,14 +163,14 @@ def _snapshots(bad: WorstFrames, videos: Sequence[VideoRef]) -> Iterator[Snapsho
         yield Snapshot(name, video.frames[index].name, image, prediction, target)
 
 
-def _flow(flow: Flow | str | None) -> Flow | None:
+def _flow(flow: Flow | str | None, device: str) -> Flow | None:
     if flow is None or not isinstance(flow, str):
         return flow
     name, _, weights = flow.partition(":")
     if name == "dis" and not weights:
         return DISFlow()
     if name == "raft":
-        return RAFTFlow(weights or "download")
+        return RAFTFlow(weights or "download", device=pick_device(device))
     raise InputError(f"flow: expected dis, raft, raft:WEIGHTS.pth or none, came {flow!r}")
 
 
