@@ -1,4 +1,4 @@
-"""`everyframe data check PATH`, `everyframe data init PATH` and `everyframe data cvat LABELS OUT`."""
+"""`everyframe data check PATH`, `... init PATH`, `... cvat LABELS OUT` and `... submission LABELS OUT`."""
 
 from __future__ import annotations
 
@@ -40,6 +40,18 @@ def main(arguments: list[str]) -> int:
     cvat.add_argument("--label-space", type=Path, metavar="FILE", help="labels.json (default: the one beside labels)")
     cvat.add_argument("--names", help="CVAT's frame names, frame_{:06d} for video tasks (default: as the files)")
     cvat.set_defaults(run=_cvat)
+
+    submit = actions.add_parser("submission", help="pack predicted label maps for the VSPW server, and check the pack")
+    submit.add_argument(
+        "labels", type=Path, help="folder of label maps (OUT of predict, evaluate --save, ensemble run)"
+    )
+    submit.add_argument("out", type=Path, help="zip file to write, or a new folder")
+    submit.add_argument(
+        "--data", metavar="LAYOUT:PATH", help="all frames of this data set must be there, at their size"
+    )
+    submit.add_argument("--split", default="test", help="of the data (default: %(default)s)")
+    submit.add_argument("--label-space", type=Path, metavar="FILE", help="labels.json (default: the one in labels)")
+    submit.set_defaults(run=_submission)
 
     options = parser.parse_args(arguments)
     run: Callable[[argparse.Namespace], int] = options.run
@@ -83,4 +95,16 @@ def _cvat(options: argparse.Namespace) -> int:
     space = LabelSpace.load(options.label_space or options.labels.resolve().parent / "labels.json")
     count = write_cvat(options.labels, options.out, space, options.names)
     print(f"written: {options.out} with {count} label maps; in CVAT: Upload annotations, Segmentation mask 1.1")
+    return 0
+
+
+def _submission(options: argparse.Namespace) -> int:
+    from everyframe.data.layouts import load_split
+    from everyframe.data.submission import write_submission
+    from everyframe.labels import LabelSpace
+
+    space = None if options.label_space is None else LabelSpace.load(options.label_space)
+    expected = None if options.data is None else load_split(options.data, options.split)
+    videos, frames = write_submission(options.labels, options.out, space, expected)
+    print(f"written and read back: {options.out}, {frames} label maps of {videos} videos")
     return 0
