@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import yaml
 
 from everyframe.data.synthetic import SyntheticVideos
 from everyframe.data.synthetic_write import write
-from everyframe.models.zoo import find_parts
+from everyframe.models.zoo import BACKBONES, find_parts
 from everyframe.training.recipe import read_recipe, recipes, resolve, start
 
 
@@ -31,12 +32,18 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+def small(backbone: str) -> str:
+    """Return the smallest backbone of the same family, which knows the same options."""
+    family = re.split("v2|-", backbone)[0]
+    return next((name for name in BACKBONES if re.fullmatch(rf"{family}-(.+-)?micro", name)), "tiny")
+
+
 @pytest.mark.parametrize("name", recipes())
 def test_recipe_trains(name: str, videos: Path, tmp_path: Path) -> None:
     recipe = read_recipe(name)
     parts = find_parts(recipe["model"]["name"])
     overrides = {
-        "model.name": parts._replace(backbone="tiny").name,
+        "model.name": parts._replace(backbone=small(parts.backbone)).name,
         "model.pretrained": False,
         "data.data": f"vspw:{videos}",
         "data.crop": 32,

@@ -28,6 +28,8 @@ from everyframe.training import run as run_module
 from everyframe.training.last_checkpoint import Interrupted
 from everyframe.training.mean_teacher import MeanTeacher, query_logits
 from everyframe.training.objective import pixel_objective
+from everyframe.training.objectives_mask import MaskOptions
+from everyframe.training.objectives_temporal import video_objective
 from everyframe.training.recipe import Config, read_recipe, resolve, start
 
 TEACHING = {"weight": 1.0, "threshold": 0.6, "ramp": 0.5}
@@ -189,7 +191,8 @@ def test_every_model_learns_from_a_teacher(name: str) -> None:
     model = create_model(name, LabelSpace(("a", "b", "c")))
     sampling = ClipSampling(model.temporal.adjacent, "far_end" if model.temporal.reference else None)
     t = len(sampling.roles)
-    made = MeanTeacher(model, Teaching(weight=1.0, threshold=0.0, ramp=0.0), objective=pixel_objective(), steps=10)
+    objective = video_objective(model, MaskOptions(points=64), prototypes=0.0)
+    made = MeanTeacher(model, Teaching(weight=1.0, threshold=0.0, ramp=0.0), objective=objective, steps=10)
     made._trainer, made.log_dict = FakeTrainer(), lambda *_, **__: None  # type: ignore[assignment, method-assign]
 
     def clips(count: int, labelled: bool) -> Clip:

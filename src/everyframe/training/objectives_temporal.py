@@ -30,10 +30,12 @@ from everyframe.models.segmenter import Prediction, Segmenter
 from everyframe.models.temporal.prototypes import CategoryPrototypes
 from everyframe.training.objective import Objective, Term, pixel_objective
 from everyframe.training.objective_contrastive import ContrastiveTerm, feature_channels
+from everyframe.training.objectives_mask import MaskOptions
 
 
 def video_objective(
     model: Segmenter,
+    masks: MaskOptions | None = None,
     prototypes: float = 1.0,
     motion: float = 0.0,
     motion_mask: MaskForm = "absolute",
@@ -54,6 +56,7 @@ def video_objective(
 
     Args:
         model: the model to train.
+        masks: what heads that predict masks cost, in place of the options of `pixel_objective`.
         prototypes: weight of the loss that moves SSLTM's class prototypes; without them it is left out.
         motion: weight of ETC's motion loss between consecutive query frames (0.1 there); needs `data.queries: 2`.
         motion_mask: difference of frames by which motion is believed, see `photometric_mask`.
@@ -71,8 +74,12 @@ def video_objective(
         contrastive_projection: channels to which the feature is projected for this loss alone; 0 for no projection.
         **options: of `pixel_objective`.
     """
-    pixels = pixel_objective(**options)
-    terms: dict[str, tuple[float, Term]] = dict(pixels.terms)
+    terms: dict[str, tuple[float, Term]]
+    if model.head.predicts == "masks":
+        terms = (masks or MaskOptions()).terms()
+    else:
+        pixels = pixel_objective(**options)  # (a call of its own: the command line reads its options here)
+        terms = dict(pixels.terms)
     own = getattr(model.temporal, "prototypes", None)
     if isinstance(own, CategoryPrototypes):
         terms["prototypes"] = (prototypes, PrototypeLoss(own))

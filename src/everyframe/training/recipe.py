@@ -1,7 +1,8 @@
 """Recipes: what differs from the defaults of the constructors, as YAML.
 
-The signatures of `train`, `create_model`, `ClipDataModule`, `Optimization`, `video_objective`, `Teaching` and
-Lightning's `Trainer` are the schema; a recipe adds none of its own. Every key is checked before anything is built.
+The signatures of `train`, `create_model`, `ClipDataModule`, `Optimization`, `video_objective`, `MaskOptions`,
+`Teaching` and Lightning's `Trainer` are the schema; a recipe adds none of its own. Every key is checked before anything
+is built.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from everyframe.errors import InputError
 from everyframe.models.segmenter import Segmenter
 from everyframe.models.zoo import create_model
 from everyframe.semi.pseudo import Teaching
+from everyframe.training.objectives_mask import MaskOptions
 from everyframe.training.objectives_temporal import video_objective
 from everyframe.training.optim import Optimization
 from everyframe.training.run import TRAINER_OWNED, Run, RunFolder, check_lengths, is_first_process, train
@@ -35,7 +37,7 @@ from everyframe.training.run import TRAINER_OWNED, Run, RunFolder, check_lengths
 Config = dict[str, Any]
 """Nested options: {"steps": 1000, "model": {"name": ...}, "data": {...}, ...}."""
 
-SECTIONS = ("model", "data", "optimizer", "objective", "teacher", "trainer")
+SECTIONS = ("model", "data", "optimizer", "objective", "masks", "teacher", "trainer")
 
 CHOSEN_BY_MODEL = ("adjacent", "reference")
 """Options of the data that follow the temporal module unless given: frames it does not look at would cost time."""
@@ -148,7 +150,7 @@ def start(config: Config, resume: str | None = None) -> Run:
         model,
         data,
         folder.root,
-        video_objective(model, **config["objective"]),
+        video_objective(model, MaskOptions(**config["masks"]), **config["objective"]),
         Optimization(**config["optimizer"]),
         Teaching(**config["teacher"]),
         **{key: value for key, value in config.items() if key not in (*SECTIONS, "out")},
@@ -166,7 +168,8 @@ def schema() -> ArgumentParser:
     parser.add_function_arguments(create_model, "model", skip={"label_space"}, fail_untyped=False)
     parser.add_class_arguments(ClipDataModule, "data")
     parser.add_class_arguments(Optimization, "optimizer")
-    parser.add_function_arguments(video_objective, "objective", skip={"model"})
+    parser.add_function_arguments(video_objective, "objective", skip={"model", "masks"})
+    parser.add_class_arguments(MaskOptions, "masks")
     parser.add_class_arguments(Teaching, "teacher")
     parser.add_class_arguments(Trainer, "trainer", skip=set(TRAINER_OWNED), fail_untyped=False)
     return parser

@@ -40,14 +40,14 @@ class SpatialPrior(nn.Module):
             nn.MaxPool2d(3, stride=2, padding=1),
         )
         sides = (inner, 2 * inner, 4 * inner, 4 * inner)
-        self.stages = nn.ModuleList(ConvNormAct(a, b, 3, stride=2) for a, b in pairwise(sides))
+        self.convs = nn.ModuleList(ConvNormAct(a, b, 3, stride=2) for a, b in pairwise(sides))
         self.projections = nn.ModuleList(nn.Conv2d(c, width, 1) for c in sides)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """[N, 3, H, W] -> [N, D, H / s, W / s] for s = 4, 8, 16, 32."""
         maps = [self.stem(x)]
-        for stage in self.stages:
-            maps.append(stage(maps[-1]))
+        for conv in self.convs:
+            maps.append(conv(maps[-1]))
         return [project(x) for project, x in zip(self.projections, maps, strict=True)]
 
 

@@ -56,8 +56,8 @@ ADAPTER: Table = [
     *(rule for i in range(3) for rule in (
         Rule(rf"spm\.stem\.{3 * i}\.weight", f"spm.stem.{i}.conv.weight"),
         Rule(rf"spm\.stem\.{3 * i + 1}\.(\w+)", rf"spm.stem.{i}.norm.\1"),
-        Rule(rf"spm\.conv{i + 2}\.0\.weight", f"spm.stages.{i}.conv.weight"),
-        Rule(rf"spm\.conv{i + 2}\.1\.(\w+)", rf"spm.stages.{i}.norm.\1"),
+        Rule(rf"spm\.conv{i + 2}\.0\.weight", f"spm.convs.{i}.conv.weight"),
+        Rule(rf"spm\.conv{i + 2}\.1\.(\w+)", rf"spm.convs.{i}.norm.\1"),
     )),
     *(Rule(rf"spm\.fc{i + 1}\.{WEIGHT}", rf"spm.projections.{i}.\1") for i in range(4)),
     Rule(r"interactions\.(\d+)\.injector\.gamma", r"injectors.\1.gamma"),

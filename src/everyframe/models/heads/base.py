@@ -20,7 +20,10 @@ class Head(nn.Module):
         stride: pixels of the frame per cell of the logits.
         channels: D of "pixels" [N, D, h, w], the part of the embedding that every head has.
         auxiliary: head whose logits get an auxiliary loss, or None.
+        predicts: "logits" of each pixel, or "masks" with classes; says which losses fit.
     """
+
+    predicts: str = "logits"
 
     num_classes: int
     stride: int
