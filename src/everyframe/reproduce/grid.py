@@ -195,7 +195,7 @@ def stt(backbone: str) -> tuple[Row, ...]:
     )
 
 
-# -- backbones (the 2023 challenge paper) ------------------------------------------------------------------------------
+# -- the VSPW 2023 challenge -------------------------------------------------------------------------------------------
 
 BACKBONES: dict[str, tuple[str, ...]] = {
     "tiny": ("tiny", "resnet18"),
@@ -208,6 +208,21 @@ def backbones(backbone: str) -> tuple[Row, ...]:
     """OCRNet on several backbones, one schedule for all."""
     return tuple(
         Row(name, f"ocr-{backbone}", {**ONE_LABEL, "model.name": f"ocr-{name}"}) for name in BACKBONES[backbone]
+    )
+
+
+def contrastive(backbone: str) -> tuple[Row, ...]:
+    """The spatial-temporal contrastive loss over 2 and 4 frames, beside as many frames without it; all labels."""
+
+    def trained(label: str, frames: int, weight: float) -> Row:
+        return row(label, f"ocr-{backbone}", ALL_LABELS, {"data.queries": frames, "objective.contrastive": weight})
+
+    return (
+        trained("1 frame", 1, 0.0),
+        trained("2 frames", 2, 0.0),
+        trained("2 frames, NCE2", 2, 0.1),
+        trained("4 frames", 4, 0.0),
+        trained("4 frames, NCE4", 4, 0.1),
     )
 
 
@@ -259,6 +274,16 @@ EXPERIMENTS: dict[str, Experiment] = {
         video=("without STT", "with STT"),
     ),
     "backbones": Experiment("OCRNet on several backbones, one schedule for all", backbones),
+    "contrastive": Experiment(
+        "the spatial-temporal contrastive loss over 2 and 4 frames, all labels",
+        contrastive,
+        differences=(
+            ("2 frames, NCE2", "2 frames"),
+            ("4 frames, NCE4", "4 frames"),
+            ("2 frames, NCE2", "1 frame"),
+            ("4 frames, NCE4", "1 frame"),
+        ),
+    ),
 }
 """Name of `everyframe reproduce NAME` -> experiment."""
 
