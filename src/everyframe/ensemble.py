@@ -16,7 +16,7 @@ from torch import Tensor
 from everyframe.data.layout import FrameRef, VideoRef
 from everyframe.data.predictions import table_by_name
 from everyframe.data.reading import iter_frames, read_labels
-from everyframe.errors import InputError
+from everyframe.errors import InputError, writing
 from everyframe.frames import Frame
 from everyframe.inference.ensemble import check_same_classes, voted_logits, weighted_logits
 from everyframe.inference.labelmap import label_map
@@ -126,15 +126,17 @@ def measure(
     table, notes = table_by_name(own, space, members[0].name)
     evaluations = {name: Evaluation(space, resamples=0) for name in joins}
     if save is not None:
-        _make(save[1])
-        own.save(save[1] / "labels.json")
+        with writing(save[1]):
+            save[1].mkdir(parents=True, exist_ok=True)
+            own.save(save[1] / "labels.json")
     for video, frame, maps in joined(members, videos, joins, progress):
         target = read_labels(video, frame.index, space)
         for name, evaluation in evaluations.items():
             evaluation.update(video.name, frame.index, table[maps[name]], target, name=frame.name)
         if save is not None:
             folder = save[1] / video.name
-            _make(folder)
+            with writing(folder):
+                folder.mkdir(parents=True, exist_ok=True)
             write_label(folder / f"{frame.name}.png", maps[save[0]], own)
     results = {name: evaluation.compute(name) for name, evaluation in evaluations.items()}
     for result in results.values():
@@ -261,10 +263,3 @@ def _frames(video: VideoRef, decode: bool) -> Iterator[tuple[FrameRef, Frame | N
             f"{video.file or video.name}: expected {len(video.frames)} frames, only {count} decode; the file is "
             f"truncated: replace it"
         )
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{folder}: cannot write ({error.strerror or error}); choose another folder") from None

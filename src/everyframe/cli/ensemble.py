@@ -5,17 +5,15 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from everyframe.cli.predict import progress
-from everyframe.errors import InputError
+from everyframe.cli.views import add_device
+from everyframe.errors import InputError, writing
 from everyframe.inference.scores import SCORE_NORMS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from everyframe.data.layout import VideoRef
     from everyframe.ensemble import Join
     from everyframe.inference.members import Member
@@ -71,8 +69,7 @@ def parser() -> argparse.ArgumentParser:
         )
         action.add_argument("--flip", action="store_true", help="models look at the mirrored frame too")
         action.add_argument("--scales", type=float, nargs="+", default=(), metavar="FACTOR", help="and at these sizes")
-        action.add_argument("--device", default="auto", help="%(default)s")
-        action.add_argument("--dtype", help="float32, bfloat16, or float16 on CUDA (default: float32)")
+        add_device(action)
         action.add_argument("--quiet", action="store_true", help="print nothing but errors and tables")
     return made
 
@@ -111,7 +108,7 @@ def _sweep(options: argparse.Namespace) -> int:
     results, data = _measured(options, sweep_joins(options.score_norm))
     sweep = Sweep.of((names[0], names[1]), data, options.score_norm, results)
     print(sweep.table())
-    with _writing(options.out):
+    with writing(options.out):
         options.out.mkdir(parents=True, exist_ok=True)
         sweep.save(options.out / "sweep.json")
         ends = f"tau 0: {names[1]}", f"tau 1: {names[0]}"
@@ -129,7 +126,7 @@ def _run(options: argparse.Namespace) -> int:
     names = _names(options.members)
     joins = {name: join, **{member: single(i) for i, member in enumerate(names)}}
     results, _ = _measured(options, joins, (name, options.out))
-    with _writing(options.out):
+    with writing(options.out):
         results[name].to_json(options.out / "results.json")
     wanted = ("mIoU", "VC8", "VC16", "flicker")
     width = max(map(len, results))
@@ -200,7 +197,7 @@ def _members(options: argparse.Namespace) -> list[Member]:
             continue
         where, window, stride = _window(text)
         model = with_views(where, window=window, stride=stride, flip=options.flip, scales=options.scales)
-        members.append(LiveMember(name, model, options.device, options.dtype))
+        members.append(LiveMember(name, model, options.device or "auto", options.dtype))
     return members
 
 
@@ -221,11 +218,3 @@ def _names(members: Sequence[str]) -> list[str]:
     if len(set(short)) < len(short):
         short = list(members)
     return [name if short.count(name) == 1 else f"{name} ({i})" for i, name in enumerate(short, 1)]
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise InputError(f"{path}: cannot write: {error.strerror or error}; choose another folder") from None

@@ -22,7 +22,7 @@ from everyframe.data.layout import VideoRef
 from everyframe.data.listing import list_masks, require_folder, subfolders
 from everyframe.data.predictions import some, table_by_name
 from everyframe.data.reading import target_size
-from everyframe.errors import InputError
+from everyframe.errors import InputError, writing
 from everyframe.frames import IGNORE
 from everyframe.io.label_png import read_label
 from everyframe.labels import LabelSpace
@@ -60,19 +60,16 @@ def write_submission(
     sizes = _there(folder) if expected is None else _expected(expected[0])
     _check_complete(folder, sizes)
     opened: AbstractContextManager[_Sink] = _zip(out) if _is_zip(out) else nullcontext(_Folder(out))
-    try:
-        with opened as sink:
-            for name, size in sizes.items():
-                ids = table[read_label(folder / name, space, size)]
-                lost = int((ids == IGNORE).sum())
-                if lost:
-                    raise InputError(
-                        f"{folder / name}: expected a class in every pixel, {lost} have none of the {len(target)} "
-                        f"classes; a submission must not hold 255"
-                    )
-                sink.write(name, _png(ids, target))
-    except OSError as error:
-        raise InputError(f"{out}: expected to write here, cannot ({error.strerror or error})") from None
+    with writing(out), opened as sink:
+        for name, size in sizes.items():
+            ids = table[read_label(folder / name, space, size)]
+            lost = int((ids == IGNORE).sum())
+            if lost:
+                raise InputError(
+                    f"{folder / name}: expected a class in every pixel, {lost} have none of the {len(target)} "
+                    f"classes; a submission must not hold 255"
+                )
+            sink.write(name, _png(ids, target))
     return check_submission(out, len(target), sizes)
 
 

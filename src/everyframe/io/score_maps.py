@@ -26,7 +26,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from everyframe.errors import InputError
+from everyframe.errors import InputError, writing
 from everyframe.labels import LabelSpace
 
 FORMAT = "everyframe score maps 1"
@@ -93,13 +93,11 @@ class ScoreFolder:
             InputError: it cannot be written.
         """
         root = Path(root)
-        try:
+        with writing(root):
             root.mkdir(parents=True, exist_ok=True)
             text = json.dumps({"format": FORMAT, **asdict(layout)}, indent=1)
             (root / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
             space.save(root / "labels.json")
-        except OSError as error:
-            raise InputError(f"{root}: cannot write ({error.strerror or error}); choose another folder") from None
         return cls(root)
 
     def path(self, video: str, frame: str) -> Path:
