@@ -37,7 +37,7 @@ def sample_masks(labels: Tensor, image: Tensor, classes: Tensor, points: Tensor)
         points: [M, P, 2], (x, y) in 0..1.
 
     Returns:
-        The masks, float [M, P], and whether less than half of what a point read is ignored, bool [M, P].
+        The masks, float [M, P], and whether at most half of what a point read is ignored, bool [M, P].
     """
     n, height, width = labels.shape
     at = points * points.new_tensor([width, height]) - 0.5
@@ -46,7 +46,7 @@ def sample_masks(labels: Tensor, image: Tensor, classes: Tensor, points: Tensor)
     first = first.long()
     flat = labels.reshape(n, -1)
     masks = torch.zeros(points.shape[:2], device=labels.device)
-    ignored = torch.zeros_like(masks)
+    ignored, read = torch.zeros_like(masks), torch.zeros_like(masks)
     for down in (0, 1):
         for across in (0, 1):
             column, row = first[..., 0] + across, first[..., 1] + down
@@ -57,4 +57,5 @@ def sample_masks(labels: Tensor, image: Tensor, classes: Tensor, points: Tensor)
             label = flat[image[:, None], cell].long()
             masks += factor * (label == classes[:, None])
             ignored += factor * (label == IGNORE)
-    return masks, ignored <= 0.5
+            read += factor  # less than 1 within half a cell of the edge
+    return masks, 2 * ignored <= read

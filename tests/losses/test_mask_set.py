@@ -1,0 +1,192 @@
+"""The set loss: matching by brute force, points by `grid_sample`, transformers' loss, what is ignored, gradients."""
+
+from __future__ import annotations
+
+from itertools import permutations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from everyframe.losses.mask_points import point_sample, present_classes, sample_masks
+from everyframe.losses.mask_set import MaskSetLoss, assign, count_masks, matching_costs, point_losses
+
+K, Q, D = 4, 6, 8
+
+
+def batch(n: int = 2, a: int = 3, size: tuple[int, int] = (12, 16)) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Class logits, mask embeddings, pixels and labels; a third of the labels are 255."""
+    torch.manual_seed(0)
+    labels = torch.randint(0, K, (n, size[0] // 4, size[1] // 4)).repeat_interleave(4, 1).repeat_interleave(4, 2)
+    labels[:, : size[0] // 3] = 255
+    return (
+        torch.randn(n, a, Q, K + 1, requires_grad=True),
+        torch.randn(n, a, Q, D, requires_grad=True),
+        torch.randn(n, D, size[0] // 2, size[1] // 2, requires_grad=True),
+        labels.to(torch.uint8),
+    )
+
+
+def test_assignment_is_the_cheapest() -> None:
+    torch.manual_seed(0)
+    costs = torch.randn(2, 2, 5, 3).numpy()
+    rows = assign(costs, [3, 2])
+    for i, count in enumerate((3, 2)):
+        for j in range(2):
+            found = {(q, t) for n, a, q, t in rows.tolist() if (n, a) == (i, j)}
+            total = sum(costs[i, j, q, t] for q, t in found)
+            best = min(sum(costs[i, j, q, t] for t, q in enumerate(order)) for order in permutations(range(5), count))
+            assert total == pytest.approx(best)
+            assert sorted(t for _, t in found) == list(range(count))
+
+
+def test_costs_by_hand() -> None:
+    """One query, one mask, three points."""
+    logits, masks = torch.tensor([[[2.0, 0.0, 0.0]]]), torch.tensor([[[0.0, 1.0, -1.0]]])
+    target = torch.tensor([[1.0, 1.0, 0.0]])
+    of_class, entropy, dice = matching_costs(logits, masks, torch.tensor([0]), target)
+    e = torch.e
+    assert of_class.item() == pytest.approx(-(e**2) / (e**2 + 2))
+    assert entropy.item() == pytest.approx((0.693147 + 0.313262 + 0.313262) / 3, abs=1e-5)
+    p = [0.5, 0.731059, 0.268941]
+    assert dice.item() == pytest.approx(1 - (2 * (p[0] + p[1]) + 1) / (sum(p) + 2 + 1), abs=1e-5)
+
+
+def test_costs_are_the_losses_of_the_pair() -> None:
+    torch.manual_seed(0)
+    masks, target = torch.randn(1, Q, 20), torch.rand(3, 20)
+    weights = (torch.rand(20) > 0.3).float()
+    _, entropy, dice = matching_costs(torch.randn(1, Q, K + 1), masks, torch.arange(3), target, weights)
+    for q in range(Q):
+        for g in range(3):
+            one = point_losses(masks[0, q : q + 1], target[g : g + 1], weights[None])
+            assert entropy[0, q, g].item() == pytest.approx(one[0].item(), abs=1e-5)
+            assert dice[0, q, g].item() == pytest.approx(one[1].item(), abs=1e-5)
+
+
+def test_masks_at_points_equal_grid_sample() -> None:
+    torch.manual_seed(0)
+    labels = torch.randint(0, 3, (2, 5, 7), dtype=torch.uint8)
+    labels[0, 2:, 3:] = 255
+    image, classes, points = torch.tensor([0, 1, 0]), torch.tensor([1, 2, 0]), torch.rand(3, 400, 2)
+    got, known = sample_masks(labels, image, classes, points)
+    masks = torch.stack([(labels[i] == k).float() for i, k in zip(image, classes, strict=True)])
+    torch.testing.assert_close(got, point_sample(masks[:, None], points)[:, 0])
+    ignored = point_sample((labels[image] == 255).float()[:, None], points)[:, 0]
+    read = point_sample(torch.ones_like(masks)[:, None], points)[:, 0]
+    assert torch.equal(known, 2 * ignored <= read)
+
+
+def test_present_classes_and_how_many_can_be_matched() -> None:
+    labels = torch.tensor([[[3, 3, 255, 0]], [[255, 255, 255, 255]]], dtype=torch.uint8)
+    assert [x.tolist() for x in present_classes(labels)] == [[0, 3], []]
+    assert count_masks(labels, queries=10) == 2
+    assert count_masks(labels, queries=1) == 1
+
+
+def test_equals_transformers_on_the_same_points(monkeypatch: pytest.MonkeyPatch) -> None:
+    transformers = pytest.importorskip("transformers")
+    from transformers.models.mask2former.modeling_mask2former import Mask2FormerLoss
+
+    config = transformers.Mask2FormerConfig(num_labels=K, train_num_points=256, num_queries=Q)
+    weights = {"loss_cross_entropy": 2.0, "loss_mask": 5.0, "loss_dice": 5.0}
+    theirs = Mask2FormerLoss(config, weights)
+    logits, embeddings, pixels, labels = batch(a=1, size=(24, 32))
+    labels = torch.where(labels == 255, 0, labels)
+    # Both ask for matching points, candidates and further points, in this order: the same numbers for all.
+    rand = torch.rand
+
+    def draw(*shape: int, device: object = None) -> Tensor:
+        return rand(*shape[-2:], generator=torch.Generator().manual_seed(shape[-2])).repeat(*shape[:-2], 1, 1)
+
+    ours = MaskSetLoss(points=256, respect_ignore=False)(logits, embeddings, pixels, labels, draw=draw)
+    monkeypatch.setattr(torch, "rand", draw)
+    masks = torch.einsum("nqd,ndhw->nqhw", embeddings[:, 0], pixels)
+    classes = present_classes(labels)
+    targets = [torch.stack([(x == k).float() for k in found]) for x, found in zip(labels, classes, strict=True)]
+    want = theirs(masks, logits[:, 0], targets, classes)
+    assert ours["class"].item() == pytest.approx(want["loss_cross_entropy"].item(), rel=1e-5)
+    assert ours["mask"].item() == pytest.approx(want["loss_mask"].item(), rel=1e-5)
+    assert ours["dice"].item() == pytest.approx(want["loss_dice"].item(), rel=1e-5)
+
+
+def test_sum_over_predictions() -> None:
+    loss = MaskSetLoss(points=64)
+    given = batch(a=3)
+
+    def same(*shape: int, device: object = None) -> Tensor:
+        """The same points for every mask, so that the number of masks does not matter."""
+        return torch.rand(*shape[-2:], generator=torch.Generator().manual_seed(shape[-2])).expand(shape)
+
+    together = loss(*given, draw=same)
+    alone = [loss(given[0][:, [i]], given[1][:, [i]], *given[2:], draw=same) for i in range(3)]
+    for name, value in together.items():
+        assert value.item() == pytest.approx(sum(part[name].item() for part in alone), rel=1e-5)
+
+
+def test_gradients_reach_everything_and_ignored_pixels_give_none() -> None:
+    logits, embeddings, pixels, labels = batch(size=(24, 32))
+    sum(MaskSetLoss(points=128)(logits, embeddings, pixels, labels).values()).backward()
+    assert all(x.grad.isfinite().all() and x.grad.abs().sum() > 0 for x in (logits, embeddings, pixels))
+    # The upper third of the frame is ignored: 4 of 12 rows of pixels, the last of them half read by labelled points.
+    assert pixels.grad[:, :, :3].abs().max() == 0
+    pixels.grad = None
+    sum(MaskSetLoss(points=128, respect_ignore=False)(logits, embeddings, pixels, labels).values()).backward()
+    assert pixels.grad[:, :, :3].abs().max() > 0
+
+
+def test_without_labels_there_is_no_loss() -> None:
+    logits, embeddings, pixels, labels = batch()
+    losses = MaskSetLoss(points=16)(logits, embeddings, pixels, torch.full_like(labels, 255))
+    assert [x.item() for x in losses.values()] == [0, 0, 0]
+    sum(losses.values()).backward()
+    assert logits.grad.abs().max() == 0
+
+
+def test_an_unlabelled_image_changes_nothing_for_the_others() -> None:
+    given = batch(n=2)
+    labels = given[3].clone()
+    labels[1] = 255
+
+    def same(*shape: int, device: object = None) -> Tensor:
+        return torch.rand(*shape[-2:], generator=torch.Generator().manual_seed(shape[-2])).expand(shape)
+
+    both = MaskSetLoss(points=16)(*given[:3], labels, draw=same)
+    alone = MaskSetLoss(points=16)(*(x[:1] for x in given[:3]), labels[:1], draw=same)
+    for name in both:
+        assert both[name].item() == pytest.approx(alone[name].item(), rel=1e-6)
+
+
+def test_class_weights_and_no_object() -> None:
+    logits, embeddings, pixels, labels = batch(a=1, n=1)
+    classes = present_classes(labels)
+    loss = MaskSetLoss(points=16, no_object=0.2, class_weights=[1.0, 2.0, 3.0, 4.0])
+    matches = loss.match(logits, embeddings, pixels, labels, classes)
+    target = torch.full((Q,), K)
+    target[matches.query] = matches.klass
+    want = F.cross_entropy(logits[0, 0], target, torch.tensor([1.0, 2.0, 3.0, 4.0, 0.2]))
+    assert loss.class_loss(logits, matches, [True]).item() == pytest.approx(want.item(), rel=1e-6)
+
+
+def test_hard_points_are_mostly_near_the_border_of_the_mask() -> None:
+    torch.manual_seed(0)
+    mask = (torch.arange(32.0) - 15.5).expand(1, 1, 32, 32)  # undecided at x = 0.5
+    points = MaskSetLoss(points=100, importance=0.75).hard_points(mask)
+    assert points.shape == (1, 100, 2)
+    distance = (points[0, :, 0] - 0.5).abs()
+    assert distance[:75].max() < 0.2  # 75 nearest of 300 uniform points: a quarter of the width, half to each side
+    assert distance[75:].max() > 0.3
+
+
+def test_more_classes_than_queries() -> None:
+    logits, embeddings, pixels, labels = batch(n=1)
+    few = MaskSetLoss(points=16)(logits[:, :, :1], embeddings[:, :, :1], pixels, labels)
+    assert all(x.isfinite() for x in few.values())
+
+
+def test_half_precision_is_computed_in_float32() -> None:
+    given = [x.detach().bfloat16() if x.is_floating_point() else x for x in batch()]
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = MaskSetLoss(points=16)(*given)
+    assert {x.dtype for x in losses.values()} == {torch.float32}
