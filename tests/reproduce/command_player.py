@@ -37,7 +37,10 @@ if words[0] in ("train", "self-train"):
     if words[0] == "self-train":
         stages = [{"name": "round0/train", "bytes": 7}, {"name": "round1/label", "bytes": 2000000}]
         (place / "self_training.json").write_text(json.dumps({"stages": stages}))
-elif words[0] == "evaluate":
+elif words[1] == "sweep":
+    place.mkdir(parents=True, exist_ok=True)
+    (place / "sweep.json").write_text("{}")
+elif words[0] in ("evaluate", "ensemble"):
     place.mkdir(parents=True, exist_ok=True)
     scores = json.loads((home / "scores.json").read_text())
     key = next((key for key in scores if key in str(place)), "")

@@ -15,7 +15,11 @@ from everyframe.reproduce.plan import Setting, check, overrides_of, plan
 from everyframe.training.recipe import read_recipe, recipes, resolve
 
 ROWS = [
-    (name, scale, row) for name in EXPERIMENTS for scale in SCALES for row in Setting(name, "d", Path(), scale).rows
+    (name, scale, row)
+    for name in EXPERIMENTS
+    for scale in SCALES
+    for row in Setting(name, "d", Path(), scale).rows
+    if not row.members
 ]
 IDS = [f"{name}-{scale}-{row.slug}" for name, scale, row in ROWS]
 
@@ -88,6 +92,18 @@ def test_iterative_rows_run_the_loop(tmp_path: Path) -> None:
     assert words[words.index("--rounds") + 1] == "2"
     assert "--resume" not in words
     assert steps["OCRNet, Mean Teacher"].words[0] == "train"
+
+
+def test_joined_rows_name_models_of_their_seed(tmp_path: Path) -> None:
+    cells = plan(Setting("ensemble", "vspw:/videos", tmp_path, seeds=2))
+    labels = {row.label for row in find("ensemble").rows("tiny")}
+    soft = next(cell for cell in cells if cell.row.join == "soft" and cell.seed == 1)
+    assert all(set(cell.row.members) <= labels for cell in cells)
+    assert [step.words[:2] for step in soft.steps] == [("ensemble", "sweep"), ("ensemble", "run")]
+    folders = [str(tmp_path / "cells" / slug / "seed1" / "run" / "model") for slug in ("ocrnet", "upernet")]
+    assert list(soft.steps[0].words[2:4]) == folders
+    assert soft.steps[1].words[-2:] == ("--tau-from", str(soft.steps[0].produces))
+    check(Setting("ensemble", "vspw:/videos", tmp_path))
 
 
 @pytest.mark.parametrize(

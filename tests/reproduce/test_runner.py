@@ -18,6 +18,7 @@ from command_player import Player
 from everyframe.errors import InputError
 from everyframe.reproduce.plan import Setting, plan
 from everyframe.reproduce.runner import read_record, run_grid
+from everyframe.reproduce.table import gather
 
 Make = Callable[..., Setting]
 
@@ -136,6 +137,18 @@ def test_time_of_several_lives_adds_up(setting: Make, player: Player) -> None:
 def test_two_cells_at_a_time(setting: Make, player: Player) -> None:
     assert run(setting(seeds=2), player, jobs=2) == ["done"] * 4
     assert sorted(player.verbs()) == sorted(["train", "evaluate", "bench"] * 4)
+
+
+def test_models_are_joined_after_all_trainings(setting: Make, player: Player) -> None:
+    grid = setting("ensemble", seeds=1)
+    assert run(grid, player, jobs=2) == ["done"] * 10
+    verbs = player.verbs()
+    assert verbs.index("ensemble") > max(i for i, verb in enumerate(verbs) if verb == "train")
+    lines, failed = gather(plan(grid))
+    assert failed == []
+    assert lines[-1].label == "vote of 4"
+    assert lines[-1].values("mIoU") == [0.5]
+    assert lines[-1].values("params") == []
 
 
 def test_folder_of_another_grid_is_refused(setting: Make, player: Player) -> None:

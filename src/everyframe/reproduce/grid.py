@@ -26,6 +26,8 @@ class Row:
         recipe: a name of `everyframe.training.recipe.recipes`.
         overrides: dotted options of `everyframe train`; those of the scale come before, these win.
         loop: options of `everyframe self-train`, which then runs in the place of `everyframe train`.
+        members: labels of rows whose models, of the same seed, are joined; nothing is trained then, and `recipe` is "".
+        join: "mean", "vote", or "soft" (the weight of two members that is best on the split, see `sweep`).
         x: where the row stands on the horizontal axis of a line plot.
         series: which line of that plot it belongs to.
     """
@@ -34,6 +36,8 @@ class Row:
     recipe: str
     overrides: Overrides = field(default_factory=dict)
     loop: Overrides | None = None
+    members: tuple[str, ...] = ()
+    join: str = ""
     x: float | None = None
     series: str = ""
 
@@ -226,6 +230,21 @@ def contrastive(backbone: str) -> tuple[Row, ...]:
     )
 
 
+def ensemble(backbone: str) -> tuple[Row, ...]:
+    """Four heads alone, and joined: mean, majority vote, weighted sum of two; all labels."""
+    labels = ("OCRNet", "UperNet", "DeepLabv3+", "Segmenter")
+    singles = [row(label, f"{SYSTEMS[label]}-{backbone}", ALL_LABELS) for label in labels]
+    joined = [
+        Row("mean of 2", "", members=labels[:2], join="mean"),
+        Row("soft sum of 2, best tau", "", members=labels[:2], join="soft"),
+        Row("mean of 3", "", members=labels[:3], join="mean"),
+        Row("vote of 3", "", members=labels[:3], join="vote"),
+        Row("mean of 4", "", members=labels, join="mean"),
+        Row("vote of 4", "", members=labels, join="vote"),
+    ]
+    return (*singles, *joined)
+
+
 EXPERIMENTS: dict[str, Experiment] = {
     "table1": Experiment(
         "every system from one label per video, with and without Mean Teacher, beside all labels",
@@ -274,6 +293,21 @@ EXPERIMENTS: dict[str, Experiment] = {
         video=("without STT", "with STT"),
     ),
     "backbones": Experiment("OCRNet on several backbones, one schedule for all", backbones),
+    "ensemble": Experiment(
+        "models joined by mean, vote and weighted sum, beside their members; all labels",
+        ensemble,
+        differences=tuple(
+            (joined, member)
+            for joined, members in {
+                "mean of 2": ("OCRNet", "UperNet"),
+                "mean of 3": ("OCRNet", "UperNet", "DeepLabv3+"),
+                "vote of 3": ("OCRNet", "UperNet", "DeepLabv3+"),
+                "mean of 4": ("OCRNet", "UperNet", "DeepLabv3+", "Segmenter"),
+                "vote of 4": ("OCRNet", "UperNet", "DeepLabv3+", "Segmenter"),
+            }.items()
+            for member in members
+        ),
+    ),
     "contrastive": Experiment(
         "the spatial-temporal contrastive loss over 2 and 4 frames, all labels",
         contrastive,

@@ -22,7 +22,7 @@ class Step:
     """One command of a cell.
 
     Attributes:
-        name: "train", "evaluate", "cost", "noisy" or "clean".
+        name: "train", "evaluate", "cost", "noisy" or "clean"; of joined models "sweep" and "evaluate".
         words: the command behind `everyframe`.
         produces: file whose presence says that it reached its end: training ends with status 0 after SIGTERM too.
     """
@@ -109,7 +109,11 @@ class Setting:
 
 def plan(setting: Setting) -> list[Cell]:
     """Return the cells, the first seed of all rows first, so that a table stands early."""
-    return [_cell(setting, row, seed) for seed in range(setting.seeds) for row in setting.rows]
+    return [
+        _joined(setting, row, seed) if row.members else _cell(setting, row, seed)
+        for seed in range(setting.seeds)
+        for row in setting.rows
+    ]
 
 
 def overrides_of(setting: Setting, row: Row) -> dict[str, Any]:
@@ -126,6 +130,8 @@ def check(setting: Setting) -> None:
     from everyframe.training.recipe import read_recipe, resolve
 
     for row in setting.rows:
+        if row.members:
+            continue
         options = {**overrides_of(setting, row), "data.data": setting.data, "out": str(setting.out)}
         try:
             resolve(read_recipe(row.recipe), options, row.recipe)
@@ -133,8 +139,31 @@ def check(setting: Setting) -> None:
             raise InputError(f"{setting.name}, {row.label}: {error}") from None
 
 
+def _folder(setting: Setting, row: Row, seed: int) -> Path:
+    return setting.out / "cells" / row.slug / f"seed{seed}"
+
+
+def _joined(setting: Setting, row: Row, seed: int) -> Cell:
+    """A cell that joins the models of other cells."""
+    folder = _folder(setting, row, seed)
+    by_label = {other.label: other for other in setting.rows}
+    models = [str(_folder(setting, by_label[label], seed) / "run" / "model") for label in row.members]
+    report, sweep = folder / "report", folder / "sweep"
+    scored = ("--data", setting.data, "--split", setting.split, "--quiet")
+    run = ("ensemble", "run", *models, *scored, "--out", str(report))
+    done = report / "results.json"
+    if row.join != "soft":
+        return Cell(row, seed, folder, (Step("evaluate", (*run, "--method", row.join), done),))
+    found = sweep / "sweep.json"
+    steps = (
+        Step("sweep", ("ensemble", "sweep", *models, *scored, "--out", str(sweep)), found),
+        Step("evaluate", (*run, "--tau-from", str(found)), done),
+    )
+    return Cell(row, seed, folder, steps)
+
+
 def _cell(setting: Setting, row: Row, seed: int) -> Cell:
-    folder = setting.out / "cells" / row.slug / f"seed{seed}"
+    folder = _folder(setting, row, seed)
     run, report, cost = folder / "run", folder / "report", folder / "cost.json"
     labels = folder / "labels"
     keeps = setting.experiment.noisy or (setting.experiment.video is not None and seed == 0)

@@ -107,7 +107,9 @@ def run_grid(
             return record
 
         with ThreadPoolExecutor(max(1, jobs)) as pool:
-            return list(pool.map(work, cells))
+            for joined in (False, True):  # models are joined once all are there
+                list(pool.map(work, [cell for cell in cells if bool(cell.row.members) == joined]))
+        return [read_record(cell) for cell in cells]
 
 
 @dataclass(frozen=True)

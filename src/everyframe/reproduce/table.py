@@ -113,9 +113,11 @@ def read_figures(cell: Cell, record: CellRecord) -> Figures:
             found[name] = score.value
         if score is not None and name == "mIoU":
             found |= {"mIoU low": score.low, "mIoU high": score.high}
-    cost = json.loads((cell.folder / "cost.json").read_text(encoding="utf-8"))
-    found |= {"params": cost["params"], "gmacs": cost["gmacs"], "state_bytes": cost["state_bytes"]}
-    found["frames_per_second"] = cost["frames_per_second"]["stream"]
+    measured = cell.folder / "cost.json"
+    if measured.exists():  # joined models have none of their own
+        cost = json.loads(measured.read_text(encoding="utf-8"))
+        found |= {"params": cost["params"], "gmacs": cost["gmacs"], "state_bytes": cost["state_bytes"]}
+        found["frames_per_second"] = cost["frames_per_second"]["stream"]
     found["hours"] = record.seconds.get("train", math.nan) / 3600
     loop = cell.folder / "run" / "self_training.json"
     if loop.exists():
