@@ -1,0 +1,105 @@
+"""Members of an ensemble that runs over a data set: models that look at frames, and score maps that were stored."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from everyframe.errors import InputError
+from everyframe.frames import Frame
+from everyframe.inference.predictor import Predictor
+from everyframe.inference.scores import ScoreNorm, check_norm
+from everyframe.inference.stream import Stream
+from everyframe.io.score_maps import ScoreFolder
+from everyframe.labels import LabelSpace
+
+
+class Member(Protocol):
+    """One voice in an ensemble.
+
+    Attributes:
+        name: for tables.
+        label_space: its classes.
+        needs_frames: whether the frames must be decoded for it.
+    """
+
+    name: str
+    label_space: LabelSpace
+    needs_frames: bool
+
+    def start(self, video: str) -> None:
+        """Begin a video."""
+        ...
+
+    def logits(self, name: str, frame: Frame | None) -> tuple[Tensor, tuple[int, int]]:
+        """Return logits [1, K, h, w] on the CPU of the next frame, and its size (H, W)."""
+        ...
+
+
+class LiveMember:
+    """A predictor on a stream of its own.
+
+    Args:
+        name: for tables.
+        predictor: a model or wrapper.
+        device: see `Stream`.
+        dtype: see `Stream`.
+    """
+
+    needs_frames = True
+
+    def __init__(self, name: str, predictor: Predictor, device: str = "auto", dtype: str | None = None) -> None:
+        self.name = name
+        self.label_space = predictor.label_space
+        self._stream = Stream(predictor, device, dtype)
+
+    def start(self, video: str) -> None:
+        """See `Member.start`."""
+        self._stream.reset()
+
+    def logits(self, name: str, frame: Frame | None) -> tuple[Tensor, tuple[int, int]]:
+        """See `Member.logits`."""
+        if frame is None:
+            raise ValueError(f"LiveMember: expected the frame {name}, came None")
+        return self._stream.logits(frame).float().cpu(), frame.size
+
+
+class StoredMember:
+    """A folder of score maps, see `everyframe.io.score_maps`.
+
+    Args:
+        root: the folder.
+        score_norm: what the ensemble averages; must be the one that the maps were stored with.
+
+    Raises:
+        InputError: no such folder, or another norm.
+    """
+
+    needs_frames = False
+
+    def __init__(self, root: str | Path, score_norm: ScoreNorm = "softmax") -> None:
+        check_norm(score_norm)
+        self.folder = ScoreFolder(root)
+        self.name = self.folder.root.resolve().name
+        self.label_space = self.folder.label_space
+        stored = self.folder.format.norm
+        if stored not in ("none", score_norm):  # scores as they come can still be normalised either way
+            raise InputError(
+                f"{root}: expected score maps of norm {score_norm} or none, came {stored}; say --score-norm {stored}"
+            )
+        self._shares = stored != "none"
+        self._l1 = score_norm == "l1"
+        self._video = ""
+
+    def start(self, video: str) -> None:
+        """See `Member.start`."""
+        self._video = video
+
+    def logits(self, name: str, frame: Frame | None) -> tuple[Tensor, tuple[int, int]]:
+        """See `Member.logits`. Shares stored under "l1" come as shares, which dividing by their sum leaves alone."""
+        with torch.inference_mode():
+            scores, size = self.folder.read(self._video, name)
+            return (scores.exp() if self._shares and self._l1 else scores), size
