@@ -18,8 +18,8 @@ class ContrastiveTerm(nn.Module):
     labels are ignored. Clips that show a single frame (still images) and batches of them leave the loss: it is 0.
 
     Args:
-        feature: name in the head's embedding, such as "pixels", or the number of a backbone map (0 is the finest,
-            -1 the coarsest).
+        feature: name in the head's embedding, such as "pixels" (of Mask2Former, "memory2" is the encoder's map at
+            stride 8, "memory0" the one at 32), or the number of a backbone map (0 the finest, -1 the coarsest).
         temperature: see `contrastive_loss`.
         positives: see `contrastive_loss`.
         purity: see `cell_labels`.
@@ -84,13 +84,13 @@ class ContrastiveTerm(nn.Module):
 
 
 def feature_channels(model: Segmenter, feature: str | int) -> int:
-    """Channels of a feature of a model: a backbone map's, or the embedding's, which for all heads is that of "pixels".
+    """Channels of a feature of a model: a backbone map's, or those that the maps of all heads' embeddings share.
 
     Raises:
         InputError: the backbone has no such map.
     """
     if isinstance(feature, str):
-        return model.head.channels
+        return model.head.num_classes if feature == "auxiliary" else model.head.channels
     channels: list[int] = list(model.backbone.channels)  # type: ignore[arg-type]
     if not -len(channels) <= feature < len(channels):
         raise InputError(
