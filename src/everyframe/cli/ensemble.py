@@ -69,7 +69,7 @@ def parser() -> argparse.ArgumentParser:
         )
         action.add_argument("--flip", action="store_true", help="models look at the mirrored frame too")
         action.add_argument("--scales", type=float, nargs="+", default=(), metavar="FACTOR", help="and at these sizes")
-        add_device(action)
+        add_device(action.add_argument_group("run"))
         action.add_argument("--quiet", action="store_true", help="print nothing but errors and tables")
     return made
 
