@@ -16,8 +16,9 @@ VERBS = {
     "predict": "label every frame of videos, folders, cameras, streams",
     "evaluate": "measure predictions or a model, and write a report",
     "ensemble": "join several models: store their scores, sweep the weight of two, mean, vote",
+    "reproduce": "the papers' experiments as restartable grids: tables and plots",
     "models": "list the models with parameters and cost",
-    "bench": "measure speed and memory (bench metrics, bench predict)",
+    "bench": "measure speed and memory (bench predict, metrics, stream, contrastive)",
 }
 """Verb -> one line of help. The verb's file is `everyframe/cli/VERB.py` with `main(arguments: list[str]) -> int`."""
 
