@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
@@ -9,6 +10,7 @@ from everyframe.labels import LabelSpace
 from everyframe.models.cost import count_macs, count_parameters, model_cost
 from everyframe.models.heads.fcn import FCNHead
 from everyframe.models.segmenter import Segmenter
+from everyframe.models.zoo import create_model
 
 
 class Patches(nn.Module):
@@ -32,12 +34,27 @@ def test_count_by_hand() -> None:
     assert model.training
 
 
+PUBLISHED = {
+    "deeplab": 59.5, "uper": 58.1, "psp": 64.1, "ocr": 55.5, "segmenter": 57.8,
+    "etc-ocr": 55.5, "netwarp-ocr": 55.5, "tcb-ocr": 55.5, "tcb-ocr-memory": 55.5, "ssltm": 59.3,
+}  # fmt: skip
+"""Millions of parameters on Swin-S with 124 classes (SSLTM, CVPR 2023, supplement, table 1)."""
+
+
+@pytest.mark.parametrize("system", PUBLISHED)
+def test_published_parameters_on_swin_small(system: str) -> None:
+    with torch.device("meta"):
+        model = create_model(f"{system}-swin-small", LabelSpace(tuple(str(k) for k in range(124))))
+    assert round(count_parameters(model) / 1e6, 1) == PUBLISHED[system]
+
+
 def test_published_totals_on_swin_small() -> None:
-    psp, ocr = (model_cost(f"{head}-swin-small") for head in ("psp", "ocr"))
+    psp, ocr, ssltm = (model_cost(f"{name}-swin-small") for name in ("psp", "ocr", "ssltm"))
     assert psp.params == 64_141_314
     assert ocr.params == 55_460_994
     # The backbone alone takes 154 GFLOP (77 GMAC) a frame.
     assert 77e9 < ocr.macs < 90e9
+    assert ocr.macs < ssltm.macs < 1.1 * ocr.macs  # on a stream every frame is encoded once
     assert psp.to_dict()["params_m"] == 64.141
 
 

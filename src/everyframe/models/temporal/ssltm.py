@@ -80,7 +80,7 @@ class SSLTM(TemporalModule):
         prototypes: int = 3,
         update: str = "mse",
         prototype_gradient: bool = False,
-        cut_threshold: float = 0.45,
+        cut_threshold: float = 0.3,
     ) -> None:
         super().__init__()
         if context not in CONTEXTS:
@@ -167,7 +167,7 @@ class SSLTM(TemporalModule):
         """See `TemporalModule.forward`."""
         pixels, own = query.embedding["pixels"], query.embedding["regions"]
         if not isinstance(memory, ClipContext):
-            memory, context = self._stream(pixels, own, memory)
+            memory, context = self._stream(query, memory)
         else:
             context = memory
         embedding = {**query.embedding}
@@ -186,11 +186,12 @@ class SSLTM(TemporalModule):
 
     # -- streams -----------------------------------------------------------------------------------------------------
 
-    def _stream(self, pixels: Tensor, own: Tensor, memory: StreamMemory | None) -> tuple[StreamMemory, ClipContext]:
+    def _stream(self, query: Features, memory: StreamMemory | None) -> tuple[StreamMemory, ClipContext]:
         """Return the memory after this frame, and what this frame may look at."""
+        pixels, own = query.embedding["pixels"], query.embedding["regions"]
         kept = self.remember(pixels) if self.blocks else pixels.new_zeros(len(pixels), *pixels.shape[2:], 0)
         reach = max((-offset for offset in self.adjacent), default=0)
-        ring, recent = advance(memory.ring if memory else None, kept, pixels, reach, self.cut_threshold)
+        ring, recent = advance(memory.ring if memory else None, kept, query.maps[0], reach, self.cut_threshold)
         reference = own if memory is None or len(memory.reference) != len(own) else memory.reference
         reference = torch.where(recent.cut[:, None, None], own, reference)
         adjacent = recent.at(self.adjacent) if self.blocks else None

@@ -60,7 +60,7 @@ class RegionBlending(TemporalModule):
         adjacent: Sequence[int] = OFFSETS,
         memory: str = "none",
         memory_frames: int = 8,
-        cut_threshold: float = 0.45,
+        cut_threshold: float = 0.3,
     ) -> None:
         super().__init__()
         if memory not in MEMORIES:
@@ -85,7 +85,7 @@ class RegionBlending(TemporalModule):
             return {**query.embedding, "regions": regions.mean(1)}, memory
         reach = max((-offset for offset in self.adjacent), default=0)
         known = None if memory is None else memory.ring
-        ring, recent = advance(known, own, query.embedding["pixels"], reach, self.cut_threshold)
+        ring, recent = advance(known, own, query.maps[0], reach, self.cut_threshold)
         regions = torch.cat([recent.at(self.adjacent), own[:, None]], dim=1)
         bank = None
         if self.memory != "none":
@@ -137,7 +137,7 @@ class PyramidBlending(TemporalModule):
         adjacent: Sequence[int] = OFFSETS,
         weighted: bool = False,
         form: str = "corrected",
-        cut_threshold: float = 0.45,
+        cut_threshold: float = 0.3,
     ) -> None:
         super().__init__()
         if form not in ("corrected", "vspw"):
@@ -168,7 +168,7 @@ class PyramidBlending(TemporalModule):
             others = memory.others
         else:
             reach = max((-offset for offset in self.adjacent), default=0)
-            ring, recent = advance(memory.ring if memory else None, own, x, reach, self.cut_threshold)
+            ring, recent = advance(memory.ring if memory else None, own, query.maps[0], reach, self.cut_threshold)
             others, memory = recent.at(self.adjacent), StreamContexts(ring, None)
         blended = self.blend(torch.cat([others, own[:, None]], dim=1))
         cells = blended.split([b * b for b in head.pyramid.bins], dim=2)

@@ -1,0 +1,147 @@
+"""Terms that know time or a teacher: what they see, and that they do what they are for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from everyframe.errors import InputError
+from everyframe.flow import FlowPair
+from everyframe.frames import Clip, Role
+from everyframe.labels import LabelSpace
+from everyframe.losses.temporal import knowledge_distillation
+from everyframe.models.segmenter import Prediction, Segmenter
+from everyframe.models.zoo import create_model
+from everyframe.training.objectives_temporal import MotionLoss, PrototypeLoss, video_objective
+
+SPACE = LabelSpace(("a", "b", "c"))
+SIZE = (32, 48)
+
+
+def clip(roles: tuple[Role, ...], batch: int = 2) -> Clip:
+    t = len(roles)
+    labels = torch.randint(0, 3, (batch, t, SIZE[0] // 8, SIZE[1] // 8), dtype=torch.uint8)
+    return Clip(
+        images=torch.randint(0, 256, (batch, t, 3, *SIZE), dtype=torch.uint8),
+        labels=labels.repeat_interleave(8, 2).repeat_interleave(8, 3),
+        labelled=torch.ones(batch, t, dtype=torch.bool),
+        roles=roles,
+        indices=torch.arange(t).expand(batch, t),
+        videos=("x",) * batch,
+    )
+
+
+def run(model: Segmenter, batch: Clip) -> Prediction:
+    return model.train()(batch.images, batch.roles)
+
+
+SSLTM_ROLES = (Role.REFERENCE, Role.ADJACENT, Role.ADJACENT, Role.QUERY)
+TWO_QUERIES = (Role.QUERY, Role.QUERY)
+
+
+def test_prototypes_see_the_labelled_query_before_the_transformer() -> None:
+    model = create_model("ssltm-tiny", SPACE)
+    batch = clip(SSLTM_ROLES)
+    batch.labels[:, :3] = 2  # labels of context frames must not count
+    batch.labels[:, 3] = 255
+    batch.labels[1, 3] = 0
+    prediction = run(model, batch)
+    prototypes = model.temporal.prototypes
+    assert PrototypeLoss(prototypes)(prediction, batch).item() == 0
+    assert prototypes.filled.tolist() == [[True, False, False], [False] * 3, [False] * 3]
+    pixels = prediction.features.embedding["pixels"][7]  # second clip, fourth frame
+    torch.testing.assert_close(prototypes.prototypes[0, 0].detach(), pixels.detach().mean((1, 2)))
+
+
+def test_ssltm_objective_trains_prototypes_by_their_own_loss() -> None:
+    model = create_model("ssltm-tiny", SPACE)
+    objective = video_objective(model)
+    for _ in range(4):
+        batch = clip(SSLTM_ROLES)
+        costs = objective(run(model, batch), batch)
+    assert set(costs) == {"cross_entropy", "auxiliary", "prototypes", "loss"}
+    torch.testing.assert_close(costs["loss"], costs["cross_entropy"] + 0.4 * costs["auxiliary"] + costs["prototypes"])
+    costs["prototypes"].backward()
+    assert model.temporal.prototypes.prototypes.grad.abs().sum() > 0
+    assert all(p.grad is None for name, p in model.named_parameters() if "prototypes" not in name)
+    assert "prototypes" not in video_objective(model, prototypes=0.0).terms
+    assert "prototypes" not in video_objective(create_model("ocr-tiny", SPACE)).terms
+
+
+class Still:
+    """Nothing moves."""
+
+    def between(self, first: Tensor, second: Tensor) -> FlowPair:
+        return FlowPair(torch.zeros(2, *first.shape[-2:]).numpy())
+
+
+def test_motion_loss_of_frames_that_do_not_move() -> None:
+    model = create_model("etc-ocr-tiny", SPACE)
+    batch = clip(TWO_QUERIES)
+    batch.images[:, 1] = batch.images[:, 0]
+    term = MotionLoss(model, flow=Still())
+    assert term(model.eval()(batch.images, batch.roles), batch).item() < 1e-6
+    prediction = run(model, batch)
+    first = prediction.logits[:, :1].detach()
+    logits = prediction.outputs["logits"] = torch.cat([first, first + 2], dim=1).requires_grad_()
+    loss = term(prediction, batch)
+    torch.testing.assert_close(loss, torch.tensor(4.0))  # believed everywhere, wrong by 2 everywhere
+    loss.backward()
+    assert logits.grad[:, 0].abs().sum() > 0  # the gradient reaches both frames
+    assert logits.grad[:, 1].abs().sum() > 0
+
+
+def test_motion_is_not_believed_where_pictures_differ() -> None:
+    model = create_model("etc-ocr-tiny", SPACE)
+    batch = clip(TWO_QUERIES)
+    batch.images[:, 0], batch.images[:, 1] = 0, 255
+    assert MotionLoss(model, flow=Still())(run(model, batch), batch).item() < 1e-6
+
+
+def test_motion_needs_two_queries() -> None:
+    model = create_model("etc-ocr-tiny", SPACE)
+    batch = clip((Role.ADJACENT, Role.QUERY))
+    with pytest.raises(InputError, match=r"objective\.motion: expected clips of two query frames.*data\.queries: 2"):
+        video_objective(model, motion=0.1)(run(model, batch), batch)
+
+
+def test_distillation_from_a_saved_model(tmp_path: Path) -> None:
+    teacher = create_model("psp-tiny", SPACE).eval()
+    teacher.save_pretrained(str(tmp_path))
+    student = create_model("etc-ocr-tiny", SPACE)
+    objective = video_objective(student, distill_from=str(tmp_path))
+    batch = clip(TWO_QUERIES)
+    prediction = run(student, batch)
+    costs = objective(prediction, batch)
+    names = {"distillation", "pair_distillation", "multi_frame_distillation"}
+    assert names <= set(costs)
+    with torch.no_grad():
+        wanted = teacher(batch.images, batch.roles)
+    torch.testing.assert_close(
+        costs["distillation"], knowledge_distillation(prediction.logits.flatten(0, 1), wanted.logits.flatten(0, 1))
+    )
+    costs["loss"].backward()
+    assert all(costs[name].item() > 0 for name in names)
+    # The teacher is neither trained nor saved; the small network that compares sequences is trained.
+    assert {name.split(".")[0] for name, _ in objective.named_parameters()} == {"multi_frame_distillation"}
+    assert all(p.grad is not None for p in objective.parameters())
+
+
+def test_a_step_on_each_term_lowers_it() -> None:
+    torch.manual_seed(0)
+    model = create_model("etc-ocr-tiny", SPACE)
+    batch = clip(TWO_QUERIES)
+    batch.images[:, 1] = batch.images[:, 0].roll(1, -1)
+    term = MotionLoss(model, flow=Still())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    before = None
+    for _ in range(5):
+        optimizer.zero_grad()
+        loss = term(run(model, batch), batch)
+        before = before or loss.item()
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < before
