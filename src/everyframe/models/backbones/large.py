@@ -64,6 +64,16 @@ def plain(pretrained: bool, *, build: Callable[..., nn.Module], **options: Any) 
     return build(**options)
 
 
+def focal(pretrained: bool, *, weights: str | None = None, **options: Any) -> nn.Module:
+    """FocalNet; `weights` names timm's model of the same shape."""
+    backbone = FocalNet(**options)
+    if pretrained:
+        from everyframe.models.convert.timm import load_pretrained
+
+        load_pretrained(backbone, _known(weights))
+    return backbone
+
+
 def _known(weights: str | None) -> str:
     if weights is None:
         raise InputError(
@@ -85,7 +95,6 @@ _EVA_GIANT = partial(
 )  # fmt: skip
 _WIDE = {"heads": 16, "ratio": 0.5}
 _INTERN = partial(plain, build=InternImage)
-_FOCAL = partial(plain, build=FocalNet)
 _FOCAL_LARGE = {
     "width": 192, "depths": (2, 2, 18, 2), "overlap": True, "post_norm": True, "layer_scale": 1e-4, "drop_path": 0.3,
 }  # fmt: skip
@@ -114,9 +123,16 @@ LARGE: dict[str, Callable[..., nn.Module]] = {
     "internimage-xl": partial(
         _INTERN, width=192, depths=(5, 5, 24, 5), groups=(12, 24, 48, 96), offset_scale=2.0, drop_path=0.4
     ),
-    "focalnet-tiny": partial(_FOCAL, levels=(3,) * 4, drop_path=0.2),
-    "focalnet-base": partial(_FOCAL, width=128, depths=(2, 2, 18, 2), levels=(3,) * 4, drop_path=0.3),
-    "focalnet-large": partial(_FOCAL, levels=(4,) * 4, windows=(3,) * 4, **_FOCAL_LARGE),
+    "focalnet-tiny": partial(
+        focal, levels=(3,) * 4, drop_path=0.2, weights="focalnet_tiny_lrf.ms_in1k"
+    ),
+    "focalnet-base": partial(
+        focal, width=128, depths=(2, 2, 18, 2), levels=(3,) * 4, drop_path=0.3,
+        weights="focalnet_base_lrf.ms_in1k",
+    ),
+    "focalnet-large": partial(
+        focal, levels=(4,) * 4, windows=(3,) * 4, **_FOCAL_LARGE, weights="focalnet_large_fl4.ms_in22k"
+    ),
     "beit-adapter-micro": _adapted(
         partial(Beit, width=48, depth=4, heads=3, layer_scale=0.1), None, size=128, drop_path=0.0,
         adapter={"inner": 8, "heads": 3, "gamma": 0.1},
@@ -129,6 +145,6 @@ LARGE: dict[str, Callable[..., nn.Module]] = {
         plain, build=Eva02, width=48, depth=4, heads=3, size=(128, 128), rotary=8, out_indices=(0, 1, 2, 3)
     ),
     "internimage-micro": partial(_INTERN, width=16, depths=(1, 1, 2, 1), groups=(1, 2, 4, 8), mlp_ratio=2.0),
-    "focalnet-micro": partial(_FOCAL, width=16, depths=(1, 1, 2, 1), windows=(3,) * 4),
+    "focalnet-micro": partial(focal, width=16, depths=(1, 1, 2, 1), windows=(3,) * 4),
 }  # fmt: skip
 """Backbone -> builder `(pretrained, **options)`. Those called micro train from nothing within minutes on a CPU."""

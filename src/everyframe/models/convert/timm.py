@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from everyframe.errors import InputError
+from everyframe.models.backbones.focalnet import FocalNet
 from everyframe.models.backbones.resnet import ResNet
 from everyframe.models.backbones.swin import SwinTransformer
 from everyframe.models.convert.keys import Rule, Table, convert
@@ -62,11 +64,52 @@ def swin_table() -> Table:
     ]
 
 
+def focalnet_table() -> Table:
+    """Return the table of timm's FocalNet, whose stages begin (ours end) with the patch embedding."""
+    block = r"layers\.(\d+)\.blocks\.(\d+)"
+    ours = r"stages.\1.blocks.\2"
+    return [
+        Rule(r"(?:head|norm)\..+", None),
+        Rule(r"stem\.proj\.(.+)", r"patch_embed.projection.\1"),
+        Rule(r"stem\.norm\.(.+)", r"patch_embed.norm.\1"),
+        *(Rule(rf"layers\.{i + 1}\.downsample\.proj\.(.+)", rf"stages.{i}.downsample.projection.\1") for i in range(3)),
+        *(Rule(rf"layers\.{i + 1}\.downsample\.norm\.(.+)", rf"stages.{i}.downsample.norm.\1") for i in range(3)),
+        Rule(rf"{block}\.ls([12])\.gamma", rf"{ours}.gamma\3"),
+        Rule(rf"{block}\.(norm[12])(?:_post)?\.(.+)", rf"{ours}.\3.\4"),
+        *(
+            Rule(rf"{block}\.modulation\.{theirs}\.(.+)", rf"{ours}.modulation.{name}.\3")
+            for theirs, name in (("f", "input"), ("h", "mix"), ("proj", "output"), ("norm", "norm"))
+        ),
+        Rule(rf"{block}\.modulation\.focal_layers\.(\d+)\.0\.weight", rf"{ours}.modulation.contexts.\3.weight"),
+        Rule(rf"{block}\.mlp\.fc1\.(.+)", rf"{ours}.mlp.0.\3"),
+        Rule(rf"{block}\.mlp\.fc2\.(.+)", rf"{ours}.mlp.2.\3"),
+    ]
+
+
+def _fit_kernels(state: State, own: State) -> dict[str, Tensor]:
+    """Turn 1x1 convolutions into linear layers, and put kernels into the middle of larger ones: the same function.
+
+    FocalNet's segmentation models widen the kernels of their classification models.
+    """
+    fitted = {}
+    for key, value in state.items():
+        if key in own and value.ndim == 4:
+            value = value.flatten(1) if own[key].ndim == 2 else value
+            margin = (own[key].shape[-1] - value.shape[-1]) // 2 if own[key].ndim == 4 else 0
+            value = F.pad(value, (margin,) * 4) if margin > 0 else value
+        fitted[key] = value
+    return fitted
+
+
 def convert_backbone(state: State, backbone: nn.Module, source: str = "weights") -> dict[str, Tensor]:
     """Convert a timm state for one of our backbones; output norms, which timm's models lack, keep their own values."""
-    if isinstance(backbone, SwinTransformer):
+    tables = {SwinTransformer: swin_table, FocalNet: focalnet_table}
+    if type(backbone) in tables:
         norms = {name: value for name, value in backbone.state_dict().items() if name.startswith("norms.")}
-        return {**convert(state, swin_table(), source), **norms}
+        converted = convert(state, tables[type(backbone)](), source)
+        if isinstance(backbone, FocalNet):
+            converted = _fit_kernels(converted, backbone.state_dict())
+        return {**converted, **norms}
     if isinstance(backbone, ResNet):
         return convert(state, resnet_table(len(backbone.stem) > 3), source)
     raise InputError(f"{source}: no converter from timm for {type(backbone).__name__}")
