@@ -15,17 +15,26 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+QUERIES = 1024
+"""Queries that are served at a time on a CPU: what is computed for them stays in its cache."""
+
 
 def forward(value: Tensor, sides: Sequence[int], locations: Tensor, weights: Tensor) -> Tensor:
     """See `deform_attn.ms_deform_attn`; `sides` is H, W of each map, one after the other."""
     b, _, heads, c = value.shape
-    total = locations.new_zeros(b * locations.shape[1] * heads, c)
-    for level, table, size in _levels(value, sides):
-        corners = _corners(table, size, locations[:, :, :, level])
-        rows = table.reshape(-1, c).to(locations.dtype)
-        factors = corners.factors(weights[:, :, :, level])
-        total += F.embedding_bag(corners.rows, rows, per_sample_weights=factors, mode="sum")
-    return total.view(b, -1, heads * c).to(value.dtype)
+    queries = locations.shape[1]
+    levels = [(i, table, size, table.reshape(-1, c).to(locations.dtype)) for i, table, size in _levels(value, sides)]
+    out = value.new_empty(b, queries, heads * c)
+    piece = QUERIES if value.device.type == "cpu" else max(queries, 1)
+    for start in range(0, queries, piece):
+        stop = min(start + piece, queries)
+        total = locations.new_zeros(b * (stop - start) * heads, c)
+        for level, table, size, rows in levels:
+            corners = _corners(table, size, locations[:, start:stop, :, level])
+            factors = corners.factors(weights[:, start:stop, :, level])
+            total += F.embedding_bag(corners.rows, rows, per_sample_weights=factors, mode="sum")
+        out[:, start:stop] = total.view(b, -1, heads * c)
+    return out
 
 
 def backward(
@@ -96,7 +105,7 @@ class _Axis(NamedTuple):
         length: number of cells.
         before: bilinear factor of the cell before the point; 0 where that cell is outside the map.
         after: factor of the next cell.
-        before_inside: 1 where the cell before is on the map, else 0.
+        before_inside: whether the cell before is on the map.
         after_inside: the same of the next cell.
     """
 
@@ -132,11 +141,11 @@ def _neighbours(at: Tensor, length: int, kind: torch.dtype) -> tuple[Tensor, Ten
     at = at * length - 0.5
     lower = at.floor()
     share = at - lower
-    inside = ((lower >= 0) & (lower < length)).to(at.dtype)
-    after_inside = ((lower >= -1) & (lower < length - 1)).to(at.dtype)
-    cell = lower.nan_to_num_(0).clamp_(-1, length).to(kind)
-    axis = _Axis(length, (1 - share) * inside, share * after_inside, inside, after_inside)
-    return cell.clamp(0, length - 1), (cell + 1).clamp_(0, length - 1), axis
+    upper = lower + 1
+    before_cell, after_cell = lower.clamp(0, length - 1), upper.clamp(0, length - 1)
+    inside, after_inside = before_cell == lower, after_cell == upper
+    axis = _Axis(length, (1 - share).mul_(inside), share.mul_(after_inside), inside, after_inside)
+    return before_cell.nan_to_num_(0).to(kind), after_cell.nan_to_num_(0).to(kind), axis
 
 
 def _transposed(rows: Tensor, factors: Tensor, upstream: Tensor, count: int) -> Tensor:
