@@ -85,6 +85,7 @@ BUILDERS: dict[str, Builder] = {
     "DepthwiseSeparableASPPHead": head,
     "SegmenterMaskTransformerHead": head,
     "VisionTransformer": backbone,
+    "HRNet": backbone,
     "EncoderDecoder": encoder_decoder,
     "CascadeEncoderDecoder": encoder_decoder,
 }

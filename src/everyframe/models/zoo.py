@@ -16,6 +16,7 @@ from torch import nn
 
 from everyframe.errors import InputError
 from everyframe.labels import LabelSpace
+from everyframe.models.backbones.hrnet import HRNet
 from everyframe.models.backbones.large import LARGE
 from everyframe.models.backbones.resnet import ResNet, dilated
 from everyframe.models.backbones.swin import SwinTransformer
@@ -53,6 +54,11 @@ def swin(pretrained: bool, *, weights: str, **options: Any) -> nn.Module:
     return _with_weights(SwinTransformer(**options), weights, pretrained)
 
 
+def hrnet(pretrained: bool, *, weights: str, **options: Any) -> nn.Module:
+    """HRNet; `weights` names timm's model of the same shape."""
+    return _with_weights(HRNet(**options), weights, pretrained)
+
+
 def tiny(pretrained: bool, **options: Any) -> nn.Module:
     """0.4 M parameters, maps of stride 4, 8, 8, 8: learns from nothing within minutes on two CPU cores."""
     if pretrained:
@@ -83,6 +89,8 @@ BACKBONES: dict[str, Callable[..., nn.Module]] = {
     "resnet18": partial(resnet, depths=(2, 2, 2, 2), bottleneck=False, deep_stem=False, weights="resnet18.a1_in1k"),
     "resnet50": partial(resnet, depths=(3, 4, 6, 3), weights="resnet50c.gluon_in1k"),
     "resnet101": partial(resnet, depths=(3, 4, 23, 3), weights="resnet101c.gluon_in1k"),
+    "hrnet-w18": partial(hrnet, widths=(18, 36, 72, 144), weights="hrnet_w18.ms_aug_in1k"),
+    "hrnet-w48": partial(hrnet, weights="hrnet_w48.ms_in1k"),
     "swin-tiny": partial(_SWIN, depths=(2, 2, 6, 2), drop_path=0.2, weights=f"swin_tiny_{_SWIN_224}.ms_in1k"),
     "swin-small": partial(_SWIN, weights=f"swin_small_{_SWIN_224}.ms_in1k"),
     "swin-base": partial(_SWIN, width=128, heads=(4, 8, 16, 32), weights=f"swin_base_{_SWIN_224}.ms_in22k"),

@@ -40,6 +40,9 @@ RESNET: Table = [
 ]
 """`ResNet`, `ResNetV1c`, `ResNetV1d`: torchvision's names, with mmseg's `stem` for the deep stem."""
 
+HRNET: Table = [Rule(r"((?:conv|bn)\d|layer1|transition\d|stage\d)(\..+)", r"\1\2")]
+"""`HRNet`: the same names."""
+
 _BLOCK = [
     Rule(rf"layers\.(\d+)\.ln(\d)\.{WEIGHT}", r"blocks.\1.norm\2.\3"),
     Rule(rf"layers\.(\d+)\.attn\.attn\.in_proj_{WEIGHT}", r"blocks.\1.attention.qkv.\2"),
@@ -128,6 +131,7 @@ BACKBONES: dict[str, Table] = {
     "ResNet": RESNET,
     "ResNetV1c": RESNET,
     "ResNetV1d": RESNET,
+    "HRNet": HRNET,
     "VisionTransformer": VIT,
 }
 """Class name of an mmseg backbone -> table."""

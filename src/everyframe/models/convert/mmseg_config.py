@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from everyframe.models.backbones.hrnet import HRNet
 from everyframe.models.backbones.resnet import ResNet
 from everyframe.models.backbones.swin import SwinTransformer
 from everyframe.models.backbones.vit import VisionTransformer
@@ -109,6 +110,18 @@ def resnet(config: Config) -> ResNet:
         avg_down=config.get("avg_down", kind == "ResNetV1d"),
         out_indices=config.get("out_indices", (0, 1, 2, 3)),
         norm=_norm(config),
+        in_channels=config.get("in_channels", 3),
+    )
+    return _with_eps(module, config)
+
+
+def hrnet(config: Config) -> HRNet:
+    """Build what mmseg's `HRNet` is."""
+    read(config, {"extra", "in_channels", "norm_cfg", "multiscale_output"}, conv_cfg=(None,))
+    module = HRNet(
+        stages=[config["extra"][f"stage{i}"] for i in range(1, 5)],
+        multiscale=config.get("multiscale_output", True),
+        norm=_norm({"norm_cfg": {"type": "BN"}, **config}),
         in_channels=config.get("in_channels", 3),
     )
     return _with_eps(module, config)
@@ -258,6 +271,7 @@ BACKBONES: dict[str, Callable[[Config], nn.Module]] = {
     "ResNet": resnet,
     "ResNetV1c": resnet,
     "ResNetV1d": resnet,
+    "HRNet": hrnet,
     "VisionTransformer": vit,
 }
 """Class name of an mmseg backbone -> builder."""

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from everyframe.errors import InputError
 from everyframe.models.backbones.focalnet import FocalNet
+from everyframe.models.backbones.hrnet import HRNet
 from everyframe.models.backbones.resnet import ResNet
 from everyframe.models.backbones.swin import SwinTransformer
 from everyframe.models.convert.keys import Rule, Table, convert
@@ -32,6 +33,13 @@ RESNET: Table = [
     Rule(r"conv1\.(weight)", r"stem.0.\1"),
 ]
 """timm's ResNet without the norm after the stem, which stands at 7 in a deep stem and at 1 in a plain one."""
+
+
+HRNET: Table = [
+    Rule(r"(?:incre_modules|downsamp_modules|final_layer|classifier)\..+", None),
+    Rule(r"((?:conv|bn)\d|layer1|transition\d|stage\d)(\..+)", r"\1\2"),
+]
+"""timm's HRNet: the same names, and a classifying top."""
 
 
 def resnet_table(deep_stem: bool) -> Table:
@@ -112,6 +120,8 @@ def convert_backbone(state: State, backbone: nn.Module, source: str = "weights")
         return {**converted, **norms}
     if isinstance(backbone, ResNet):
         return convert(state, resnet_table(len(backbone.stem) > 3), source)
+    if isinstance(backbone, HRNet):
+        return convert(state, HRNET, source)
     raise InputError(f"{source}: no converter from timm for {type(backbone).__name__}")
 
 
