@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-QUERIES = 512
+QUERIES = 1024
 """Queries that are served at a time on a CPU: what is computed for them stays in its cache."""
 
 
