@@ -43,9 +43,11 @@ class TemporalModule(nn.Module):
         needs_image: `Features.image` must be filled (flow-based modules).
         adjacent: frame offsets that training clips should offer, for example (-6, -3).
         reference: whether training clips should offer a distant frame.
+        windowed: sees exactly the frames at `adjacent` and the reference, not what came before them.
     """
 
     causal: bool = True
+    windowed: bool = False
     needs_image: bool = False
     adjacent: tuple[int, ...] = ()
     reference: bool = False

@@ -68,6 +68,8 @@ class SSLTM(TemporalModule):
             `everyframe.models.temporal.ring.scene_change`; 2 never finds one.
     """
 
+    windowed = True
+
     def __init__(
         self,
         head: OCRHead,

@@ -54,6 +54,8 @@ class RegionBlending(TemporalModule):
         cut_threshold: see `everyframe.models.temporal.ring.scene_change`; 2 never finds a cut.
     """
 
+    windowed = True
+
     def __init__(
         self,
         head: OCRHead,
@@ -129,6 +131,8 @@ class PyramidBlending(TemporalModule):
             authors' code, where the weights are shifted by one frame and the weighted maps averaged, not summed.
         cut_threshold: see `RegionBlending`.
     """
+
+    windowed = True
 
     def __init__(
         self,
