@@ -36,7 +36,7 @@ def test_state_is_the_ring_and_the_regions() -> None:
     width, reach = model.head.channels, 6  # SSLTM looks 6 frames back and keeps keys and values, at stride 8
     ring = reach * 2 * width * (32 // 8) * (48 // 8)
     regions = len(SPACE) * width
-    signature = width * 4 * 4
+    signature = model.backbone.channels[0] * 8 * 8  # the finest map on a grid of 8 by 8 tells scene cuts
     assert numbers["state_bytes"] == 4 * (ring + regions + signature)
     assert set(numbers["seconds"]) == {"stream"}
     assert "ratio_stream_to_frame" not in numbers
