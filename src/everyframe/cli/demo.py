@@ -16,7 +16,7 @@ SPLITS = {"train": 32, "val": 4, "test": 6}
 """Videos per split."""
 
 RECIPE = "fcn-gru-tiny"
-STEPS = 260
+STEPS = 320
 SHOWN = (
     ("mIoU", "in-ground-truth"), ("weighted IoU", "in-ground-truth"), ("pixel accuracy", "labelled pixels"),
     ("VC8", "correct"), ("VC16", "correct"), ("TC", "strict"), ("flicker", "along flow"),
