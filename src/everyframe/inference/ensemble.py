@@ -5,6 +5,7 @@ The joins of the VSPW 2023 winner (eqs. 4-6): P = tau P1 + (1 - tau) P2, the mea
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -71,7 +72,7 @@ def voted_logits(members: Sequence[Tensor], size: tuple[int, int] | None = None,
     return votes.scatter_add_(1, winner, torch.full_like(votes[:, :1], 0.5)).div_(len(members))
 
 
-class _Members(nn.Module):
+class _Members(nn.Module, ABC):
     """Several predictors of the same classes, one step each."""
 
     def __init__(self, members: Sequence[Predictor], score_norm: ScoreNorm, full_resolution: bool) -> None:
@@ -96,8 +97,9 @@ class _Members(nn.Module):
         size = (frame.shape[-2], frame.shape[-1]) if self.full_resolution else None
         return self._join([logits for logits, _ in stepped], size), tuple(new for _, new in stepped)
 
+    @abstractmethod
     def _join(self, logits: list[Tensor], size: tuple[int, int] | None) -> Tensor:
-        raise NotImplementedError
+        """Join the members' logits, each [B, K, h, w], at `size` or where they meet."""
 
 
 class Ensemble(_Members):

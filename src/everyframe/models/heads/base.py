@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ Outputs = dict[str, Tensor]
 """What a head predicts, each tensor [N, ...]. Per-pixel heads: {"logits": [N, K, h, w]}."""
 
 
-class Head(nn.Module):
+class Head(nn.Module, ABC):
     """Contract of every head. Two stages, so that a temporal module can stand between them.
 
     Attributes:
@@ -34,6 +35,7 @@ class Head(nn.Module):
         super().__init__()
         self.auxiliary = None
 
+    @abstractmethod
     def embed(self, maps: Sequence[Tensor]) -> Embedding:
         """Turn the backbone's pyramid into what this frame shows to the next stage and to other frames.
 
@@ -41,15 +43,14 @@ class Head(nn.Module):
         present, holds logits [N, K, h', w'] for an auxiliary loss; heads that need them for the loss alone leave them
         out in eval mode.
         """
-        raise NotImplementedError
 
     def embed_auxiliary(self, maps: Sequence[Tensor]) -> Embedding:
         """Return the "auxiliary" entry of an embedding that nothing but the loss needs: empty in eval mode."""
         return {"auxiliary": self.auxiliary(maps)} if self.training and self.auxiliary is not None else {}
 
+    @abstractmethod
     def predict(self, embedding: Embedding) -> Outputs:
         """Turn an embedding into outputs."""
-        raise NotImplementedError
 
     # -- the late map, where NetWarp adds features of the previous frame a second time --------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -31,7 +32,7 @@ class Features(NamedTuple):
     image: Tensor | None = None
 
 
-class TemporalModule(nn.Module):
+class TemporalModule(nn.Module, ABC):
     """Contract of every temporal module.
 
     The module holds weights only; what it remembers travels through `forward` as `memory`. A causal module gives the
@@ -64,6 +65,7 @@ class TemporalModule(nn.Module):
         """
         return head.embed(maps)
 
+    @abstractmethod
     def forward(self, query: Features, memory: Memory, head: nn.Module) -> tuple[Embedding, Memory]:
         """Return the query's embedding with time in it, and the memory for the next frame.
 
@@ -72,7 +74,6 @@ class TemporalModule(nn.Module):
             memory: what the previous call returned; None at the first frame.
             head: the head whose `embed` made `query.embedding`, for modules that change the maps before it.
         """
-        raise NotImplementedError
 
     def gather(self, frames: Sequence[Features], roles: Sequence[Role], head: nn.Module) -> Memory:
         """Return the memory that a query meets after the context frames of a training clip, in clip order.
