@@ -11,6 +11,7 @@ from pathlib import Path
 
 import builders_adapter
 import builders_backbones
+import builders_boundary
 import builders_etc
 import builders_losses
 import builders_mask2former
@@ -30,6 +31,8 @@ REPOSITORIES: dict[str, dict[str, Builder]] = {
     "huggingface/transformers": builders_mask2former.TRANSFORMERS,
     "sssdddwww2/CVPR2021_VSPW_Implement": builders_vspw.BUILDERS | builders_raft.BUILDERS,
     "irfanICMLL/ETC-Real-time-Per-frame-Semantic-video-segmentation": builders_etc.BUILDERS,
+    "NVIDIA/semantic-segmentation": builders_boundary.NVIDIA,
+    "Qualcomm-AI-research/InverseForm": builders_boundary.INVERSE_FORM,
 }
 """Start of the reference's repository -> its classes -> builder. A further reference is a file and a line here."""
 

@@ -75,8 +75,30 @@ def cross_entropy(
         return (F.cross_entropy(full, target, ignore_index=IGNORE, reduction="none") * weights[n : n + 1]).sum()
 
     used = (weights != 0).flatten(1).any(1).tolist()
-    total = _SumOverImages.apply(logits, summed_loss, used)
-    return total / divisor.clamp(min=torch.finfo(torch.float32).tiny)
+    return sum_over_images(logits, summed_loss, used) / divisor.clamp(min=torch.finfo(torch.float32).tiny)
+
+
+def frequency_weights(counts: Tensor, total: Tensor | None = None, bound: float = 1.0, inverse: bool = False) -> Tensor:
+    """Return class weights that favour the classes that are rare in a batch (Zhu et al., CVPR 2019; their code's form).
+
+    Args:
+        counts: pixels of each class, [K].
+        total: what shares are shares of; the sum of the counts when left out.
+        bound: u: a class of share f weighs 1 + u (1 - f).
+        inverse: 1 + u / f instead.
+
+    Returns:
+        float32 [K]; a class without pixels weighs 1.
+    """
+    counts = counts.float()
+    share = counts / (counts.sum() if total is None else total).clamp(min=1)
+    more = 1 / share.clamp(min=torch.finfo(torch.float32).tiny) if inverse else 1 - share
+    return 1 + bound * torch.where(counts > 0, more, 0.0)
+
+
+def class_counts(labels: Tensor, num_classes: int) -> Tensor:
+    """Return how many pixels of uint8 labels [N, H, W] each class has: int64 [K]."""
+    return torch.bincount(labels.flatten().long(), minlength=IGNORE + 1)[:num_classes]
 
 
 def labelled_weights(
@@ -195,12 +217,27 @@ def _labelled_pixels(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     return full.permute(0, 2, 3, 1)[valid].softmax(1), labels[valid].long()
 
 
+def sum_over_images(logits: Tensor, loss: Callable[[Tensor, int], Tensor], used: list[bool]) -> Tensor:
+    """Sum a loss over the images of a batch with only one image's intermediate tensors alive.
+
+    Args:
+        logits: [N, K, h, w].
+        loss: (float32 logits [1, K, h, w] of image n, n) -> scalar; called once per image, its gradient taken at once.
+        used: [N], which images count; the others get a gradient of zeros.
+
+    Returns:
+        Scalar float32.
+    """
+    total: Tensor = _SumOverImages.apply(logits, loss, used)
+    return total
+
+
 class _SumOverImages(torch.autograd.Function):
-    """Sum a loss over the images of a batch with only one image's intermediate tensors alive."""
+    """See `sum_over_images`."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, loss: Callable[[Tensor, int], Tensor], used: list[bool]) -> Tensor:
-        """Sum `loss(logits[n:n+1], n)` over the images with `used[n]`."""
+        """Sum, and keep the gradient at the size of `logits`."""
         gradient = torch.zeros_like(logits, dtype=torch.float32) if ctx.needs_input_grad[0] else None
         total = torch.zeros((), device=logits.device)
         with torch.autocast(logits.device.type, enabled=False):
