@@ -40,6 +40,9 @@ def parser() -> argparse.ArgumentParser:
     add("--out", metavar="DIR", help="folder of the results (default: results/NAME-SCALE)")
     add("--jobs", type=int, default=named["jobs"].default, metavar="N",
         help="cells at a time; frames/s and hours are then those beside others (%(default)s)")  # fmt: skip
+    add("--reuse", action="append", default=[], metavar="DIR",
+        help="results of another experiment, such as results/table1-small: cells with the same commands are copied "
+        "from there; may be repeated")  # fmt: skip
     add("--dry-run", action="store_true", help="print the commands of everything that is not done, and stop")
     add("--list", action="store_true", help="list the experiments")
     return made
@@ -77,6 +80,7 @@ def main(arguments: list[str]) -> int:
             seeds=known.seeds,
             out=known.out,
             jobs=known.jobs,
+            reuse=known.reuse,
             extra=extra,
             asked=lambda: signals.received,
             say=lambda line: print(line, flush=True),

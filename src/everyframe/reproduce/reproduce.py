@@ -30,6 +30,7 @@ def reproduce(
     seeds: int = 3,
     out: str | Path | None = None,
     jobs: int = 1,
+    reuse: Sequence[str | Path] = (),
     extra: Mapping[str, Any] | None = None,
     program: Sequence[str] = PROGRAM,
     asked: Callable[[], object] = lambda: None,
@@ -44,6 +45,7 @@ def reproduce(
         seeds: how many seeds each row is trained with; more may be asked for later.
         out: folder of the results; results/NAME-SCALE when left out.
         jobs: cells at a time.
+        reuse: folders of other grids; a cell that one of them has finished with the same commands is taken over.
         extra: options of every training, as in `everyframe train`.
         program: see `run_grid`.
         asked: see `run_grid`.
@@ -66,7 +68,8 @@ def reproduce(
 
     waiting = sum(read_record(cell).status != "done" for cell in cells)
     say(f"{name}: {len(cells)} cells, {waiting} of them to run; writes to {setting.out}")
-    records = run_grid(setting, cells, program=program, jobs=jobs, asked=asked, changed=changed, say=say)
+    found = [Path(folder) for folder in reuse]
+    records = run_grid(setting, cells, program=program, jobs=jobs, reuse=found, asked=asked, changed=changed, say=say)
     changed()
     return records
 

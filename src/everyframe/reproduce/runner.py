@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 from everyframe.errors import InputError
 from everyframe.reproduce.plan import Cell, Setting, Step, prepare
+from everyframe.reproduce.reuse import Reuse
 
 PROGRAM = (sys.executable, "-m", "everyframe.cli")
 """What runs the words of a step."""
@@ -72,6 +73,7 @@ def run_grid(
     *,
     program: Sequence[str] = PROGRAM,
     jobs: int = 1,
+    reuse: Sequence[Path] = (),
     asked: Callable[[], object] = lambda: None,
     changed: Callable[[CellRecord], None] = lambda record: None,
     say: Callable[[str], None] = print,
@@ -83,6 +85,7 @@ def run_grid(
         cells: what `plan` returned.
         program: what the words of a step are given to.
         jobs: cells at a time; the processor's threads are shared among them.
+        reuse: folders of other grids, whose cells are taken over where the commands are the same, see `Reuse`.
         asked: whether a signal asks to stop; commands under way are then told to, and finish in good order.
         changed: called after each cell, one call at a time.
         say: takes lines of progress, commands among them.
@@ -95,7 +98,7 @@ def run_grid(
     """
     with _claim(setting) as lock:
         one_at_a_time = threading.Lock()
-        worker = _Worker(setting, tuple(program), max(1, jobs), lock, asked, say)
+        worker = _Worker(setting, tuple(program), max(1, jobs), lock, Reuse(reuse), asked, say)
 
         def work(cell: Cell) -> CellRecord:
             before = read_record(cell)
@@ -120,6 +123,7 @@ class _Worker:
     program: tuple[str, ...]
     jobs: int
     lock: int
+    reuse: Reuse
     asked: Callable[[], object]
     say: Callable[[str], None]
 
@@ -127,6 +131,9 @@ class _Worker:
         cell.folder.mkdir(parents=True, exist_ok=True)
         record.status, record.message = "running", ""
         record.commands = {step.name: str(step) for step in cell.steps}
+        if not record.done:
+            record.done, seconds = self.reuse.take(cell)
+            record.seconds |= seconds
         for step in cell.steps:
             if step.name in record.done and step.produces.exists():
                 continue
@@ -148,9 +155,7 @@ class _Worker:
                 break
         else:
             record.status = "done"
-            for checkpoints in (cell.folder / "run").rglob(
-                "checkpoints"
-            ):  # the model stays; these are ten times its size
+            for checkpoints in (cell.folder / "run").rglob("checkpoints"):  # ten times the model, which stays
                 shutil.rmtree(checkpoints, ignore_errors=True)
             record.write(cell.folder)
         spent = sum(record.seconds.values()) / 60

@@ -1,0 +1,91 @@
+"""Cells that another grid has finished with the same commands: taken over instead of trained again.
+
+SSLTM from one label per video is a row of `table1`, of `stt`, of `gcc` and of `mean-teacher-vs-iterative`.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from everyframe.errors import InputError
+from everyframe.reproduce.plan import Cell
+
+HERE = "CELL"
+"""Stands for the folder of a cell in its commands, so that those of two folders can be compared."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A cell of another grid.
+
+    Attributes:
+        folder: of the cell.
+        record: its `cell.json`.
+    """
+
+    folder: Path
+    record: Mapping[str, Any]
+
+    def command(self, step: str) -> str | None:
+        """The command of a step that reached its end, without its folder; None for one that did not."""
+        if step not in self.record["done"]:
+            return None
+        return str(self.record["commands"][step]).replace(str(self.folder), HERE)
+
+
+@dataclass
+class Reuse:
+    """Finished cells of other grids, found by the command of their training.
+
+    Args:
+        folders: results of other grids (`--out` of `everyframe reproduce`).
+
+    Raises:
+        InputError: a folder holds no grid.
+    """
+
+    folders: Iterable[Path]
+    _cells: dict[str, Finished] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for folder in map(Path, self.folders):
+            if not (folder / "cells").is_dir():
+                raise InputError(f"reuse: expected a folder that `everyframe reproduce` wrote, found none at {folder}")
+            for path in sorted(folder.glob("cells/*/*/cell.json")):
+                cell = Finished(path.parent, json.loads(path.read_text(encoding="utf-8")))
+                if (trained := cell.command("train")) is not None:
+                    self._cells.setdefault(trained, cell)
+
+    def take(self, cell: Cell) -> tuple[list[str], dict[str, float]]:
+        """Copy what the first steps of a cell would make, as long as another cell's commands are the same.
+
+        Returns:
+            The names of the steps that need not run, and their seconds of then.
+        """
+        done: list[str] = []
+        seconds: dict[str, float] = {}
+        known = [str(step).replace(str(cell.folder), HERE) for step in cell.steps]
+        other = self._cells.get(known[0])
+        for step, command in zip(cell.steps, known, strict=True):
+            if other is None or other.command(step.name) != command or other.folder == cell.folder:
+                break
+            part = step.produces.relative_to(cell.folder).parts[0]
+            if not (other.folder / step.produces.relative_to(cell.folder)).exists():
+                break
+            _copy(other.folder / part, cell.folder / part)
+            done.append(step.name)
+            seconds[step.name] = float(other.record["seconds"].get(step.name, 0.0))
+        return done, seconds
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if source.is_dir():
+        shutil.copytree(source, target, dirs_exist_ok=True)
+    else:
+        shutil.copy2(source, target)
