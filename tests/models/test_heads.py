@@ -38,7 +38,8 @@ def test_gradient_reaches_every_parameter(head: Head) -> None:
         for p in head.parameters():
             if p.ndim > 1 and not p.any():  # weights that start at 0 hide what stands before them
                 p.normal_(std=0.1)
-    embedding = head.train().embed(maps(70, 90))
+    seen = head.train().maps(lambda x: maps(*x.shape[-2:]), torch.zeros(2, 3, 70, 90))  # at all scales it wants
+    embedding = head.embed(seen)
     logits = head.semantic(head.predict(embedding))
     loss = (logits * torch.randn_like(logits)).sum() + embedding.get("auxiliary", logits).square().sum()
     loss.backward()

@@ -90,7 +90,7 @@ class Segmenter(nn.Module):
     def encode(self, images: Tensor) -> Features:
         """Turn frames, uint8 [N, 3, H, W] RGB, into features. Knows no time: the result may be kept."""
         x = (images - self.mean) / self.std  # uint8 or float in 0..255
-        maps = tuple(self.backbone(x))
+        maps = self.head.maps(self.backbone, x)
         return Features(maps, self.temporal.embed(maps, self.head), images if self.temporal.needs_image else None)
 
     def decode(self, query: Features, memory: Memory) -> tuple[Outputs, Memory]:

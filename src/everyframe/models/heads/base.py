@@ -35,6 +35,10 @@ class Head(nn.Module, ABC):
         super().__init__()
         self.auxiliary = None
 
+    def maps(self, backbone: nn.Module, images: Tensor) -> tuple[Tensor, ...]:
+        """Return what `embed` reads of normalised frames [N, 3, H, W]: by default the backbone's pyramid of them."""
+        return tuple(backbone(images))
+
     @abstractmethod
     def embed(self, maps: Sequence[Tensor]) -> Embedding:
         """Turn the backbone's pyramid into what this frame shows to the next stage and to other frames.
