@@ -110,6 +110,11 @@ class Clip:
         queries = [t for t, role in enumerate(self.roles) if role is Role.QUERY]
         return self.labels[..., queries, :, :]
 
+    @property
+    def still(self) -> Tensor:
+        """Clips that show one frame, if many times (still images): bool [] (a batch: [B]). Nothing moves in them."""
+        return (self.indices == self.indices[..., :1]).all(-1)
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Clip:
         """Move the tensors to `device`."""
         return Clip(

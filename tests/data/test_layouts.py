@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from everyframe.data.class_tables import read_mapping
 from everyframe.data.findings import DataWarning
 from everyframe.data.layouts import LAYOUTS, SPLITS, load_split, parse_spec
 from everyframe.data.layouts.camvid import space11, space32
 from everyframe.data.layouts.cityscapes import label_space as cityscapes_space
+from everyframe.data.mapping import read_mapping
 from everyframe.data.reading import read_labels, target_size
 from everyframe.errors import InputError
 

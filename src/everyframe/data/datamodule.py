@@ -12,11 +12,15 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import CombinedLoader
 from torch.utils.data import DataLoader
 
+from everyframe.data.balance import Balance
 from everyframe.data.budget import apply_budget, write_manifest
 from everyframe.data.dataset import ClipDataset
+from everyframe.data.joining import DataSource, Joined, clip_order, join_source
+from everyframe.data.label_counts import LabelCounts, cache_file, count_parts
 from everyframe.data.layout import Split, VideoRef
-from everyframe.data.layouts import load_split
-from everyframe.data.loader import ClipLoader, ShardSampler, world
+from everyframe.data.layouts import load_split, parse_spec
+from everyframe.data.loader import ClipLoader, video_loader, world
+from everyframe.data.ordering import ClipOrder
 from everyframe.data.photometric import Photometric
 from everyframe.data.pseudo_labels import with_pseudo_labels
 from everyframe.data.sampling import Anchor, ClipSampling, Per, Reference
@@ -24,6 +28,7 @@ from everyframe.data.transforms import Geometry
 from everyframe.data.unlabelled import unlabelled_videos
 from everyframe.errors import InputError
 from everyframe.labels import LabelSpace
+from everyframe.losses.class_weights import ClassCounts
 
 
 class ClipDataModule(LightningDataModule):
@@ -39,6 +44,8 @@ class ClipDataModule(LightningDataModule):
         val_split: split to validate on, whole videos with all their labels; None: no validation.
         budget: labels that training may see: labels per video (1), a share ("1/8"), "all", or a manifest file.
         budget_frame: which frames keep their label: "hash" of the name, "first", "middle" or "random".
+        also: more data sets to train on, their classes mapped onto those of `data`: "LAYOUT:ROOT@SPLIT" or what
+            `DataSource` takes. Validation stays that of `data`.
         unlabeled: more videos, read without labels: a folder of video files or of folders of pictures, "LAYOUT:ROOT" or
             "LAYOUT:ROOT@SPLIT" (default: `train_split`).
         batch_size: labelled clips per step and process.
@@ -60,6 +67,9 @@ class ClipDataModule(LightningDataModule):
         flip: probability of the horizontal flip.
         photometric: change colours.
         per: one clip per "video" and epoch, or every labelled "frame".
+        repeat_threshold: clips of classes that fewer than this share of the clips hold come more often, see
+            `repeat_factors`; 0: off.
+        rare_class_temperature: draw classes first, rare ones more often, see `rare_class_factors`; 0: off.
         batches_per_epoch: length of an epoch in steps; None: one pass over the labelled clips.
         workers: processes that read ahead, per training process.
         seed: of the budget, the order and all augmentation.
@@ -72,6 +82,7 @@ class ClipDataModule(LightningDataModule):
         val_split: str | None = "val",
         budget: str | int = "all",
         budget_frame: str = "hash",
+        also: Sequence[DataSource | str] = (),
         unlabeled: Sequence[str] = (),
         batch_size: int = 8,
         unlabeled_batch_size: int = 0,
@@ -90,6 +101,8 @@ class ClipDataModule(LightningDataModule):
         flip: float = 0.5,
         photometric: bool = True,
         per: Per = "video",
+        repeat_threshold: float = 0.0,
+        rare_class_temperature: float = 0.0,
         batches_per_epoch: int | None = None,
         workers: int = 4,
         seed: int = 0,
@@ -99,11 +112,14 @@ class ClipDataModule(LightningDataModule):
         self.budget, self.budget_frame, self.unlabeled = budget, budget_frame, tuple(unlabeled)
         self.batch_size, self.unlabeled_batch_size = batch_size, unlabeled_batch_size
         self.hidden_labels, self.pseudo_labels = hidden_labels, pseudo_labels
+        self.also = tuple(DataSource.of(source) for source in also)
         self.sampling = ClipSampling(tuple(adjacent), reference, queries, stride, anchor, mirror)
         self.geometry = Geometry(crop, scale, base, cat_max_ratio, flip)
         self.photometric = Photometric() if photometric else None
         self.per, self.batches_per_epoch, self.workers, self.seed = per, batches_per_epoch, workers, seed
+        self.balance = Balance(repeat_threshold, rare_class_temperature)
         self._split: Split | None = None
+        self._joined: list[Joined] | None = None
         self._loaders: dict[str, ClipLoader] = {}
         self._positions: dict[str, dict[str, Any]] = {}
 
@@ -153,11 +169,22 @@ class ClipDataModule(LightningDataModule):
         return None if [video.labelled for video in whole] == seen else whole
 
     @property
+    def joined(self) -> list[Joined]:
+        """The data sets of `also`, read, mapped and filtered."""
+        if self._joined is None:
+            target = parse_spec(self.data)[0], self.label_space
+            self._joined = [join_source(source, target, number) for number, source in enumerate(self.also)]
+        return self._joined
+
+    @property
     def labelled_videos(self) -> list[VideoRef]:
-        """What the labelled clips come from: the training videos, and with `pseudo_labels` all that these label."""
-        if self.pseudo_labels is None:
-            return self.train_videos
-        return with_pseudo_labels([*self.train_videos, *self.unlabeled_videos], self.pseudo_labels, self.label_space)
+        """What the labelled clips come from: the training videos, all that `pseudo_labels` labels, then `joined`."""
+        return [video for videos, _ in self._labelled() for video in videos]
+
+    @property
+    def class_counts(self) -> ClassCounts:
+        """How often each class occurs in the label maps of `labelled_videos`, what class weights are made of."""
+        return ClassCounts.of(self._label_counts().pixels)
 
     def write_budget(self, folder: str | Path) -> Path:
         """Write which frames keep their label to `folder/label_budget.json`, a file that `budget` reads; return it."""
@@ -172,12 +199,29 @@ class ClipDataModule(LightningDataModule):
             self._split = apply_budget(videos, self.budget, which=self.budget_frame, seed=self.seed), space
         return self._split
 
+    def _labelled(self) -> list[tuple[list[VideoRef], Path]]:
+        """Labelled videos of the main data set and of each joined one, with the file that keeps their counts."""
+        own = self.train_videos
+        if self.pseudo_labels is not None:
+            own = with_pseudo_labels([*own, *self.unlabeled_videos], self.pseudo_labels, self.label_space)
+        cache = cache_file(parse_spec(self.data)[1])
+        return [(own, cache), *((source.videos, source.cache) for source in self.joined)]
+
+    def _label_counts(self) -> LabelCounts:
+        return count_parts(self._labelled(), self.label_space)
+
     # -- Lightning ---------------------------------------------------------------------------------------------------
+
+    def prepare_data(self) -> None:
+        """Count what has to be counted in one process of each machine; the others then find the counts."""
+        _ = self.class_counts if self.balance else self.joined
 
     def train_dataloader(self) -> ClipLoader | CombinedLoader:
         """Return the stream of training clips, where it stands."""
         dataset = self._dataset(self.labelled_videos, self.photometric, per=self.per, seed=self.seed)
-        labelled = self._loader("labelled", dataset, self.batch_size, self.batches_per_epoch)
+        factors = self.balance.factors(dataset.clips, self._label_counts()) if self.balance else None
+        order = clip_order(dataset, self.joined, factors)
+        labelled = self._loader("labelled", dataset, self.batch_size, self.batches_per_epoch, order)
         if not self.unlabeled_batch_size:
             return labelled
         extra, whole = self.unlabeled_videos, self.hidden_videos
@@ -188,19 +232,9 @@ class ClipDataModule(LightningDataModule):
         return CombinedLoader({"labelled": labelled, "unlabelled": unlabelled}, "min_size")
 
     def val_dataloader(self) -> DataLoader[VideoRef | None] | list[Any]:
-        """Return this rank's validation videos, one `VideoRef` at a time; None fills up to the longest share.
-
-        Every rank takes equally many steps: Lightning leaves a rank without any out of the end of the validation, where
-        the others would wait for its counts for ever.
-        """
+        """Return this rank's validation videos, see `video_loader`."""
         videos = self.val_videos
-        if not videos:
-            return []
-        rank, ranks = self._world()
-        shares = [ShardSampler(videos, r, ranks) for r in range(ranks)]
-        sampler = shares[rank]
-        sampler.own += [len(videos)] * (max(map(len, shares)) - len(sampler))
-        return DataLoader([*videos, None], batch_size=None, sampler=sampler, collate_fn=_identity)  # type: ignore[arg-type]
+        return video_loader(videos, *self._world()) if videos else []
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Move clips; videos are paths and stay as they are."""
@@ -222,7 +256,9 @@ class ClipDataModule(LightningDataModule):
     def _dataset(self, videos: Sequence[VideoRef], photometric: Photometric | None, **options: Any) -> ClipDataset:
         return ClipDataset(videos, self.label_space, self.sampling, self.geometry, photometric, **options)
 
-    def _loader(self, name: str, dataset: ClipDataset, batch_size: int, batches: int | None) -> ClipLoader:
+    def _loader(
+        self, name: str, dataset: ClipDataset, batch_size: int, batches: int | None, order: ClipOrder | None = None
+    ) -> ClipLoader:
         rank, ranks = self._world()
         loader = ClipLoader(
             dataset,
@@ -232,6 +268,7 @@ class ClipDataModule(LightningDataModule):
             ranks,
             workers=self.workers,
             pin_memory=torch.cuda.is_available(),
+            order=order,
         )
         state = self.state_dict().get(name)
         if state is not None:
@@ -242,7 +279,3 @@ class ClipDataModule(LightningDataModule):
     def _world(self) -> tuple[int, int]:
         trainer = getattr(self, "trainer", None)
         return world() if trainer is None else (trainer.global_rank, trainer.world_size)
-
-
-def _identity(item: VideoRef | None) -> VideoRef | None:
-    return item

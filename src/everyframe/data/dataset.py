@@ -20,7 +20,9 @@ from everyframe.frames import IGNORE, Clip, Role
 from everyframe.labels import LabelSpace
 
 ClipKey = tuple[int, int]
-"""(epoch, position in the epoch's list of clips): what a sampler asks a `ClipDataset` for."""
+"""(how often the clip came before, its position in the list of clips): what a sampler asks a `ClipDataset` for.
+
+The first number is the epoch, unless clips come more than once in one, see `everyframe.data.ordering`."""
 
 
 class ColorChange(Protocol):

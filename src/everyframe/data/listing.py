@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from everyframe.data.findings import Level, found
-from everyframe.data.layout import FrameRef
+from everyframe.data.layout import FrameRef, VideoRef
 from everyframe.errors import InputError
 from everyframe.io.names import IMAGE_ENDINGS, natural_key
 
@@ -182,3 +182,26 @@ def join(
         FrameRef(index, stem.rsplit("/", 1)[-1], image, masks.get(stem))
         for index, (stem, image) in enumerate(frames.items())
     )
+
+
+def stills(pictures: Mapping[str, Path], masks: Mapping[str, Path], *, complain: bool = True) -> list[VideoRef]:
+    """Match still pictures and masks of equal stem: each picture is a video of one frame.
+
+    Args:
+        pictures: stem -> file, in order.
+        masks: stem -> file.
+        complain: warn of pictures without a mask, which stay, and of masks without a picture, which are left out.
+    """
+    bare = [path for stem, path in pictures.items() if stem not in masks]
+    if bare and complain:
+        found("warning", "a picture without a mask", "unpack all masks", bare)
+    if complain:
+        report_orphans(masks, pictures, "unpack all pictures")
+    return [VideoRef(stem, (FrameRef(0, stem, image, masks.get(stem)),)) for stem, image in pictures.items()]
+
+
+def report_orphans(masks: Mapping[str, Path], pictures: Mapping[str, Path], fix: str) -> None:
+    """Warn of masks whose picture is missing."""
+    lost = [path for stem, path in masks.items() if stem not in pictures]
+    if lost:
+        found("warning", "a mask without its picture; left out", fix, lost)

@@ -1,27 +1,27 @@
 """Endless, resumable streams of clips: which rank reads what, and where an interrupted run goes on.
 
-A training stream is one long row of clips: shuffled pass after shuffled pass over the data set. Rank r of R takes every
-R-th of them, batches are cut from its share, and an "epoch" is any agreed number of batches. So nothing is dropped at
-the end of a pass, all ranks have equally many batches, and the one number that a checkpoint needs is how far down the
-row the run has come.
+A training stream is one long row of clips: shuffled pass after shuffled pass over the data (`ClipOrder`). Rank r of R
+takes every R-th of them, batches are cut from its share, and an "epoch" is any agreed number of batches. So nothing is
+dropped at the end of a pass, all ranks have equally many batches, and the one number that a checkpoint needs is how far
+down the row the run has come.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch.distributed
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from everyframe.data.dataset import ClipDataset, ClipKey
 from everyframe.data.layout import VideoRef
-from everyframe.data.sampling import clip_rng
+from everyframe.data.ordering import ClipGroup, ClipOrder
 from everyframe.errors import InputError
 from everyframe.frames import Clip
-
-_SHUFFLE = 0x5FFE  # keeps the generator of the order apart from those of the clips, whose keys have three parts
 
 
 def world() -> tuple[int, int]:
@@ -43,23 +43,29 @@ class StreamSampler(DistributedSampler[Clip]):
         rank: this process.
         ranks: number of processes.
         start: position in the whole row, all ranks together, where the next iteration begins.
+        order: the row; None: every clip once per pass.
     """
 
-    def __init__(self, size: int, count: int, seed: int = 0, rank: int = 0, ranks: int = 1, start: int = 0) -> None:
+    def __init__(
+        self,
+        size: int,
+        count: int,
+        seed: int = 0,
+        rank: int = 0,
+        ranks: int = 1,
+        start: int = 0,
+        order: ClipOrder | None = None,
+    ) -> None:
         super().__init__(range(size), num_replicas=ranks, rank=rank, shuffle=True, seed=seed)  # type: ignore[arg-type]
-        self.size, self.count, self.start = size, count, start
+        self.count, self.start = count, start
+        self.order = order if order is not None else ClipOrder([ClipGroup(np.arange(size))], seed)
 
     def __len__(self) -> int:
         return self.count
 
     def __iter__(self) -> Iterator[ClipKey]:  # type: ignore[override]
-        start = self.start  # the loader moves it on while this iteration runs
-        order_of, order = -1, None
-        for i in range(self.count):
-            passed, offset = divmod(start + self.rank + i * self.num_replicas, self.size)
-            if order is None or passed != order_of:
-                order_of, order = passed, clip_rng(self.seed, _SHUFFLE, 0, passed).permutation(self.size)
-            yield passed, int(order[offset])
+        row = self.order.keys(self.start + self.rank)  # (the loader moves `start` on while this iteration runs)
+        return islice(row, 0, self.count * self.num_replicas, self.num_replicas)
 
 
 class ShardSampler(DistributedSampler[VideoRef]):
@@ -85,6 +91,22 @@ class ShardSampler(DistributedSampler[VideoRef]):
         return iter(self.own)
 
 
+def video_loader(videos: Sequence[VideoRef], rank: int = 0, ranks: int = 1) -> DataLoader[VideoRef | None]:
+    """Return this rank's videos, one `VideoRef` at a time; None fills up to the longest share.
+
+    Every rank takes equally many steps: Lightning leaves a rank without any out of the end of the validation, where
+    the others would wait for its counts for ever.
+    """
+    shares = [ShardSampler(videos, r, ranks) for r in range(ranks)]
+    sampler = shares[rank]
+    sampler.own += [len(videos)] * (max(map(len, shares)) - len(sampler))
+    return DataLoader([*videos, None], batch_size=None, sampler=sampler, collate_fn=_identity)  # type: ignore[arg-type]
+
+
+def _identity(item: VideoRef | None) -> VideoRef | None:
+    return item
+
+
 class ClipLoader(DataLoader[Clip]):
     """Batches of clips with a position that goes into checkpoints.
 
@@ -101,6 +123,7 @@ class ClipLoader(DataLoader[Clip]):
         start: position in the stream, in clips of all ranks together.
         workers: processes that read ahead; 0 reads in this one.
         pin_memory: copy batches to page-locked memory, for CUDA.
+        order: of the clips; None: every clip once per pass.
     """
 
     def __init__(
@@ -113,13 +136,14 @@ class ClipLoader(DataLoader[Clip]):
         start: int = 0,
         workers: int = 0,
         pin_memory: bool = False,
+        order: ClipOrder | None = None,
     ) -> None:
         if batch_size < 1:
             raise InputError(f"batch_size: expected at least 1, came {batch_size}")
         if batches is None:
             batches = max(1, len(dataset) // (batch_size * ranks))
         self._per_step = batch_size * ranks
-        self._stream = StreamSampler(len(dataset), batches * batch_size, dataset.seed, rank, ranks, start)
+        self._stream = StreamSampler(len(dataset), batches * batch_size, dataset.seed, rank, ranks, start, order)
         super().__init__(
             _ErrorsAsItems(dataset),  # type: ignore[arg-type]
             batch_size=batch_size,

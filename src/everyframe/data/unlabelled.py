@@ -8,7 +8,7 @@ from pathlib import Path
 
 from everyframe.data.classes import find_classes
 from everyframe.data.layout import FrameRef, VideoRef
-from everyframe.data.layouts import load_split, recognise
+from everyframe.data.layouts import load_split, recognise, split_spec
 from everyframe.data.listing import list_frames, subfolders
 from everyframe.errors import InputError
 from everyframe.io.names import VIDEO_ENDINGS, natural_key
@@ -34,11 +34,9 @@ def unlabelled_videos(specs: Sequence[str], split: str) -> list[VideoRef]:
     """
     found = []
     for number, spec in enumerate(specs):
-        place, at, named = spec.rpartition("@")
-        if not at or Path(spec.removeprefix(spec.partition(":")[0] + ":")).exists():  # a path may hold an @ too
-            place, named = spec, split
+        place, splits = split_spec(spec, split)
         bare = _bare_place(place)
-        videos = load_split(place, named)[0] if bare is None else bare_videos(bare)
+        videos = [v for s in splits for v in load_split(place, s)[0]] if bare is None else bare_videos(bare)
         found += [replace(v.keep_labels(set()), name=f"unlabeled{number}/{v.name}", space=None) for v in videos]
     return found
 

@@ -1,13 +1,15 @@
-"""Layouts: how data sets lie on disk. Adding one costs one file and a line in each of the two dicts below."""
+"""Layouts: how data sets lie on disk. Adding one costs one file and a line in the dicts below."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 from everyframe.data.layout import Layout, Split
-from everyframe.data.layouts import camvid, cityscapes, folder, images, vspw
+from everyframe.data.layouts import ade20k, camvid, cityscapes, coco_stuff, folder, images, vspw
 from everyframe.errors import InputError
+from everyframe.labels import LabelSpace
 
 LAYOUTS: dict[str, Layout] = {
     "folder": folder.folder,
@@ -18,6 +20,8 @@ LAYOUTS: dict[str, Layout] = {
     "camvid32": camvid.camvid32,
     "cityscapes": cityscapes.cityscapes,
     "cityscapes_sequence": cityscapes.cityscapes_sequence,
+    "coco_stuff": coco_stuff.coco_stuff,
+    "ade20k": ade20k.ade20k,
 }
 """Name -> `layout(root, split) -> (videos, label space)`."""
 
@@ -30,8 +34,22 @@ SPLITS: dict[str, Callable[[Path], list[str]]] = {
     "camvid32": camvid.splits,
     "cityscapes": cityscapes.splits,
     "cityscapes_sequence": cityscapes.sequence_splits,
+    "coco_stuff": coco_stuff.splits,
+    "ade20k": ade20k.splits,
 }
 """Name -> which splits lie under a root."""
+
+CLASSES: dict[str, Callable[[], LabelSpace]] = {
+    "vspw": vspw.standard_space,
+    "vspw480": vspw.standard_space,
+    "camvid": camvid.space11,
+    "camvid32": camvid.space32,
+    "cityscapes": cityscapes.label_space,
+    "cityscapes_sequence": cityscapes.label_space,
+    "coco_stuff": coco_stuff.label_space,
+    "ade20k": ade20k.label_space,
+}
+"""Name -> the classes that the data set has as published, of layouts whose classes do not depend on the user."""
 
 
 def parse_spec(spec: str | Path) -> tuple[str, Path]:
@@ -56,6 +74,14 @@ def parse_spec(spec: str | Path) -> tuple[str, Path]:
     return name, root
 
 
+def split_spec(spec: str, split: str) -> tuple[str, list[str]]:
+    """Take the splits off "LAYOUT:ROOT@SPLIT" or "LAYOUT:ROOT@SPLIT+SPLIT"; `split` where none is named."""
+    place, at, named = spec.rpartition("@")
+    if not at or Path(spec.removeprefix(spec.partition(":")[0] + ":")).exists():  # a path may hold an @ too
+        return spec, [split]
+    return place, re.split(r"[+,]", named)
+
+
 def recognise(root: Path) -> str:
     """Name the layout of a folder by the files that no other layout has; `folder` when there are none of those."""
     marks = {
@@ -63,9 +89,11 @@ def recognise(root: Path) -> str:
         "cityscapes": root / "leftImg8bit",
         "camvid": root / "trainannot",
         "camvid32": root / "701_StillsRaw_full",
+        "coco_stuff": root / "images" / "train2017",
+        "ade20k": root / "objectInfo150.txt",
     }
     for name, mark in marks.items():
-        if mark.is_dir():
+        if mark.exists():
             return name
     if (root / "videos").is_dir():
         return "folder"

@@ -20,9 +20,10 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
-from everyframe.data.class_tables import color_of, read_mapping, read_table
+from everyframe.data.class_tables import color_of, read_table
 from everyframe.data.layout import Split, VideoRef
 from everyframe.data.listing import SPLITS, join, list_frames, list_masks, lists_of, require_folder
+from everyframe.data.mapping import read_mapping
 from everyframe.errors import InputError
 from everyframe.frames import IGNORE
 from everyframe.labels import LabelSpace

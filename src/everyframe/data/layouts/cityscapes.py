@@ -14,9 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from everyframe.data.class_tables import color_of, read_table
-from everyframe.data.findings import found
 from everyframe.data.layout import FrameRef, Split, VideoRef
-from everyframe.data.listing import list_frames, list_masks, require_folder, subfolders
+from everyframe.data.listing import list_frames, list_masks, report_orphans, require_folder, stills, subfolders
 from everyframe.errors import InputError
 from everyframe.frames import IGNORE
 from everyframe.labels import LabelSpace
@@ -36,11 +35,7 @@ def cityscapes(root: Path, split: str) -> Split:
     root = Path(root)
     masks = _masks(root, split)
     frames = _pictures(require_folder(root / IMAGES / split, f"one folder per city ({IMAGES}_trainvaltest.zip)"))
-    bare = [frames[key] for key in frames if key not in masks] if _is_labelled(split) else []
-    if bare:
-        found("warning", "a picture without a mask", f"unpack all of {_annotation(split)}", bare)
-    _orphans(masks, frames)
-    return [VideoRef(k, (FrameRef(0, k, image, masks.get(k)),)) for k, image in frames.items()], label_space()
+    return stills(frames, masks, complain=_is_labelled(split)), label_space()
 
 
 def cityscapes_sequence(root: Path, split: str) -> Split:
@@ -57,8 +52,8 @@ def cityscapes_sequence(root: Path, split: str) -> Split:
     folder = require_folder(root / SEQUENCE / split, f"one folder per city ({SEQUENCE}_trainvaltest.zip)")
     frames = _pictures(folder)
     masks = _masks(root, split)
-    stills = _pictures(root / IMAGES / split) if (root / IMAGES / split).is_dir() else {}
-    anchors = sorted(masks or stills)
+    middles = _pictures(root / IMAGES / split) if (root / IMAGES / split).is_dir() else {}
+    anchors = sorted(masks or middles)
     if not anchors:
         raise InputError(
             f"{root / IMAGES / split}: expected the pictures of split {split!r}, which tell the middle of each "
@@ -66,11 +61,11 @@ def cityscapes_sequence(root: Path, split: str) -> Split:
         )
     videos = []
     for anchor in anchors:
-        snippet = _snippet(anchor, frames, stills)
+        snippet = _snippet(anchor, frames, middles)
         if snippet:
             refs = tuple(FrameRef(i, key, path, masks.get(key)) for i, (key, path) in enumerate(snippet))
             videos.append(VideoRef(anchor, tuple(ref if ref.name == anchor else _bare(ref) for ref in refs)))
-    _orphans(masks, frames | stills)
+    report_orphans(masks, frames | middles, f"unpack all of {IMAGES}")
     return videos, label_space()
 
 
@@ -131,10 +126,10 @@ def _bare(ref: FrameRef) -> FrameRef:
     return FrameRef(ref.index, ref.name, ref.image)
 
 
-def _snippet(anchor: str, frames: dict[str, Path], stills: dict[str, Path]) -> list[tuple[str, Path]]:
+def _snippet(anchor: str, frames: dict[str, Path], middles: dict[str, Path]) -> list[tuple[str, Path]]:
     """Return the unbroken run of frames around the labelled one, at most [f-19, f+10]."""
     start, _, number = anchor.rpartition("_")
-    middle = frames.get(anchor) or stills.get(anchor)
+    middle = frames.get(anchor) or middles.get(anchor)
     if middle is None or not number.isdecimal():
         return []
 
@@ -149,9 +144,3 @@ def _snippet(anchor: str, frames: dict[str, Path], stills: dict[str, Path]) -> l
 
     f = int(number)
     return [*reversed(run(range(f - 1, f - BEFORE - 1, -1))), (anchor, middle), *run(range(f + 1, f + AFTER + 1))]
-
-
-def _orphans(masks: dict[str, Path], frames: dict[str, Path]) -> None:
-    lost = [path for key, path in masks.items() if key not in frames]
-    if lost:
-        found("warning", "a mask without its picture; left out", f"unpack all of {IMAGES}", lost)

@@ -78,7 +78,15 @@ def label_space(root: Path) -> LabelSpace:
         space = read_classes(own).space
         return replace(space, raw_to_train={**dict.fromkeys(VOID, IGNORE), **space.raw_to_train})
     ids = root / "label_num_dic_final.json"
-    names = _numbered(ids) if ids.is_file() else [row["name"] for row in read_table("vspw_classes")]
+    return _space(_numbered(ids)) if ids.is_file() else standard_space()
+
+
+def standard_space() -> LabelSpace:
+    """Return VSPW's own 124 classes; raw ids are one more than train ids."""
+    return _space([row["name"] for row in read_table("vspw_classes")])
+
+
+def _space(names: list[str]) -> LabelSpace:
     table = {raw + 1: raw for raw in range(len(names))} | dict.fromkeys(VOID, IGNORE)
     return LabelSpace(tuple(names), raw_to_train=table)
 
