@@ -10,7 +10,8 @@ import torch
 from everyframe.errors import InputError
 from everyframe.labels import LabelSpace
 from everyframe.models.zoo import create_model
-from everyframe.reproduce.grid import EXPERIMENTS, SCALES, Row, find
+from everyframe.reproduce.experiment import SCALES, Row
+from everyframe.reproduce.grid import EXPERIMENTS, find
 from everyframe.reproduce.plan import Setting, check, overrides_of, plan
 from everyframe.training.recipe import read_recipe, recipes, resolve
 

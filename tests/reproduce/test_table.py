@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import pytest
 from command_player import Player
 
-from everyframe.reproduce.grid import Row
+from everyframe.reproduce.experiment import Row
 from everyframe.reproduce.plan import Setting, plan
 from everyframe.reproduce.plots import bars_svg, curve_svg, write_plots
 from everyframe.reproduce.runner import CellRecord, run_grid

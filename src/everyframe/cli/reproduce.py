@@ -20,7 +20,7 @@ tries again what failed. Other options go to every training as in `everyframe tr
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser; defaults are those of `everyframe.reproduce.reproduce.reproduce`."""
-    from everyframe.reproduce.grid import SCALES
+    from everyframe.reproduce.experiment import SCALES
     from everyframe.reproduce.reproduce import reproduce
 
     named = inspect.signature(reproduce).parameters
@@ -95,7 +95,8 @@ def main(arguments: list[str]) -> int:
 
 
 def _list() -> str:
-    from everyframe.reproduce.grid import EXPERIMENTS, SCALES
+    from everyframe.reproduce.experiment import SCALES
+    from everyframe.reproduce.grid import EXPERIMENTS
 
     backbone = SCALES["small"].backbone
     return "\n".join(f"{name:26s} {len(e.rows(backbone)):3d} rows  {e.title}" for name, e in EXPERIMENTS.items())

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from everyframe.errors import InputError
-from everyframe.reproduce.grid import SCALES, Experiment, Row, find
+from everyframe.reproduce.experiment import SCALES, Experiment, Row
+from everyframe.reproduce.grid import find
 from everyframe.reproduce.subsets import SUBSETS, link_subset
 
 TIMED_FRAMES = 9

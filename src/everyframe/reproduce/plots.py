@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from everyframe.reproduce.grid import Row
+from everyframe.reproduce.experiment import Row
 from everyframe.reproduce.plan import Setting
 from everyframe.reproduce.runner import write_whole
 from everyframe.reproduce.table import Line

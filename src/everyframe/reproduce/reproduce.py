@@ -41,7 +41,7 @@ def reproduce(
     Args:
         name: a key of `everyframe.reproduce.grid.EXPERIMENTS`.
         data: "LAYOUT:ROOT" with a training and a validation split.
-        scale: a key of `everyframe.reproduce.grid.SCALES`.
+        scale: a key of `everyframe.reproduce.experiment.SCALES`.
         seeds: how many seeds each row is trained with; more may be asked for later.
         out: folder of the results; results/NAME-SCALE when left out.
         jobs: cells at a time.

@@ -1,0 +1,131 @@
+"""What an experiment is: rows, which are trainings, and what is to be compared.
+
+A row of a grid is one training repeated with several seeds; everything it changes stands in its `overrides`, which
+`everyframe train RECIPE --KEY VALUE` takes as they are.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+Overrides = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table.
+
+    Attributes:
+        label: as the table prints it; unique in its experiment.
+        recipe: a name of `everyframe.training.recipe.recipes`.
+        overrides: dotted options of `everyframe train`; those of the scale come before, these win.
+        loop: options of `everyframe self-train`, which then runs in the place of `everyframe train`.
+        members: labels of rows whose models, of the same seed, are joined; nothing is trained then, and `recipe` is "".
+        join: "mean", "vote", or "soft" (the weight of two members that is best on the split, see `sweep`).
+        x: where the row stands on the horizontal axis of a line plot.
+        series: which line of that plot it belongs to.
+    """
+
+    label: str
+    recipe: str
+    overrides: Overrides = field(default_factory=dict)
+    loop: Overrides | None = None
+    members: tuple[str, ...] = ()
+    join: str = ""
+    x: float | None = None
+    series: str = ""
+
+    @property
+    def slug(self) -> str:
+        """The label as the name of a folder."""
+        return re.sub(r"[^a-z0-9]+", "-", self.label.lower().replace("+", " plus ")).strip("-")
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How large an experiment is run.
+
+    Attributes:
+        backbone: last part of the names of recipes and models.
+        overrides: options of every training.
+    """
+
+    backbone: str
+    overrides: Overrides = field(default_factory=dict)
+
+
+SCALES: dict[str, Scale] = {
+    "small": Scale(
+        "tiny",
+        {
+            "steps": 600,
+            "save_every": 200,
+            "data.val_split": None,  # `evaluate` scores the last step, once
+            "data.crop": (96, 128),
+            "data.scale": (0.75, 1.5),
+            "data.photometric": False,  # costs a network of this size more than it gains within 600 steps
+            "data.batch_size": 4,
+            "data.workers": 0,
+            "optimizer.lr": 0.003,
+            "teacher.momentum": 0.98,  # 0.999 is for tens of thousands of steps: of 600, it would average them all
+            "teacher.validate_student": False,
+        },
+    ),
+    "full": Scale("swin-small"),
+}
+"""small: table1 within three hours on two CPU cores (docs/reproduce.md has the arithmetic). full: as published."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One experiment of a paper.
+
+    Attributes:
+        title: one line.
+        rows: backbone -> the rows.
+        differences: pairs (a, b) of labels; mIoU of a minus that of b, paired by seed, is printed below the table.
+        axis: what `Row.x` means, for experiments that are drawn as lines.
+        noisy: whether frames whose classes differ from the reference's are scored apart from the others.
+        video: labels of two rows whose predictions are written side by side as a video.
+    """
+
+    title: str
+    rows: Callable[[str], tuple[Row, ...]]
+    differences: tuple[tuple[str, str], ...] = ()
+    axis: str | None = None
+    noisy: bool = False
+    video: tuple[str, str] | None = None
+
+
+ONE_LABEL: Overrides = MappingProxyType({"data.budget": 1})
+ALL_LABELS: Overrides = MappingProxyType({"data.budget": "all"})
+TEACHER: Overrides = MappingProxyType({"teacher.weight": 1.0})
+
+SYSTEMS: dict[str, str] = {
+    "DeepLabv3+": "deeplab",
+    "UperNet": "uper",
+    "PSPNet": "psp",
+    "OCRNet": "ocr",
+    "Segmenter": "segmenter",
+    "ETC": "etc-ocr",
+    "NetWarp": "netwarp-ocr",
+    "TCB-PPM": "tcb-psp",
+    "TCB-OCR": "tcb-ocr",
+    "TCB-OCR with memory": "tcb-ocr-memory",
+    "SSLTM": "ssltm",
+}
+"""Label -> system of the zoo: the rows of table 1."""
+
+BORROWED: dict[str, str] = {"psp-tiny": "ocr-tiny", "tcb-ocr-memory-tiny": "tcb-ocr-tiny"}
+"""Models without a recipe of their own -> whose recipe trains them."""
+
+
+def row(label: str, model: str, *overrides: Overrides, **more: Any) -> Row:
+    """Return the row that trains `model` by its own recipe, or by the one of `BORROWED`."""
+    named: Overrides = {"model.name": model} if model in BORROWED else {}
+    joined = {key: value for part in (named, *overrides) for key, value in part.items()}
+    return Row(label, BORROWED.get(model, model), joined, **more)
