@@ -94,7 +94,7 @@ def test_weights_that_do_not_fit_are_listed_and_refused(saved: Path, caplog: pyt
     [
         (lambda folder: (folder / "config.json").unlink(), "found no config.json"),
         (lambda folder: (folder / "config.json").write_text("{"), "file is damaged"),
-        (lambda folder: (folder / "config.json").write_text('{"model_type": "segformer"}'), "of a segformer model"),
+        (lambda folder: (folder / "config.json").write_text('{"task": "segment"}'), "another program's"),
         (lambda folder: (folder / "config.json").write_text("[]"), "another program's"),
         (lambda folder: (folder / "model.safetensors").unlink(), "expected a file of weights"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"\0" * 40), "cannot be read"),

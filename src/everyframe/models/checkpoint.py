@@ -17,10 +17,19 @@ from everyframe.labels import LabelSpace
 from everyframe.models import hub
 from everyframe.models.segmenter import Segmenter
 from everyframe.models.state import load_state, read_state
+from everyframe.models.transformers_files import (
+    PICKLE_FILES,
+    PROCESSOR_FILES,
+    SAFETENSORS_FILES,
+    is_transformers,
+    load_transformers,
+)
+from everyframe.models.transformers_model import TransformersModel
 from everyframe.models.zoo import create_model
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
+_EXPECTED = f"expected a model folder of everyframe ({CONFIG} and {WEIGHTS})"
 
 
 def save(model: Segmenter, folder: str | Path, metrics: Mapping[str, float] | None = None) -> None:
@@ -76,24 +85,60 @@ def describe(model: Segmenter, metrics: Mapping[str, float] | None = None) -> di
     }
 
 
-def load(path: str | Path, *, strict: bool = True, device: str | torch.device = "cpu") -> Segmenter:
+def load(
+    path: str | Path, *, strict: bool = True, device: str | torch.device = "cpu", allow_pickle: bool = False
+) -> Segmenter | TransformersModel:
     """Read a saved model: a folder, or "owner/name" (or "owner/name@revision") on the Hugging Face hub.
+
+    Besides the models of everyframe these are segmentation models of `transformers` (SegFormer, UperNet, MaskFormer,
+    Mask2Former, EoMT, VidEoMT and others, see `everyframe.models.transformers_model.FAMILIES`), which then run in the
+    same ways. No code of a folder is run, and nothing but tensors is read from its weights.
 
     Args:
         path: folder or hub id; an existing folder wins.
         strict: refuse weights that do not fit the model exactly; otherwise take what fits and log the rest.
         device: where the model goes.
+        allow_pickle: for models of `transformers` without safetensors, read pytorch_model.bin; tensors only.
 
     Returns:
         The model in eval mode.
 
     Raises:
-        InputError: not found, not a model of everyframe, damaged, or weights that do not fit.
+        InputError: not found, not a model that can be run, damaged, or weights that do not fit.
     """
     folder = Path(path)
-    if not folder.exists():
+    on_hub = not folder.exists()
+    if on_hub:
+        folder = hub.download(str(path), (CONFIG,))
+    content = _read_json(folder)
+    if is_transformers(content):
+        if on_hub:
+            folder = hub.download(str(path), (CONFIG, *PROCESSOR_FILES, *SAFETENSORS_FILES))
+            if allow_pickle and not any(folder.glob("*.safetensors")):
+                folder = hub.download(str(path), PICKLE_FILES)
+        return load_transformers(folder, content, strict=strict, allow_pickle=allow_pickle, device=device)
+    if on_hub:
         folder = hub.download(str(path), (CONFIG, WEIGHTS))
-    config = read_config(folder)
+    return _build(folder, read_config(folder), strict).to(device).eval()
+
+
+def load_segmenter(path: str | Path, *, strict: bool = True, device: str | torch.device = "cpu") -> Segmenter:
+    """Read a saved model whose parts are needed, not only its predictions: one of everyframe's own. See `load`.
+
+    Raises:
+        InputError: as `load`, and for models of `transformers`.
+    """
+    model = load(path, strict=strict, device=device)
+    if not isinstance(model, Segmenter):
+        raise InputError(
+            f"{path}: expected a model that everyframe trained, came {type(model.network).__name__} of transformers, "
+            f"which runs in predict, evaluate and ensemble alone"
+        )
+    return model
+
+
+def _build(folder: Path, config: Mapping[str, Any], strict: bool) -> Segmenter:
+    """Make the model that `config` describes, with the weights beside it."""
     try:
         model = create_model(config["name"], LabelSpace.from_dict(config["label_space"]), **config["options"])
     except (AttributeError, KeyError, TypeError) as error:
@@ -105,7 +150,7 @@ def load(path: str | Path, *, strict: bool = True, device: str | torch.device = 
         key: value for key, value in (("size", config["image"]["size"]), ("metrics", config["metrics"])) if value
     }
     load_state(model, read_state(folder / WEIGHTS), folder / WEIGHTS, strict=strict)
-    return model.to(device).eval()
+    return model
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:
@@ -114,23 +159,31 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     Raises:
         InputError: the folder holds no model of everyframe.
     """
-    path = Path(folder) / CONFIG
-    expected = f"expected a model folder of everyframe ({CONFIG} and {WEIGHTS})"
-    if not path.is_file():
-        raise InputError(f"{folder}: {expected}, found no {CONFIG}")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: expected JSON, came {error}; the file is damaged: copy the model anew") from None
+    path, config = Path(folder) / CONFIG, _read_json(folder)
     if not isinstance(config, dict) or config.get("library") != "everyframe" or config.get("class") != "Segmenter":
         kind = config.get("model_type", "another program's") if isinstance(config, dict) else "another program's"
-        raise InputError(f"{path}: {expected}, came the configuration of a {kind} model")
+        raise InputError(f"{path}: {_EXPECTED}, came the configuration of a {kind} model")
     lost = [key for key in ("name", "options", "label_space", "image") if key not in config]
     if lost:
-        raise InputError(f"{path}: {expected}, its entries {', '.join(lost)} are missing; copy the model anew")
+        raise InputError(f"{path}: {_EXPECTED}, its entries {', '.join(lost)} are missing; copy the model anew")
     config.setdefault("metrics", {})
     config["image"].setdefault("size", None)
     return config
+
+
+def _read_json(folder: str | Path) -> Any:
+    """Return the content of a folder's `config.json`, whatever program wrote it.
+
+    Raises:
+        InputError: there is none, or it is damaged.
+    """
+    path = Path(folder) / CONFIG
+    if not path.is_file():
+        raise InputError(f"{folder}: {_EXPECTED}, found no {CONFIG}")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: expected JSON, came {error}; the file is damaged: copy the model anew") from None
 
 
 def expect_classes(model: Segmenter, label_space: LabelSpace, source: str | Path = "data") -> None:
