@@ -88,7 +88,7 @@ def test_models_without_auxiliary_head_cost_nothing_there() -> None:
 
 
 def test_weights_that_make_no_sense_are_refused() -> None:
-    with pytest.raises(InputError, match="at least one of cross_entropy, dice and lovasz"):
+    with pytest.raises(InputError, match="at least one of cross_entropy, dice, lovasz and region"):
         pixel_objective(cross_entropy=0)
     with pytest.raises(InputError, match="0 or more"):
         pixel_objective(dice=-1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from everyframe.errors import InputError
 from everyframe.frames import Clip
 from everyframe.losses import pixel
-from everyframe.losses.distributed import mean_over_processes
+from everyframe.losses.region import region_loss
 from everyframe.models.segmenter import Prediction
+from everyframe.training.pixel_loss import Form, PixelLoss
 
 Term = Callable[[Prediction, Clip], Tensor]
 """One part of the cost of a batch: scalar, differentiable, averaged over the batch (and over the processes)."""
@@ -47,10 +48,16 @@ def pixel_objective(
     auxiliary: float = 0.4,
     dice: float = 0.0,
     lovasz: float = 0.0,
+    region: float = 0.0,
+    scales: float = 0.0,
+    cross_entropy_form: Form = "softmax",
+    relaxed_border: int = 1,
+    strict_classes: list[int] | None = None,
     ohem: bool = False,
     ohem_threshold: float = 0.7,
     ohem_min_kept: int = 100_000,
     class_weights: list[float] | None = None,
+    rare_classes: float = 0.0,
     average: pixel.Average = "labelled",
 ) -> Objective:
     """Build the objective of per-pixel heads.
@@ -60,25 +67,45 @@ def pixel_objective(
         auxiliary: weight of the cross entropy of the auxiliary head on all labelled frames of the clip.
         dice: weight of the Dice loss of the query frames.
         lovasz: weight of the Lovász-softmax loss of the query frames.
+        region: weight of the region mutual information of the query frames; RMI is 0.5 of it and 0.5 of the cross
+            entropy in the form "sigmoid".
+        scales: weight of the cross entropy of each single scale of a head over several (0.05 in HMSA).
+        cross_entropy_form: of query frames and scales (and, with "sigmoid", of the auxiliary head): "softmax";
+            "sigmoid", each class against the rest; "relaxed", any class near a border (boundary label relaxation).
+        relaxed_border: of "relaxed", pixels to each side of a pixel whose classes are right for it too.
+        strict_classes: of "relaxed", train ids whose own pixels are not relaxed.
         ohem: only the hard pixels of the query frames count in the cross entropy.
         ohem_threshold: a pixel is hard below this probability of its true class.
         ohem_min_kept: pixels per frame that count at least.
         class_weights: factor per class in both cross entropies.
+        rare_classes: u, by which a class of share f of the batch weighs 1 + u (1 - f) in the cross entropies (1 in
+            Zhu et al., HMSA and InverseForm); 0: all alike.
         average: "labelled": mean over labelled pixels; "pixels": divided by all pixels, as in mmsegmentation.
     """
-    if min(cross_entropy, auxiliary, dice, lovasz) < 0 or cross_entropy + dice + lovasz <= 0:
+    given = {"cross_entropy": cross_entropy, "auxiliary": auxiliary, "dice": dice, "lovasz": lovasz, "region": region}
+    if min(*given.values(), scales, rare_classes) < 0 or cross_entropy + dice + lovasz + region <= 0:
         raise InputError(
-            "objective: expected weights of 0 or more and at least one of cross_entropy, dice and lovasz above 0, came "
-            f"cross_entropy={cross_entropy:g}, auxiliary={auxiliary:g}, dice={dice:g}, lovasz={lovasz:g}"
+            "objective: expected weights of 0 or more and at least one of cross_entropy, dice, lovasz and region above "
+            f"0, came {', '.join(f'{name}={weight:g}' for name, weight in given.items())}"
+        )
+    own = (class_weights is not None or rare_classes) and cross_entropy_form == "sigmoid"
+    if own or (cross_entropy_form != "softmax" and (ohem or average != "labelled")):
+        raise InputError(
+            f"objective: expected cross_entropy_form softmax with ohem and with average: pixels, and another one than "
+            f"sigmoid with class_weights and rare_classes, came {cross_entropy_form}"
         )
     weights = None if class_weights is None else torch.tensor(class_weights)
+    loss = PixelLoss(weights, average, cross_entropy_form, relaxed_border, tuple(strict_classes or ()), rare_classes)
+    coarse = loss if cross_entropy_form == "sigmoid" else replace(loss, form="softmax")
     mining = (ohem_threshold, ohem_min_kept) if ohem else None
     return Objective(
         {
-            "cross_entropy": (cross_entropy, QueryCrossEntropy(weights, average, mining)),
-            "auxiliary": (auxiliary, AuxiliaryCrossEntropy(weights, average)),
-            "dice": (dice, lambda prediction, clip: pixel.dice(*_queries(prediction, clip))),
-            "lovasz": (lovasz, lambda prediction, clip: pixel.lovasz(*_queries(prediction, clip))),
+            "cross_entropy": (cross_entropy, QueryCrossEntropy(loss, mining)),
+            "auxiliary": (auxiliary, AuxiliaryCrossEntropy(coarse)),
+            "dice": (dice, lambda prediction, clip: pixel.dice(*queries(prediction, clip))),
+            "lovasz": (lovasz, lambda prediction, clip: pixel.lovasz(*queries(prediction, clip))),
+            "region": (region, lambda prediction, clip: region_loss(*queries(prediction, clip))),
+            "scales": (scales, ScaleCrossEntropy(loss)),
         }
     )
 
@@ -88,20 +115,18 @@ class QueryCrossEntropy:
     """Cross entropy of the query frames' logits.
 
     Attributes:
-        class_weights: [K] or None.
-        average: see `pixel.cross_entropy`.
+        loss: in its form.
         ohem: (threshold, min_kept) of `pixel.ohem_weights`, or None.
     """
 
-    class_weights: Tensor | None = None
-    average: pixel.Average = "labelled"
+    loss: PixelLoss = field(default_factory=PixelLoss)
     ohem: tuple[float, int] | None = None
 
     def __call__(self, prediction: Prediction, clip: Clip) -> Tensor:
         """See `Term`."""
-        logits, labels = _queries(prediction, clip)
+        logits, labels = queries(prediction, clip)
         hard = None if self.ohem is None else pixel.ohem_weights(logits, labels, *self.ohem)
-        return _cross_entropy(logits, labels, self.class_weights, self.average, hard)
+        return self.loss(logits, labels, hard)
 
 
 @dataclass(frozen=True)
@@ -111,31 +136,29 @@ class AuxiliaryCrossEntropy:
     0 for models without an auxiliary head.
     """
 
-    class_weights: Tensor | None = None
-    average: pixel.Average = "labelled"
+    loss: PixelLoss = field(default_factory=PixelLoss)
 
     def __call__(self, prediction: Prediction, clip: Clip) -> Tensor:
         """See `Term`."""
         if prediction.auxiliary is None:
             return torch.zeros((), device=clip.labels.device)
-        logits, labels = prediction.auxiliary.flatten(0, 1), clip.labels.flatten(0, 1)
-        return _cross_entropy(logits, labels, self.class_weights, self.average)
+        return self.loss(prediction.auxiliary.flatten(0, 1), clip.labels.flatten(0, 1))
 
 
-def _queries(prediction: Prediction, clip: Clip) -> tuple[Tensor, Tensor]:
-    """Logits [B*Q, K, h, w] and labels [B*Q, H, W] of the query frames."""
+@dataclass(frozen=True)
+class ScaleCrossEntropy:
+    """Summed cross entropies of the scales of a head over several, each by itself; 0 for other heads."""
+
+    loss: PixelLoss = field(default_factory=PixelLoss)
+
+    def __call__(self, prediction: Prediction, clip: Clip) -> Tensor:
+        """See `Term`."""
+        labels = clip.query_labels.flatten(0, 1)
+        own = [logits for name, logits in prediction.outputs.items() if name.startswith("logits@")]
+        costs = [self.loss(logits.flatten(0, 1), labels) for logits in own]
+        return torch.stack(costs).sum() if costs else torch.zeros((), device=labels.device)
+
+
+def queries(prediction: Prediction, clip: Clip) -> tuple[Tensor, Tensor]:
+    """Return logits [B*Q, K, h, w] and labels [B*Q, H, W] of the query frames."""
     return prediction.logits.flatten(0, 1), clip.query_labels.flatten(0, 1)
-
-
-def _cross_entropy(
-    logits: Tensor,
-    labels: Tensor,
-    class_weights: Tensor | None,
-    average: pixel.Average,
-    pixel_weights: Tensor | None = None,
-) -> Tensor:
-    """Cross entropy whose divisor is the mean over the processes, see `mean_over_processes`."""
-    divisor = None
-    if average == "labelled":
-        divisor = mean_over_processes(pixel.labelled_weights(labels, class_weights, pixel_weights).sum())
-    return pixel.cross_entropy(logits, labels, class_weights, pixel_weights, average, divisor)

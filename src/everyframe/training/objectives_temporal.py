@@ -29,6 +29,7 @@ from everyframe.models.ops.warp import warp
 from everyframe.models.segmenter import Prediction, Segmenter
 from everyframe.models.temporal.prototypes import CategoryPrototypes
 from everyframe.training.objective import Objective, Term, pixel_objective
+from everyframe.training.objective_boundary import EdgeOptions
 from everyframe.training.objective_contrastive import ContrastiveTerm, feature_channels
 from everyframe.training.objectives_mask import MaskOptions
 
@@ -50,6 +51,11 @@ def video_objective(
     contrastive_positives: Positives = "clip",
     contrastive_purity: float | None = None,
     contrastive_projection: int = 256,
+    edges: float = 0.0,
+    edge_attention: float = 0.0,
+    inverse_form: float = 0.0,
+    edge_regressor: str | None = None,
+    edge_radius: int = 2,
     **options: Any,
 ) -> Objective:
     """Build the objective of a model: that of its pixels, and what its temporal module and a teacher add.
@@ -72,6 +78,11 @@ def video_objective(
         contrastive_positives: which cells of its class attract a cell: the clip's, its own frame's, other frames'.
         contrastive_purity: label of a cell: None the pixel at its centre; else the most frequent one from this share.
         contrastive_projection: channels to which the feature is projected for this loss alone; 0 for no projection.
+        edges: weight of an edge detector's loss (0.3 in InverseForm), see `EdgeOptions` for this and the next four.
+        edge_attention: weight of a second cross entropy at the edges seen (0.1).
+        inverse_form: weight of the transform between seen and true edges (0.3).
+        edge_regressor: file of the network that measures this transform.
+        edge_radius: pixels to each side of a border that are edge.
         **options: of `pixel_objective`.
     """
     terms: dict[str, tuple[float, Term]]
@@ -101,6 +112,7 @@ def video_objective(
                 projection=contrastive_projection,
             ),
         )
+    terms |= EdgeOptions(edges, edge_attention, inverse_form, edge_regressor, edge_radius).terms(model)
     return Objective(terms)
 
 

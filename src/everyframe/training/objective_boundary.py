@@ -1,0 +1,136 @@
+"""Terms of an objective that look at the edges between classes: InverseForm (Borse et al., CVPR 2021)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from everyframe.errors import InputError
+from everyframe.frames import IGNORE, Clip, Role
+from everyframe.losses.boundary import at_edges, edge_loss, edge_map
+from everyframe.losses.inverse_form import TransformRegressor, inverse_distance
+from everyframe.losses.pixel import upsample
+from everyframe.models.segmenter import Prediction, Segmenter
+from everyframe.models.state import read_state
+from everyframe.training.objective import Term, queries
+from everyframe.training.pixel_loss import PixelLoss
+
+
+@dataclass(frozen=True)
+class EdgeOptions:
+    """How edges between classes cost; all weights 0: not at all. InverseForm's are 0.3, 0.1 and 0.3.
+
+    Attributes:
+        edges: weight of the edge detector's balanced cross entropy.
+        edge_attention: weight of a second cross entropy of the classes, at the edges seen.
+        inverse_form: weight of the transform between seen and true edges.
+        regressor: file of the transform regressor, see `everyframe.training.inverse_form.train_regressor`.
+        radius: pixels to each side of a border that are edge.
+    """
+
+    edges: float = 0.0
+    edge_attention: float = 0.0
+    inverse_form: float = 0.0
+    regressor: str | None = None
+    radius: int = 2
+
+    def __post_init__(self) -> None:
+        weights = (self.edges, self.edge_attention, self.inverse_form)
+        if min(weights) < 0 or (max(weights) > 0 and not self.edges):
+            raise InputError(
+                "objective: expected edges, edge_attention and inverse_form of 0 or more, and edges above 0 with any "
+                f"of them (nothing else trains the detector), came {', '.join(f'{weight:g}' for weight in weights)}"
+            )
+        if self.inverse_form and self.regressor is None:
+            raise InputError(
+                "objective.inverse_form: expected a transform regressor in objective.edge_regressor, came none; train "
+                "one with everyframe.training.inverse_form.train_regressor"
+            )
+
+    def terms(self, model: Segmenter) -> dict[str, tuple[float, Term]]:
+        """Return the terms "edges", "edge_attention" and "inverse_form" of a model."""
+        if not self.edges:
+            return {}
+        if self.edge_attention and model.head.predicts != "logits":
+            raise InputError(
+                f"objective.edge_attention: expected a head that predicts logits, came one for {model.head.predicts}; "
+                "leave it out"
+            )
+        detector = EdgeTerm(model.head.channels, self.radius)
+        terms: dict[str, tuple[float, Term]] = {
+            "edges": (self.edges, detector),
+            "edge_attention": (self.edge_attention, EdgeAttention(detector)),
+        }
+        if self.inverse_form and self.regressor is not None:
+            regressor = TransformRegressor.from_state(read_state(self.regressor), self.regressor)
+            terms["inverse_form"] = (self.inverse_form, InverseFormTerm(detector, [regressor]))
+        return terms
+
+
+class EdgeTerm(nn.Module):
+    """Balanced cross entropy of an edge detector: a 1x1 convolution on the head's pixels of the query frames.
+
+    The detector belongs to the objective: it trains with the model, and no model carries it after training.
+
+    Args:
+        channels: D of the head's pixels.
+        radius: see `edge_map`.
+    """
+
+    def __init__(self, channels: int, radius: int = 2) -> None:
+        super().__init__()
+        self.radius = radius
+        self.detector = nn.Conv2d(channels, 1, 1)
+
+    def logits(self, prediction: Prediction, clip: Clip) -> Tensor:
+        """Return the query frames' logits of an edge, [B*Q, 1, H, W] at the size of the labels."""
+        pixels = prediction.features.embedding["pixels"].unflatten(0, (-1, len(clip.roles)))
+        asked = [t for t, role in enumerate(clip.roles) if role is Role.QUERY]
+        size = (clip.labels.shape[-2], clip.labels.shape[-1])
+        return upsample(self.detector(pixels[:, asked].flatten(0, 1)), size)
+
+    def truth(self, clip: Clip) -> Tensor:
+        """Return the query frames' true edges, uint8 [B*Q, H, W]."""
+        return edge_map(clip.query_labels.flatten(0, 1), self.radius)
+
+    def forward(self, prediction: Prediction, clip: Clip) -> Tensor:
+        """See `everyframe.training.objective.Term`."""
+        return edge_loss(self.logits(prediction, clip), self.truth(clip))
+
+
+@dataclass(frozen=True)
+class EdgeAttention:
+    """Cross entropy of the classes where an edge is seen with a probability above 0.8."""
+
+    detector: EdgeTerm
+
+    def __call__(self, prediction: Prediction, clip: Clip) -> Tensor:
+        """See `Term`."""
+        logits, labels = queries(prediction, clip)
+        seen = self.detector.logits(prediction, clip).detach().sigmoid()
+        return PixelLoss()(logits, at_edges(labels, seen))
+
+
+@dataclass(frozen=True)
+class InverseFormTerm:
+    """Size of the transform between the edges seen and the true ones, on the frames that have labels.
+
+    The regressor is frozen, and held in a list, so that it is no part of the objective's weights. Ignored pixels count
+    as no edge on both sides.
+    """
+
+    detector: EdgeTerm
+    regressor: list[TransformRegressor]
+
+    def __call__(self, prediction: Prediction, clip: Clip) -> Tensor:
+        """See `Term`."""
+        logits, truth = self.detector.logits(prediction, clip), self.detector.truth(clip)[:, None]
+        seen = torch.where(truth == IGNORE, 0.0, logits.sigmoid())
+        labelled = (truth != IGNORE).flatten(1).any(1)
+        if not labelled.any():
+            return 0 * logits.sum()  # every parameter gets a gradient, so that processes stay in step
+        regressor = self.regressor[0].to(logits.device).requires_grad_(False)
+        with torch.autocast(logits.device.type, enabled=False):
+            return inverse_distance(regressor, seen[labelled].float(), (truth[labelled] == 1).float())
