@@ -79,14 +79,22 @@ def inverse_distance(
     Returns:
         Scalar.
     """
-    height, width = predicted.shape[-2:]
-    rows, columns = grid or (3, max(1, round(3 * width / height)))
-    tiles = [_tiles(x, regressor.tile, rows, columns) for x in (predicted, target)]
+    tiles = [split_tiles(x, regressor.tile, grid) for x in (predicted, target)]
     return torch.linalg.vector_norm(regressor(*tiles), dim=1).mean()
 
 
-def _tiles(x: Tensor, side: int, rows: int, columns: int) -> Tensor:
-    """[N, C, H, W] -> [N * C * rows * columns, side, side]."""
+def split_tiles(x: Tensor, side: int, grid: tuple[int, int] | None = None) -> Tensor:
+    """Resize maps to whole tiles and cut them, row by row.
+
+    Args:
+        x: [N, C, H, W].
+        side: t of a tile.
+        grid: rows and columns, see `inverse_distance`.
+
+    Returns:
+        [N * C * rows * columns, t, t].
+    """
+    rows, columns = grid or (3, max(1, round(3 * x.shape[3] / x.shape[2])))
     x = F.interpolate(x.float(), (rows * side, columns * side), mode="bilinear", align_corners=False)
     x = x.unflatten(3, (columns, side)).unflatten(2, (rows, side))  # N C rows side columns side
     return x.transpose(3, 4).reshape(-1, side, side)
