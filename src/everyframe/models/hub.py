@@ -16,7 +16,7 @@ def download(repo: str, files: Sequence[str]) -> Path:
 
     Args:
         repo: "owner/name" or "owner/name@revision".
-        files: names of the files; nothing else is fetched.
+        files: names of the files, or patterns of them such as model-*.safetensors; nothing else is fetched.
 
     Raises:
         InputError: not an id, no such repository, or no network.
