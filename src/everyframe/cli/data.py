@@ -1,4 +1,4 @@
-"""`everyframe data check PATH`, `... init PATH`, `... cvat LABELS OUT` and `... submission LABELS OUT`."""
+"""`everyframe data check PATH`, `init PATH`, `map SOURCE TARGET`, `cvat LABELS OUT` and `submission LABELS OUT`."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ from pathlib import Path
 
 from rich.console import Console
 
+from everyframe.cli.data_map import add_map
 from everyframe.cli.progress import progress_bar
 from everyframe.errors import writing
 
-WHERE = "PATH of a data set, or LAYOUT:PATH (folder, images, vspw, vspw480, camvid, camvid32, cityscapes, ...)"
+WHERE = (
+    "PATH of a data set, or LAYOUT:PATH (folder, images, vspw, vspw480, camvid, camvid32, cityscapes, coco_stuff, ...)"
+)
 
 
 def main(arguments: list[str]) -> int:
@@ -33,6 +36,8 @@ def main(arguments: list[str]) -> int:
     init.add_argument("path", type=Path, help="folder of the data set")
     init.add_argument("--force", action="store_true", help="replace the classes file that is there")
     init.set_defaults(run=_init)
+
+    add_map(actions)
 
     cvat = actions.add_parser("cvat", help="pack predicted label maps for CVAT's import of Segmentation mask 1.1")
     cvat.add_argument("labels", type=Path, help="folder with the label maps of one video (OUT/VIDEO)")

@@ -26,6 +26,7 @@ from lightning.pytorch import Trainer
 
 from everyframe.data.datamodule import ClipDataModule
 from everyframe.errors import InputError
+from everyframe.losses.class_weights import Formula, class_weights
 from everyframe.models.segmenter import Segmenter
 from everyframe.models.zoo import create_model
 from everyframe.semi.pseudo import Teaching
@@ -41,6 +42,14 @@ SECTIONS = ("model", "data", "optimizer", "objective", "masks", "teacher", "trai
 
 CHOSEN_BY_MODEL = ("adjacent", "reference")
 """Options of the data that follow the temporal module unless given: frames it does not look at would cost time."""
+
+ClassWeights = Formula | list[float] | None
+"""What a recipe may say where a loss takes a list of weights."""
+
+CLASS_WEIGHTS_HELP = """Factor per class in the cross entropies, or the formula that works it out from the labels."""
+
+LISTS = ("data.unlabeled", "data.also")
+"""Options that take several values, for which one text is one value."""
 
 SHORT = {"data": "data.data", "model": "model.name", "unlabeled": "data.unlabeled", "teacher": "teacher.weight"}
 """What a text in the place of a section means: `data: folder:my_videos`, `--model ocr-tiny`, `--unlabeled DIR`."""
@@ -101,6 +110,9 @@ def resolve(recipe: Mapping[str, Any], overrides: Mapping[str, Any] | None = Non
         _check_key(key, f"--{key}")
         given = {k: v for k, v in given.items() if not k.startswith(f"{key}.")}  # replaced as a whole
         given[key] = value
+    for key in LISTS:
+        if isinstance(given.get(key), str) and not given[key].startswith("["):
+            given[key] = [given[key]]
     _choose_teacher(given, changes)
     given.setdefault("data.seed", given.get("seed", 0))
     given.setdefault("data.workers", min(4, os.cpu_count() or 1))
@@ -138,7 +150,7 @@ def start(config: Config, resume: str | None = None) -> Run:
     torch.manual_seed(config["seed"])
     data = ClipDataModule(**config["data"])
     model = create_model(label_space=data.label_space, **config["model"])
-    _check_class_weights(config["objective"]["class_weights"], len(data.label_space))
+    weighted = {name: _weighted(config[name], data, name) for name in ("objective", "masks")}
     offered = {"adjacent": model.temporal.adjacent, "reference": "far_end" if model.temporal.reference else None}
     data.sampling = replace(data.sampling, **{k: v for k, v in offered.items() if k not in config["data"]})
     config["data"].update({key: getattr(data.sampling, key) for key in CHOSEN_BY_MODEL})
@@ -150,7 +162,7 @@ def start(config: Config, resume: str | None = None) -> Run:
         model,
         data,
         folder.root,
-        video_objective(model, MaskOptions(**config["masks"]), **config["objective"]),
+        video_objective(model, MaskOptions(**weighted["masks"]), **weighted["objective"]),
         Optimization(**config["optimizer"]),
         Teaching(**config["teacher"]),
         **{key: value for key, value in config.items() if key not in (*SECTIONS, "out")},
@@ -168,8 +180,10 @@ def schema() -> ArgumentParser:
     parser.add_function_arguments(create_model, "model", skip={"label_space"}, fail_untyped=False)
     parser.add_class_arguments(ClipDataModule, "data")
     parser.add_class_arguments(Optimization, "optimizer")
-    parser.add_function_arguments(video_objective, "objective", skip={"model", "masks"})
-    parser.add_class_arguments(MaskOptions, "masks")
+    parser.add_function_arguments(video_objective, "objective", skip={"model", "masks", "class_weights"})
+    parser.add_class_arguments(MaskOptions, "masks", skip={"class_weights"})
+    for section in ("objective", "masks"):
+        parser.add_argument(f"--{section}.class_weights", type=ClassWeights, default=None, help=CLASS_WEIGHTS_HELP)
     parser.add_class_arguments(Teaching, "teacher")
     parser.add_class_arguments(Trainer, "trainer", skip=set(TRAINER_OWNED), fail_untyped=False)
     return parser
@@ -187,8 +201,6 @@ def _choose_teacher(given: Config, changes: Config) -> None:
     def asks(options: Config) -> bool:
         return any(_value(options.get(key)) for key in ("data.unlabeled", "data.unlabeled_batch_size"))
 
-    if isinstance(given.get("data.unlabeled"), str) and not given["data.unlabeled"].startswith("["):
-        given["data.unlabeled"] = [given["data.unlabeled"]]
     weight = _value(given.get("teacher.weight"))
     if not weight and "teacher.weight" not in changes and (asks(changes) or (weight is None and asks(given))):
         given["teacher.weight"] = 1.0
@@ -244,6 +256,14 @@ def _value(value: Any) -> Any:
 def _one_line(error: Exception) -> str:
     """Shorten jsonargparse's report on one option."""
     text = " ".join(str(error).split())
+    union = re.search(
+        r'Parser key "([^"]+)": .*? Subtypes: \[(.+)\] Errors: (.+) Given value type: .*?value: (.+)', text
+    )
+    if union is not None:
+        key, kinds, errors, value = union.groups()
+        kinds = re.sub(r"<class '(?:\w+\.)*(\w+)'>|typing\.(?=Literal)", lambda m: m[1] or "", kinds)
+        inside = re.search(r"Option '\w+' is not accepted|the following arguments are required: [\w, ]+\w", errors)
+        return f"{key}: expected one of {kinds}, came {value}{f' ({inside[0]})' if inside else ''}"
     found = re.search(r'Parser key "([^"]+)": .*?Expected an? (.+?)\. Got value: (.*)', text)
     if found is None:
         return text
@@ -259,20 +279,26 @@ def _one_line(error: Exception) -> str:
 def _summary(config: Config, data: ClipDataModule, model: Segmenter) -> str:
     given = data.labelled_videos
     labels = sum(len(video.labelled) for video in given)
+    joined = "".join(f", {source.kept} of {source.labels} label maps of {source.source.data}" for source in data.joined)
     unlabelled = data.unlabeled_batch_size
     return (
         f"{config['model']['name']}: {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, "
         f"{len(data.label_space)} classes; {len(given)} training videos with {labels} labelled frames"
-        f"{' (pseudo-labels among them)' if data.pseudo_labels else ''}, "
+        f"{' (pseudo-labels among them)' if data.pseudo_labels else ''}{joined and f' (among them{joined[1:]})'}, "
         f"{f'{len(data.unlabeled_videos)} videos without labels, ' if unlabelled else ''}"
         f"{len(data.val_videos)} validation videos; {config['steps']} steps of {config['data']['batch_size']} clips "
         f"{f'and {unlabelled} unlabelled ones ' if unlabelled else ''}per process; writes to {config['out']}"
     )
 
 
-def _check_class_weights(weights: list[float] | None, count: int) -> None:
-    if weights is not None and len(weights) != count:
-        raise InputError(f"objective.class_weights: expected {count} weights, one per class, came {len(weights)}")
+def _weighted(options: Config, data: ClipDataModule, section: str) -> Config:
+    """Return the options of a section with its class weights as numbers, one per class."""
+    given, count = options["class_weights"], len(data.label_space)
+    if isinstance(given, str):
+        given = class_weights(given, data.class_counts)
+    if given is not None and len(given) != count:
+        raise InputError(f"{section}.class_weights: expected {count} weights, one per class, came {len(given)}")
+    return {**options, "class_weights": given}
 
 
 def _write_config(folder: RunFolder, config: Config) -> None:
