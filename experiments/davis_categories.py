@@ -1,10 +1,12 @@
-"""DAVIS 2016 with the category of each video's object as its class: a second real set that a first one can be joined with.
+r"""DAVIS 2016 with the category of each video's object as its class: a second real set, to join a first one with.
 
     python experiments/davis_categories.py PATH/davis16_clips OUT --height 96
-    everyframe train ocr-tiny --data vspw:CAMVID --data.also '[{"data": "vspw:OUT", "mapping": "names", "effective": 0}]'
+    everyframe reproduce multi-dataset --data vspw:CAMVID_CLIPS \
+        --data.also '[{"data": "vspw:OUT", "mapping": "names", "effective": 0}]'
 
-DAVIS 2016 labels one object per video; `videos.json` of the clips names its category. Objects whose category is a class of
-CamVid get that class's name, other videos are left out. What is not the object has no label: it may be anything.
+DAVIS 2016 labels one object per video; `videos.json` of the clips names its category. Objects whose category is a
+class of CamVid get that class's name, other videos are left out. What is not the object has no label: it may be
+anything.
 """
 
 from __future__ import annotations

@@ -95,6 +95,21 @@ def test_iterative_rows_run_the_loop(tmp_path: Path) -> None:
     assert steps["OCRNet, Mean Teacher"].words[0] == "train"
 
 
+def test_more_data_reach_the_rows_that_join_them_and_only_those(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="multi-dataset: expected --data.also, came none; add --data.also"):
+        check(Setting("multi-dataset", "vspw:/videos", tmp_path))
+    other = '[{"data": "vspw:/other", "mapping": "names"}]'
+    setting = Setting("multi-dataset", "vspw:/videos", tmp_path, extra={"data.also": other})
+    check(setting)
+    trained = {cell.row.label: cell.steps[0].words for cell in plan(setting) if cell.seed == 0}
+    assert {label for label, words in trained.items() if "--data.also" in words} == {
+        "one label, joined",
+        "all labels, joined",
+    }
+    words = trained["one label, joined"]
+    assert words[words.index("--data.also") + 1] == other
+
+
 def test_joined_rows_name_models_of_their_seed(tmp_path: Path) -> None:
     cells = plan(Setting("ensemble", "vspw:/videos", tmp_path, seeds=2))
     labels = {row.label for row in find("ensemble").rows("tiny")}

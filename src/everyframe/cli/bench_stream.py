@@ -25,7 +25,7 @@ from everyframe.errors import InputError
 from everyframe.frames import Role
 from everyframe.inference.stream import pick_device, pick_dtype
 from everyframe.labels import LabelSpace
-from everyframe.models.checkpoint import load
+from everyframe.models.checkpoint import load_segmenter
 from everyframe.models.cost import count_macs, count_parameters
 from everyframe.models.segmenter import Segmenter
 from everyframe.models.temporal.base import Memory, state_bytes
@@ -60,7 +60,7 @@ def main(arguments: list[str]) -> int:
     if options.frames < 1 or min(options.size) < 1:
         raise InputError(f"expected at least one frame of at least one pixel, came {options.frames} of {options.size}")
     if Path(options.model).is_dir():
-        model = load(options.model)
+        model = load_segmenter(options.model)
     else:
         model = create_model(options.model, LabelSpace(tuple(f"class {k}" for k in range(options.classes))))
     numbers = {

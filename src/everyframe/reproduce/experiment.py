@@ -23,6 +23,7 @@ class Row:
         label: as the table prints it; unique in its experiment.
         recipe: a name of `everyframe.training.recipe.recipes`.
         overrides: dotted options of `everyframe train`; those of the scale come before, these win.
+        without: options of the caller that this row leaves out, such as "data.also" in the row without more data.
         loop: options of `everyframe self-train`, which then runs in the place of `everyframe train`.
         members: labels of rows whose models, of the same seed, are joined; nothing is trained then, and `recipe` is "".
         join: "mean", "vote", or "soft" (the weight of two members that is best on the split, see `sweep`).
@@ -33,6 +34,7 @@ class Row:
     label: str
     recipe: str
     overrides: Overrides = field(default_factory=dict)
+    without: tuple[str, ...] = ()
     loop: Overrides | None = None
     members: tuple[str, ...] = ()
     join: str = ""
@@ -91,6 +93,7 @@ class Experiment:
         axis: what `Row.x` means, for experiments that are drawn as lines.
         noisy: whether frames whose classes differ from the reference's are scored apart from the others.
         video: labels of two rows whose predictions are written side by side as a video.
+        needs: options that the caller must give, with what to write for them.
     """
 
     title: str
@@ -99,6 +102,7 @@ class Experiment:
     axis: str | None = None
     noisy: bool = False
     video: tuple[str, str] | None = None
+    needs: Mapping[str, str] = field(default_factory=dict)
 
 
 ONE_LABEL: Overrides = MappingProxyType({"data.budget": 1})

@@ -119,17 +119,22 @@ def plan(setting: Setting) -> list[Cell]:
 
 def overrides_of(setting: Setting, row: Row) -> dict[str, Any]:
     """Return the options of a row's training, later ones winning: scale, row, the caller's."""
-    return {**SCALES[setting.scale].overrides, **row.overrides, **setting.extra}
+    extra = {key: value for key, value in setting.extra.items() if key not in row.without}
+    return {**SCALES[setting.scale].overrides, **row.overrides, **extra}
 
 
 def check(setting: Setting) -> None:
     """Refuse options that no training would take, before anything runs.
 
     Raises:
-        InputError: see `everyframe.training.recipe.resolve`; the message names the row.
+        InputError: an option that the experiment needs is missing, or see `everyframe.training.recipe.resolve`; the
+            message names the row.
     """
     from everyframe.training.recipe import read_recipe, resolve
 
+    for key, what in setting.experiment.needs.items():
+        if key not in setting.extra:
+            raise InputError(f"{setting.name}: expected --{key}, came none; add --{key} {what}")
     for row in setting.rows:
         if row.members:
             continue

@@ -33,6 +33,16 @@ def contrastive(backbone: str) -> tuple[Row, ...]:
     )
 
 
+def multi_dataset(backbone: str) -> tuple[Row, ...]:
+    """More data sets, their labels mapped onto the first one's, with one label per video and with all."""
+    model = f"ocr-{backbone}"
+    return tuple(
+        row(f"{labels}, {more}", model, budget, without=without)
+        for labels, budget in (("one label", ONE_LABEL), ("all labels", ALL_LABELS))
+        for more, without in (("alone", ("data.also",)), ("joined", ()))
+    )
+
+
 def ensemble(backbone: str) -> tuple[Row, ...]:
     """Four heads alone, and joined: mean, majority vote, weighted sum of two; all labels."""
     labels = ("OCRNet", "UperNet", "DeepLabv3+", "Segmenter")
@@ -50,6 +60,12 @@ def ensemble(backbone: str) -> tuple[Row, ...]:
 
 VSPW2023_EXPERIMENTS: dict[str, Experiment] = {
     "backbones": Experiment("OCRNet on several backbones, one schedule for all", backbones),
+    "multi-dataset": Experiment(
+        "more data sets, their labels mapped onto the first one's",
+        multi_dataset,
+        differences=tuple((f"{labels}, joined", f"{labels}, alone") for labels in ("one label", "all labels")),
+        needs={"data.also": """'[{"data": "LAYOUT:ROOT", "mapping": "FILE.csv"}]'"""},
+    ),
     "ensemble": Experiment(
         "models joined by mean, vote and weighted sum, beside their members; all labels",
         ensemble,

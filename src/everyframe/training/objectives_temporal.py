@@ -24,7 +24,7 @@ from everyframe.losses.temporal import (
     pair_distillation,
     photometric_mask,
 )
-from everyframe.models.checkpoint import load
+from everyframe.models.checkpoint import load_segmenter
 from everyframe.models.ops.warp import warp
 from everyframe.models.segmenter import Prediction, Segmenter
 from everyframe.models.temporal.prototypes import CategoryPrototypes
@@ -96,7 +96,7 @@ def video_objective(
         terms["prototypes"] = (prototypes, PrototypeLoss(own))
     terms["motion"] = (motion, MotionLoss(model, motion_mask, flow))
     if distill_from is not None:
-        teacher = DistillationTeacher(load(distill_from))
+        teacher = DistillationTeacher(load_segmenter(distill_from))
         terms["distillation"] = (distillation, LogitDistillation(teacher))
         terms["pair_distillation"] = (pair_distillation, PairDistillation(teacher))
         terms["multi_frame_distillation"] = (multi_frame_distillation, SequenceDistillation(teacher))
