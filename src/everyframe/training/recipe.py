@@ -150,7 +150,7 @@ def start(config: Config, resume: str | None = None) -> Run:
     torch.manual_seed(config["seed"])
     data = ClipDataModule(**config["data"])
     model = create_model(label_space=data.label_space, **config["model"])
-    weighted = {name: _weighted(config[name], data, name) for name in ("objective", "masks")}
+    losses = {name: weighted(config[name], data, name) for name in ("objective", "masks")}
     offered = {"adjacent": model.temporal.adjacent, "reference": "far_end" if model.temporal.reference else None}
     data.sampling = replace(data.sampling, **{k: v for k, v in offered.items() if k not in config["data"]})
     config["data"].update({key: getattr(data.sampling, key) for key in CHOSEN_BY_MODEL})
@@ -162,7 +162,7 @@ def start(config: Config, resume: str | None = None) -> Run:
         model,
         data,
         folder.root,
-        video_objective(model, MaskOptions(**weighted["masks"]), **weighted["objective"]),
+        video_objective(model, MaskOptions(**losses["masks"]), **losses["objective"]),
         Optimization(**config["optimizer"]),
         Teaching(**config["teacher"]),
         **{key: value for key, value in config.items() if key not in (*SECTIONS, "out")},
@@ -291,8 +291,12 @@ def _summary(config: Config, data: ClipDataModule, model: Segmenter) -> str:
     )
 
 
-def _weighted(options: Config, data: ClipDataModule, section: str) -> Config:
-    """Return the options of a section with its class weights as numbers, one per class."""
+def weighted(options: Config, data: ClipDataModule, section: str) -> Config:
+    """Return the options of a section with its class weights as numbers, one per class.
+
+    Raises:
+        InputError: there are not as many weights as classes.
+    """
     given, count = options["class_weights"], len(data.label_space)
     if isinstance(given, str):
         given = class_weights(given, data.class_counts)
