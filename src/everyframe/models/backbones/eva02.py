@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from everyframe.models.backbones.swin import PatchEmbed
+from everyframe.models.ops.patch_embed import PatchEmbed
 from everyframe.models.ops.vit_block import ScaledBlock, gelu_mlp, init_vit_weights, resized_positions
 
 

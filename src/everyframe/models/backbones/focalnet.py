@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from everyframe.models.ops.drop_path import DropPath
+from everyframe.models.ops.patch_embed import PatchEmbed
+from everyframe.models.ops.stages import drop_path_rates, run_stages
 from everyframe.models.ops.vit_block import gelu_mlp, init_vit_weights
 
 
@@ -99,37 +101,10 @@ class FocalBlock(nn.Module):
         return x
 
 
-class FocalEmbed(nn.Module):
-    """Strided convolution and a norm; the frame is padded with zeros to the right and bottom where needed.
-
-    Args:
-        in_channels: channels of the input.
-        channels: of the output.
-        stride: of the convolution.
-        kernel: its side; larger than the stride it overlaps.
-        padding: of the convolution.
-        norm: whether a LayerNorm follows.
-    """
-
-    def __init__(
-        self, in_channels: int, channels: int, stride: int, kernel: int, padding: int = 0, norm: bool = True
-    ) -> None:
-        super().__init__()
-        self.stride = stride
-        self.projection = nn.Conv2d(in_channels, channels, kernel, stride, padding)
-        self.norm = nn.LayerNorm(channels) if norm else nn.Identity()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[N, C, H, W] -> [N, ceil(H / stride), ceil(W / stride), C']."""
-        right, bottom = -x.shape[3] % self.stride, -x.shape[2] % self.stride
-        x = F.pad(x, (0, right, 0, bottom)) if right or bottom else x
-        return self.norm(self.projection(x).permute(0, 2, 3, 1))
-
-
 class FocalStage(nn.Module):
     """Blocks at one resolution."""
 
-    def __init__(self, blocks: Sequence[FocalBlock], downsample: FocalEmbed | None) -> None:
+    def __init__(self, blocks: Sequence[FocalBlock], downsample: PatchEmbed | None) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
         self.downsample = downsample
@@ -188,33 +163,24 @@ class FocalNet(nn.Module):
         self.out_indices = tuple(out_indices)
         self.channels = tuple(width << i for i in self.out_indices)
         self.strides = tuple(4 << i for i in self.out_indices)
-        first = (4, 7, 3) if overlap else (4, 4, 0)
-        later = (2, 3, 1) if overlap else (2, 2, 0)
-        self.patch_embed = FocalEmbed(in_channels, width, *first, patch_norm)
-        total, before = sum(depths), 0
+        first, later = ((7, 3), (3, 1)) if overlap else ((4, 0), (2, 0))  # kernel and padding
+        self.patch_embed = PatchEmbed(width, 4, in_channels, patch_norm, *first)
         self.stages = nn.ModuleList()
-        for i, depth in enumerate(depths):
+        for i, rates in enumerate(drop_path_rates(drop_path, depths)):
             c = width << i
             blocks = [
                 FocalBlock(
-                    c, FocalModulation(c, levels[i], windows[i], modulation_norm, scaled), mlp_ratio,
-                    drop_path * (before + j) / max(total - 1, 1), post_norm, layer_scale,
+                    c, FocalModulation(c, levels[i], windows[i], modulation_norm, scaled), mlp_ratio, rate, post_norm,
+                    layer_scale,
                 )
-                for j in range(depth)
+                for rate in rates
             ]  # fmt: skip
-            before += depth
             # The embedding between stages always has a norm, also where the first has none.
-            down = FocalEmbed(c, 2 * c, *later) if i < len(depths) - 1 else None
+            down = PatchEmbed(2 * c, 2, c, True, *later) if i < len(depths) - 1 else None
             self.stages.append(FocalStage(blocks, down))
         self.norms = nn.ModuleList(nn.LayerNorm(c) if output_norms else nn.Identity() for c in self.channels)
         self.apply(init_vit_weights)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """[N, 3, H, W] -> one [N, C, h, w] per stage of `out_indices` (in channels_last memory, as computed)."""
-        x = self.patch_embed(x)
-        maps = []
-        for i, stage in enumerate(self.stages):
-            out, x = stage(x)
-            if i in self.out_indices:
-                maps.append(self.norms[self.out_indices.index(i)](out).permute(0, 3, 1, 2))
-        return maps
+        return run_stages(self.stages, self.patch_embed(x), self.out_indices, self.norms)

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from everyframe.models.ops.deform_attn import cell_centres, ms_deform_attn
 from everyframe.models.ops.drop_path import DropPath
+from everyframe.models.ops.stages import drop_path_rates, run_stages
 from everyframe.models.ops.vit_block import gelu_mlp
 
 EPS = 1e-6
@@ -212,18 +213,16 @@ class InternImage(nn.Module):
         self.stem = nn.ModuleList(
             [Downsample(in_channels, width // 2, bias=True), Downsample(width // 2, width, bias=True)]
         )
-        total, before = sum(depths), 0
         self.stages = nn.ModuleList()
-        for i, depth in enumerate(depths):
+        for i, rates in enumerate(drop_path_rates(drop_path, depths)):
             c = width << i
             blocks = [
                 InternImageBlock(
-                    c, DCNv3(c, groups[i], kernel, offset_scale, centre_scale), mlp_ratio,
-                    drop_path * (before + j) / max(total - 1, 1), post_norm, branch_norm, layer_scale,
+                    c, DCNv3(c, groups[i], kernel, offset_scale, centre_scale), mlp_ratio, rate, post_norm,
+                    branch_norm, layer_scale,
                 )
-                for j in range(depth)
+                for rate in rates
             ]  # fmt: skip
-            before += depth
             last_norm = nn.LayerNorm(c, eps=EPS) if not post_norm or centre_scale else nn.Identity()
             extra = {j: nn.LayerNorm(c, eps=EPS) for j in block_norms} if i == 2 else {}
             down = Downsample(c, 2 * c) if i < len(depths) - 1 else None
@@ -232,10 +231,4 @@ class InternImage(nn.Module):
     def forward(self, x: Tensor) -> list[Tensor]:
         """[N, 3, H, W] -> one [N, C, h, w] per stage of `out_indices` (in channels_last memory, as computed)."""
         first, second = self.stem
-        x = second(F.gelu(first(x.permute(0, 2, 3, 1))))
-        maps = []
-        for i, stage in enumerate(self.stages):
-            out, x = stage(x)
-            if i in self.out_indices:
-                maps.append(out.permute(0, 3, 1, 2))
-        return maps
+        return run_stages(self.stages, second(F.gelu(first(x.permute(0, 2, 3, 1)))), self.out_indices)

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from everyframe.models.ops.drop_path import DropPath
+from everyframe.models.ops.patch_embed import PatchEmbed
+from everyframe.models.ops.stages import drop_path_rates, run_stages
 from everyframe.models.ops.window import (
     join_windows,
     pad_to_multiple,
@@ -164,22 +166,6 @@ class SwinStage(nn.Module):
         return torch.zeros(allowed.shape, device=x.device, dtype=x.dtype).masked_fill_(~allowed, MASKED)
 
 
-class PatchEmbed(nn.Module):
-    """Cut the frame into patches and give each one a vector. Right and bottom are padded with zeros where needed."""
-
-    def __init__(self, channels: int, patch: int = 4, in_channels: int = 3, norm: bool = True) -> None:
-        super().__init__()
-        self.patch = patch
-        self.projection = nn.Conv2d(in_channels, channels, patch, patch)
-        self.norm = nn.LayerNorm(channels) if norm else nn.Identity()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[N, 3, H, W] -> [N, ceil(H / patch), ceil(W / patch), C]."""
-        right, bottom = -x.shape[3] % self.patch, -x.shape[2] % self.patch
-        x = F.pad(x, (0, right, 0, bottom)) if right or bottom else x
-        return self.norm(self.projection(x).permute(0, 2, 3, 1))
-
-
 class SwinTransformer(nn.Module):
     """Four stages of windowed attention; maps of stride 4, 8, 16, 32 at any frame size.
 
@@ -232,17 +218,12 @@ class SwinTransformer(nn.Module):
         if positions is not None:
             self.absolute_positions = nn.Parameter(torch.empty(1, positions[0] * positions[1], width))
             nn.init.trunc_normal_(self.absolute_positions, std=0.02)
-        total, before = sum(depths), 0
         self.stages = nn.ModuleList()
-        for i, depth in enumerate(depths):
+        for i, rates in enumerate(drop_path_rates(drop_path, depths)):
             blocks = [
-                SwinBlock(
-                    width << i, heads[i], window, window // 2 * (j % 2), mlp_ratio,
-                    drop_path * (before + j) / max(total - 1, 1), qkv_bias, qk_scale,
-                )
-                for j in range(depth)
-            ]  # fmt: skip
-            before += depth
+                SwinBlock(width << i, heads[i], window, window // 2 * (j % 2), mlp_ratio, rate, qkv_bias, qk_scale)
+                for j, rate in enumerate(rates)
+            ]
             last = i == len(depths) - 1
             merge = None if last else PatchMerging(width << i, width << (i + 1), patch_norm)
             self.stages.append(SwinStage(blocks, merge))
@@ -251,13 +232,7 @@ class SwinTransformer(nn.Module):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """[N, 3, H, W] -> one [N, C, h, w] per stage of `out_indices` (in channels_last memory, as computed)."""
-        x = self.embed(x)
-        maps = []
-        for i, stage in enumerate(self.stages):
-            out, x = stage(x)
-            if i in self.out_indices:
-                maps.append(self.norms[self.out_indices.index(i)](out).permute(0, 3, 1, 2))
-        return maps
+        return run_stages(self.stages, self.embed(x), self.out_indices, self.norms)
 
     def embed(self, x: Tensor) -> Tensor:
         """[N, 3, H, W] -> patches [N, h, w, C], with absolute positions where the model has them."""

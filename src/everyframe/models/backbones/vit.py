@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from everyframe.models.backbones.swin import PatchEmbed
 from everyframe.models.ops.attention import TransformerBlock
+from everyframe.models.ops.patch_embed import PatchEmbed
 
 
 class VisionTransformer(nn.Module):

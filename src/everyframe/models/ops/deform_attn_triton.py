@@ -65,6 +65,27 @@ def _maps(sides: Sequence[int], device: torch.device) -> Tensor:
 
 
 @triton.jit
+def _rows(ROWS: tl.constexpr, LANES: tl.constexpr, rows, cells, rows_per_image, heads, c):
+    """Rows of this program and channels, which of them exist, and the first channel of each row's image and head."""
+    row_id = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    lane = tl.arange(0, LANES)
+    table = (row_id // rows_per_image) * cells * heads * c + (row_id % heads) * c
+    return row_id, row_id < rows, lane, lane < c, table
+
+
+@triton.jit
+def _point(locations, weights, at, used, height, width):
+    """A point's weight, the row and column of its upper left corner, and how near it is to the lower right one."""
+    x = tl.load(locations + 2 * at, mask=used, other=0.0) * width - 0.5
+    y = tl.load(locations + 2 * at + 1, mask=used, other=0.0) * height - 0.5
+    weight = tl.load(weights + at, mask=used, other=0.0)
+    # Far outside, where an integer could overflow, nothing is read anyway.
+    left = tl.floor(tl.minimum(tl.maximum(x, -2.0), width + 1.0))
+    top = tl.floor(tl.minimum(tl.maximum(y, -2.0), height + 1.0))
+    return weight, top.to(tl.int32), left.to(tl.int32), y - top, x - left
+
+
+@triton.jit
 def _corner(table, lane, row, column, height, width, first, heads, c, rows_used, lanes_used):
     """Offsets of a corner's channels [BLOCK, C] in one image's values, and where they may be read."""
     inside = rows_used & (row >= 0) & (row < height) & (column >= 0) & (column < width)
@@ -79,12 +100,7 @@ def _forward_kernel(
     rows, cells, rows_per_image, heads, c,
     LEVELS: tl.constexpr, POINTS: tl.constexpr, LANES: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    row_id = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    used = row_id < rows
-    lane = tl.arange(0, LANES)
-    lanes_used = lane < c
-    # First channel of this row's image and head.
-    table = (row_id // rows_per_image) * cells * heads * c + (row_id % heads) * c
+    row_id, used, lane, lanes_used, table = _rows(ROWS, LANES, rows, cells, rows_per_image, heads, c)
     total = tl.zeros([ROWS, LANES], dtype=tl.float32)
     for level in range(LEVELS):
         height = tl.load(maps + 3 * level)
@@ -92,16 +108,7 @@ def _forward_kernel(
         first = tl.load(maps + 3 * level + 2)
         for point in range(POINTS):
             at = (row_id * LEVELS + level) * POINTS + point
-            x = tl.load(locations + 2 * at, mask=used, other=0.0) * width - 0.5
-            y = tl.load(locations + 2 * at + 1, mask=used, other=0.0) * height - 0.5
-            weight = tl.load(weights + at, mask=used, other=0.0)
-            # Far outside, where an integer could overflow, nothing is read anyway.
-            left = tl.floor(tl.minimum(tl.maximum(x, -2.0), width + 1.0))
-            top = tl.floor(tl.minimum(tl.maximum(y, -2.0), height + 1.0))
-            right_share = x - left
-            low_share = y - top
-            column = left.to(tl.int32)
-            row = top.to(tl.int32)
+            weight, row, column, low_share, right_share = _point(locations, weights, at, used, height, width)
             for corner in tl.static_range(4):
                 dy: tl.constexpr = corner // 2
                 dx: tl.constexpr = corner % 2
@@ -125,11 +132,7 @@ def _backward_kernel(
     rows, cells, rows_per_image, heads, c,
     LEVELS: tl.constexpr, POINTS: tl.constexpr, LANES: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    row_id = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    used = row_id < rows
-    lane = tl.arange(0, LANES)
-    lanes_used = lane < c
-    table = (row_id // rows_per_image) * cells * heads * c + (row_id % heads) * c
+    row_id, used, lane, lanes_used, table = _rows(ROWS, LANES, rows, cells, rows_per_image, heads, c)
     upstream = tl.load(
         gradient + row_id[:, None] * c + lane[None, :], mask=used[:, None] & lanes_used[None, :], other=0.0
     ).to(tl.float32)
@@ -139,15 +142,7 @@ def _backward_kernel(
         first = tl.load(maps + 3 * level + 2)
         for point in range(POINTS):
             at = (row_id * LEVELS + level) * POINTS + point
-            x = tl.load(locations + 2 * at, mask=used, other=0.0) * width - 0.5
-            y = tl.load(locations + 2 * at + 1, mask=used, other=0.0) * height - 0.5
-            weight = tl.load(weights + at, mask=used, other=0.0)
-            left = tl.floor(tl.minimum(tl.maximum(x, -2.0), width + 1.0))
-            top = tl.floor(tl.minimum(tl.maximum(y, -2.0), height + 1.0))
-            right_share = x - left
-            low_share = y - top
-            column = left.to(tl.int32)
-            row = top.to(tl.int32)
+            weight, row, column, low_share, right_share = _point(locations, weights, at, used, height, width)
             of_weight = tl.zeros([ROWS], dtype=tl.float32)
             of_x = tl.zeros([ROWS], dtype=tl.float32)
             of_y = tl.zeros([ROWS], dtype=tl.float32)
