@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from everyframe.models.ops.conv import classifier
 from everyframe.models.temporal.base import Embedding
 
 Outputs = dict[str, Tensor]
@@ -78,3 +79,28 @@ class Head(nn.Module, ABC):
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Run both stages on a single frame's maps: logits [N, K, h, w]."""
         return self.semantic(self.predict(self.embed(maps)))
+
+
+class PixelHead(Head):
+    """A head whose logits are a 1x1 classifier of its pixels, after dropout."""
+
+    def finish(
+        self, num_classes: int, stride: int, channels: int, dropout: float = 0.1, auxiliary: Head | None = None
+    ) -> None:
+        """Set what every such head has; called last in the constructor, so that the classifier comes last.
+
+        Args:
+            num_classes: K.
+            stride: of the pixels.
+            channels: D of the pixels.
+            dropout: share of channels dropped before the classifier in training.
+            auxiliary: head for an auxiliary loss, or None.
+        """
+        self.num_classes, self.stride, self.channels = num_classes, stride, channels
+        self.dropout = nn.Dropout2d(dropout)
+        self.classifier = classifier(channels, num_classes)
+        self.auxiliary = auxiliary
+
+    def predict(self, embedding: Embedding) -> Outputs:
+        """See `Head.predict`."""
+        return {"logits": self.classifier(self.dropout(embedding["pixels"]))}

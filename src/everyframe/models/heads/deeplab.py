@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from everyframe.models.heads.base import Head, Outputs
-from everyframe.models.ops.conv import ConvNormAct, classifier
+from everyframe.models.heads.base import Head, PixelHead
+from everyframe.models.ops.conv import ConvNormAct
 from everyframe.models.ops.resize import resize
 from everyframe.models.temporal.base import Embedding
 
@@ -63,7 +63,7 @@ class AtrousPyramid(nn.Module):
         return self.project(torch.cat(levels, dim=1))
 
 
-class DeepLabV3PlusHead(Head):
+class DeepLabV3PlusHead(PixelHead):
     """Atrous pyramid, joined with a fine map, two 3x3 convolutions, classifier.
 
     Chen et al., "Encoder-Decoder with Atrous Separable Convolution for Semantic Image Segmentation" (ECCV 2018). The
@@ -108,18 +108,13 @@ class DeepLabV3PlusHead(Head):
                 separable(in_channels, width, norm=norm) if depthwise else ConvNormAct(in_channels, width, 3, norm=norm)
             )
 
-        self.num_classes = num_classes
-        self.stride = strides[fine_index] if fine_width else strides[index]
-        self.channels = width
         self.index = index
         self.fine_index = fine_index
         self.align_corners = align_corners
         self.pyramid = AtrousPyramid(channels[index], width, dilations, depthwise, align_corners, norm)
         self.fine = ConvNormAct(channels[fine_index], fine_width, norm=norm) if fine_width else None
         self.refine = nn.Sequential(conv(width + fine_width), conv(width))
-        self.dropout = nn.Dropout2d(dropout)
-        self.classifier = classifier(width, num_classes)
-        self.auxiliary = auxiliary
+        self.finish(num_classes, strides[fine_index] if fine_width else strides[index], width, dropout, auxiliary)
 
     def embed(self, maps: Sequence[Tensor]) -> Embedding:
         """See `Head.embed`: "pixels" [N, D, h, w] at the fine map's stride."""
@@ -128,7 +123,3 @@ class DeepLabV3PlusHead(Head):
             fine = self.fine(maps[self.fine_index])
             pixels = torch.cat([resize(pixels, fine.shape[-2:], self.align_corners), fine], dim=1)
         return {"pixels": self.refine(pixels), **self.embed_auxiliary(maps)}
-
-    def predict(self, embedding: Embedding) -> Outputs:
-        """See `Head.predict`."""
-        return {"logits": self.classifier(self.dropout(embedding["pixels"]))}

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from everyframe.models.heads.base import Head, Outputs
-from everyframe.models.ops.conv import ConvNormAct, classifier
+from everyframe.models.heads.base import Head, PixelHead
+from everyframe.models.ops.conv import ConvNormAct
 from everyframe.models.ops.resize import join_maps, joined_channels, joined_stride
 from everyframe.models.temporal.base import Embedding
 
 
-class FCNHead(Head):
+class FCNHead(PixelHead):
     """Convolutions, optionally joined with their input, then a 1x1 classifier.
 
     Long, Shelhamer and Darrell, "Fully Convolutional Networks for Semantic Segmentation" (CVPR 2015), in the form that
@@ -57,9 +57,6 @@ class FCNHead(Head):
         in_channels = joined_channels(channels, index)
         if num_convs == 0 and width != in_channels:
             raise ValueError(f"FCNHead: without convolutions width must be the map's {in_channels}, came {width}")
-        self.num_classes = num_classes
-        self.stride = joined_stride(strides, index)
-        self.channels = width
         self.index = index
         self.align_corners = align_corners
         self.convs = nn.Sequential(
@@ -69,9 +66,7 @@ class FCNHead(Head):
             )
         )
         self.join = ConvNormAct(in_channels + width, width, kernel_size, bias=bias, norm=norm) if concat_input else None
-        self.dropout = nn.Dropout2d(dropout)
-        self.classifier = classifier(width, num_classes)
-        self.auxiliary = auxiliary
+        self.finish(num_classes, joined_stride(strides, index), width, dropout, auxiliary)
 
     def embed(self, maps: Sequence[Tensor]) -> Embedding:
         """See `Head.embed`: "pixels" [N, D, h, w]."""
@@ -80,7 +75,3 @@ class FCNHead(Head):
         if self.join is not None:
             pixels = self.join(torch.cat([x, pixels], dim=1))
         return {"pixels": pixels, **self.embed_auxiliary(maps)}
-
-    def predict(self, embedding: Embedding) -> Outputs:
-        """See `Head.predict`."""
-        return {"logits": self.classifier(self.dropout(embedding["pixels"]))}

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from everyframe.models.heads.base import Head, Outputs
-from everyframe.models.ops.conv import ConvNormAct, classifier
+from everyframe.models.heads.base import Head, PixelHead
+from everyframe.models.ops.conv import ConvNormAct
 from everyframe.models.ops.resize import resize
 from everyframe.models.temporal.base import Embedding
 
@@ -59,7 +59,7 @@ class PyramidPooling(nn.Module):
         return self.spread(x, self.pool(x))
 
 
-class PSPHead(Head):
+class PSPHead(PixelHead):
     """Pyramid pooling, 3x3 bottleneck, classifier.
 
     Zhao et al., "Pyramid Scene Parsing Network" (CVPR 2017). mmseg's `PSPHead` and the VSPW code's `PPMDeepsup` are
@@ -92,15 +92,10 @@ class PSPHead(Head):
         auxiliary: Head | None = None,
     ) -> None:
         super().__init__()
-        self.num_classes = num_classes
-        self.stride = strides[index]
-        self.channels = width
         self.index = index
         self.pyramid = PyramidPooling(channels[index], width, bins, align_corners, norm)
         self.bottleneck = ConvNormAct(self.pyramid.out_channels, width, 3, norm=norm)
-        self.dropout = nn.Dropout2d(dropout)
-        self.classifier = classifier(width, num_classes)
-        self.auxiliary = auxiliary
+        self.finish(num_classes, strides[index], width, dropout, auxiliary)
 
     def embed(self, maps: Sequence[Tensor]) -> Embedding:
         """See `Head.embed`: "pixels" [N, D, h, w]."""
@@ -118,7 +113,3 @@ class PSPHead(Head):
     def embed_late(self, late: Tensor) -> Embedding:
         """See `Head.embed_late`."""
         return {"pixels": self.bottleneck(late)}
-
-    def predict(self, embedding: Embedding) -> Outputs:
-        """See `Head.predict`."""
-        return {"logits": self.classifier(self.dropout(embedding["pixels"]))}

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from everyframe.models.heads.base import Head, Outputs
+from everyframe.models.heads.base import Head, PixelHead
 from everyframe.models.heads.psp import PyramidPooling
-from everyframe.models.ops.conv import ConvNormAct, classifier
+from everyframe.models.ops.conv import ConvNormAct
 from everyframe.models.ops.resize import resize
 from everyframe.models.temporal.base import Embedding
 
 
-class UperHead(Head):
+class UperHead(PixelHead):
     """Pyramid pooling on the coarsest map, then a top-down feature pyramid whose levels are joined at the finest.
 
     Xiao et al., "Unified Perceptual Parsing for Scene Understanding" (ECCV 2018), the semantic branch, as mmseg's
@@ -49,18 +49,13 @@ class UperHead(Head):
         super().__init__()
         self.index = tuple(range(len(channels)) if index is None else index)
         channels = [channels[i] for i in self.index]
-        self.num_classes = num_classes
-        self.stride = strides[self.index[0]]
-        self.channels = width
         self.align_corners = align_corners
         self.pyramid = PyramidPooling(channels[-1], width, bins, align_corners, norm)
         self.bottleneck = ConvNormAct(self.pyramid.out_channels, width, 3, norm=norm)
         self.laterals = nn.ModuleList(ConvNormAct(c, width, norm=norm) for c in channels[:-1])
         self.smooth = nn.ModuleList(ConvNormAct(width, width, 3, norm=norm) for _ in channels[:-1])
         self.fuse = ConvNormAct(width * len(channels), width, 3, norm=norm)
-        self.dropout = nn.Dropout2d(dropout)
-        self.classifier = classifier(width, num_classes)
-        self.auxiliary = auxiliary
+        self.finish(num_classes, strides[self.index[0]], width, dropout, auxiliary)
 
     def embed(self, maps: Sequence[Tensor]) -> Embedding:
         """See `Head.embed`: "pixels" [N, D, h, w] at the finest map's stride."""
@@ -74,7 +69,3 @@ class UperHead(Head):
         size = levels[0].shape[-2:] if levels else top.shape[-2:]
         joined = torch.cat([resize(x, size, self.align_corners) for x in (*levels, top)], dim=1)
         return {"pixels": self.fuse(joined), **self.embed_auxiliary(maps)}
-
-    def predict(self, embedding: Embedding) -> Outputs:
-        """See `Head.predict`."""
-        return {"logits": self.classifier(self.dropout(embedding["pixels"]))}
