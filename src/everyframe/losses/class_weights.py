@@ -67,7 +67,7 @@ def effective_number(counts: ClassCounts, beta: float = 0.999) -> NDArray[np.flo
     Cui et al., "Class-Balanced Loss Based on Effective Number of Samples" (CVPR 2019), eq. 2. Label maps are the
     samples: with pixels beta^n would be 0 for every class.
     """
-    return _of_present(counts, lambda c: (1 - beta) / (1 - beta**c.maps))
+    return _of_present(counts, lambda c: (1 - beta) / (1 - np.power(beta, c.maps, dtype=np.float64)))
 
 
 def inverse_log(counts: ClassCounts, offset: float = 1.02) -> NDArray[np.float64]:
