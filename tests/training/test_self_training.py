@@ -194,6 +194,20 @@ def test_two_rounds_with_videos_that_have_no_label_at_all(videos: Path, tmp_path
     assert last.read_bytes() == model.read_bytes()
 
 
+def test_the_first_teacher_trains_on_moved_labels(videos: Path, tmp_path: Path, trained: list[str]) -> None:
+    out, changes = tmp_path / "loop", options(videos)
+    stages = self_train(read_recipe("fcn-tiny"), changes, out, rounds=0, propagate=1)
+    assert [stage.name for stage in stages] == ["propagate", "round0/train"]
+    assert stages[0].results["frames"] > 0
+    config: Config = yaml.safe_load((out / "round0" / "run" / "config.yaml").read_text())
+    assert config["data"]["pseudo_labels"] == str(out / "propagated" / "labels")
+    labelled = sum(len(video.labelled) for video in ClipDataModule(**config["data"]).labelled_videos)
+    assert labelled == 3 + stages[0].results["frames"]
+    assert (out / "model" / "model.safetensors").is_file()
+    with pytest.raises(InputError, match="either propagate or data"):
+        self_train(read_recipe("fcn-tiny"), {**changes, "data.pseudo_labels": "x"}, out, propagate=1)
+
+
 def test_a_stopped_loop_goes_on_with_what_is_missing(
     videos: Path, tmp_path: Path, trained: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -261,6 +275,7 @@ def test_mistakes_are_one_clear_line(arguments: list[str], expected: str, tmp_pa
 def test_defaults_are_those_of_the_library(capsys: pytest.CaptureFixture[str]) -> None:
     known, rest = verb.parser().parse_known_args(["fcn-tiny", "--unlabeled", "a", "b", "--no-flip"])
     assert (known.rounds, known.threshold, known.scales, known.flip) == (1, 0.9, (0.75, 1.0, 1.25), False)
+    assert known.propagate == 0
     assert rest == ["fcn-tiny", "--unlabeled", "a", "b"]
     assert verb.main([]) == 2
 

@@ -12,7 +12,8 @@ from everyframe.cli.train import split_options
 from everyframe.errors import InputError
 
 USAGE = (
-    """everyframe self-train RECIPE --data SPEC --out FOLDER [--unlabeled DIR...] [--rounds N] [--option value ...]"""
+    "everyframe self-train RECIPE --data SPEC --out FOLDER [--unlabeled DIR...] [--rounds N] [--propagate K] "
+    "[--option value ...]"
 )
 DESCRIPTION = """\
 Train RECIPE on the labels; label every other frame with the result; train RECIPE anew on both; repeat. FOLDER/model is
@@ -38,8 +39,13 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--threshold", type=float, help="pixels less probable become 255 (default: %(default)s)")
     made.add_argument("--scales", type=float, nargs="+", help="averaged over when labelling (default: %(default)s)")
     made.add_argument("--flip", action=argparse.BooleanOptionalAction, help="average with the mirrored frame")
+    made.add_argument(
+        "--propagate", type=int, metavar="K",
+        help="the first teacher also learns from each label map on the K frames before and after, moved along optical "
+        "flow (default: %(default)s)",
+    )  # fmt: skip
     named = inspect.signature(self_train).parameters
-    made.set_defaults(**{name: named[name].default for name in ("rounds", "threshold", "scales", "flip")})
+    made.set_defaults(**{name: named[name].default for name in ("rounds", "threshold", "scales", "flip", "propagate")})
     return made
 
 

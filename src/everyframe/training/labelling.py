@@ -59,17 +59,44 @@ def label_videos(
         InputError: the model or a video cannot be used, or the folder cannot be written.
     """
     stream = Stream(with_views(model, scales=scales, flip=flip), device)
+
+    def label(video: VideoRef, writer: LabelWriter) -> Counter[str] | None:
+        return _label_video(stream, video, writer, threshold, (truth or {}).get(video.name), stop)
+
+    return write_labels(videos, stream.label_space, out, label)
+
+
+def write_labels(
+    videos: Sequence[VideoRef],
+    space: LabelSpace,
+    out: Path,
+    label: Callable[[VideoRef, LabelWriter], Counter[str] | None],
+) -> dict[str, float]:
+    """Write label maps of many videos and OUT/labels.json; videos that an earlier call has finished are left alone.
+
+    Args:
+        videos: to label.
+        space: of the labels; extended by ignored pixels where its files could not hold them.
+        out: folder.
+        label: writes the label maps of a video and returns its summed `count_pixels`, or None when it was stopped,
+            which ends the call.
+
+    Returns:
+        See `label_videos`.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    space = with_ignore(space)
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
-        space = with_ignore(stream.label_space)
         space.save(out / "labels.json")
     record = out / RECORD
     done: dict[str, dict[str, int]] = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
     for video in videos:
         if video.name in done:
             continue
-        writer = LabelWriter(out / video.name, space)
-        counts = _label_video(stream, video, writer, threshold, (truth or {}).get(video.name), stop)
+        counts = label(video, LabelWriter(out / video.name, space))
         if counts is None:
             break
         done[video.name] = dict(counts)
@@ -106,7 +133,7 @@ def _label_video(
     def write(item: Labelled) -> None:
         writer.write(item)
         known = None if truth is None else read_labels(truth, item.frame.index, stream.label_space, item.frame.size)
-        counts.update(_counts(item.labels, known))
+        counts.update(count_pixels(item.labels, known))
 
     stream.reset()
     with writer, ReadAhead(iter_frames(video)) as frames, WriteBehind(write) as behind:
@@ -127,7 +154,8 @@ def _sure_labels(stream: Stream, frame: Frame, threshold: float) -> NDArray[np.u
     return to_numpy(labels[0])
 
 
-def _counts(labels: NDArray[np.uint8], truth: NDArray[np.uint8] | None) -> dict[str, int]:
+def count_pixels(labels: NDArray[np.uint8], truth: NDArray[np.uint8] | None) -> dict[str, int]:
+    """Return what a label map [H, W] adds to the record: frames, pixels, labelled ones, and with truth right ones."""
     kept = labels != IGNORE
     counts = {"frames": 1, "pixels": labels.size, "kept": int(kept.sum())}
     if truth is not None:

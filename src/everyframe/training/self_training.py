@@ -5,6 +5,7 @@ Chen et al., "Naive-Student: Leveraging Semi-Supervised Learning in Video Sequen
 counts; here those below a threshold are left out.
 
     OUT/self_training.json       the stages: hours, bytes, scores
+    OUT/propagated/labels        with `propagate`: labels moved along optical flow, for the first teacher
     OUT/round0/run               the first teacher, trained on the labels
     OUT/round1/labels            its pseudo-labels, VIDEO/FRAME.png, labels.json, pseudo_labels.json
     OUT/round1/run               the student trained on labels and pseudo-labels; the teacher of round 2
@@ -30,6 +31,7 @@ from everyframe.errors import InputError
 from everyframe.semi.iterative import Stage, StageRecord
 from everyframe.training.labelling import label_videos
 from everyframe.training.last_checkpoint import StopSignals
+from everyframe.training.propagation import propagate_labels
 from everyframe.training.recipe import Config, dump, resolve
 from everyframe.training.run import RunFolder
 
@@ -58,6 +60,7 @@ def self_train(
     threshold: float = 0.9,
     scales: Sequence[float] = (0.75, 1.0, 1.25),
     flip: bool = True,
+    propagate: int = 0,
     source: str = "recipe",
 ) -> list[Stage]:
     """Run the loop, or what is missing of it.
@@ -71,6 +74,8 @@ def self_train(
         threshold: pixels whose averaged probability is below become 255; 0 keeps all (Naive-Student).
         scales: predictions are averaged over these, see `Scales`.
         flip: and over the mirrored frame.
+        propagate: the first teacher trains on every label map also for so many frames before and after it, moved there
+            along optical flow (see `propagate_labels`); 0 for none. With no rounds that is Zhu et al.'s training.
         source: how messages name the recipe.
 
     Returns:
@@ -82,23 +87,35 @@ def self_train(
     """
     if world()[1] > 1:
         raise InputError("self-train: expected one process, came several; it starts those of --trainer.devices itself")
-    if rounds < 0 or not 0 <= threshold <= 1:
-        raise InputError(f"self-train: expected rounds >= 0 and threshold in 0..1, came {rounds} and {threshold:g}")
+    if min(rounds, propagate) < 0 or not 0 <= threshold <= 1:
+        raise InputError(
+            f"self-train: expected rounds >= 0, threshold in 0..1 and propagate >= 0, came {rounds}, {threshold:g} and "
+            f"{propagate}"
+        )
+    if propagate and ("data.pseudo_labels" in overrides or "pseudo_labels" in _section(recipe, "data")):
+        raise InputError("self-train: expected either propagate or data.pseudo_labels for the first teacher, came both")
     out = Path(out)
     options = {"teacher.weight": 0, **overrides}
 
     def config_of(number: int) -> Config:
-        pseudo = {"data.pseudo_labels": str(out / f"round{number}" / "labels")} if number else {}
+        folder = out / f"round{number}" / "labels" if number else out / "propagated" / "labels"
+        pseudo = {"data.pseudo_labels": str(folder)} if number or propagate else {}
         return resolve(recipe, {**options, **pseudo, "out": str(out / f"round{number}" / "run")}, source)
 
     config = config_of(0)
     views = {"threshold": threshold, "scales": [float(s) for s in scales], "flip": flip}
-    record = StageRecord(out / "self_training.json", {**views, **_settings(recipe, options)})
+    moved = {"propagate": propagate} if propagate else {}
+    record = StageRecord(out / "self_training.json", {**views, **moved, **_settings(recipe, options)})
     with StopSignals() as signals:
 
         def asked() -> signal.Signals | None:
             return signals.received
 
+        if propagate and not record.done("propagate"):
+            with record.stage("propagate", out / "propagated") as stage:
+                stage.results = _propagate(config, out / "propagated" / "labels", propagate, asked)
+                _stop(asked, stage)
+            print(stage, file=sys.stderr)
         for number in range(rounds + 1):
             home = out / f"round{number}"
             if number and not record.done(f"round{number}/label"):
@@ -146,6 +163,12 @@ def train_stage(config: Config, path: Path, asked: StopAsked) -> None:
         )
 
 
+def _section(recipe: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """Return the options of a recipe's section; none where a text stands for the section."""
+    section = recipe.get(name)
+    return section if isinstance(section, Mapping) else {}
+
+
 def _settings(recipe: Mapping[str, Any], options: Mapping[str, Any]) -> Config:
     """Return what must be the same when the loop goes on: what was given, not how many processes read ahead.
 
@@ -159,11 +182,25 @@ def _settings(recipe: Mapping[str, Any], options: Mapping[str, Any]) -> Config:
 
 def _label(teacher: Path, config: Config, folder: Path, views: Mapping[str, Any], asked: StopAsked) -> dict[str, float]:
     """Label all training videos and those without labels."""
-    data = ClipDataModule(**config["data"])
+    data = _data(config)
     videos = [*data.train_videos, *data.unlabeled_videos]
     device = "cpu" if config["trainer"].get("accelerator") == "cpu" else "auto"
     truth = {video.name: video for video in data.hidden_videos or ()}
     return label_videos(teacher, videos, folder, **views, truth=truth, device=device, stop=lambda: asked() is not None)
+
+
+def _propagate(config: Config, folder: Path, reach: int, asked: StopAsked) -> dict[str, float]:
+    """Move the labels of the training videos to the frames around."""
+    data = _data(config)
+    truth = {video.name: video for video in data.hidden_videos or ()}
+    return propagate_labels(
+        data.train_videos, data.label_space, folder, reach=reach, truth=truth, stop=lambda: asked() is not None
+    )
+
+
+def _data(config: Config) -> ClipDataModule:
+    """Return the data of a run without its pseudo-labels."""
+    return ClipDataModule(**{**config["data"], "pseudo_labels": None})
 
 
 def _outcome(folder: RunFolder) -> dict[str, Any]:

@@ -1,0 +1,97 @@
+"""Labels moved along flow: against exact motion, by hand, and which frames get them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from torch import Tensor
+
+from everyframe.data.layouts import load_split
+from everyframe.data.pseudo_labels import with_pseudo_labels
+from everyframe.data.reading import read_labels
+from everyframe.data.synthetic import SyntheticVideos
+from everyframe.data.synthetic_write import write
+from everyframe.errors import InputError
+from everyframe.flow import FlowPair
+from everyframe.training.propagation import Way, goals_of, propagate_labels
+
+
+class ExactMotion:
+    """The motion of a synthetic video, whose frames it knows by their pixels."""
+
+    def far(self, index: int, image: Tensor) -> float:
+        return float((self.frames[index].float() - image.float()).abs().mean())
+
+    def __init__(self, video: Any) -> None:
+        self.video = video
+        self.frames = [frame.image for frame in video]
+
+    def between(self, first: Tensor, second: Tensor) -> FlowPair:
+        # (files hold JPEG pictures)
+        i, j = (min(range(len(self.frames)), key=lambda n: self.far(n, x)) for x in (first, second))
+        return FlowPair(self.video.flow(i, j).flow, self.video.flow(j, i).flow)
+
+
+def test_moved_labels_are_right_along_exact_motion(tmp_path: Path) -> None:
+    data = SyntheticVideos(1, frames=7, size=(60, 80))
+    root = write(data, tmp_path / "data", "frames", "train")
+    (video,), space = load_split(f"folder:{root}", "all")
+    given = video.keep_labels({3})
+    truth = {video.name: video}
+    results = propagate_labels([given], space, tmp_path / "out", reach=2, flow=ExactMotion(data[0]), truth=truth)
+    assert results["frames"] == 4
+    assert results["coverage"] > 0.7
+    assert results["precision"] > 0.97
+    (back,) = with_pseudo_labels([given], tmp_path / "out", space)
+    assert back.labelled == (1, 2, 3, 4, 5)
+    right = known = 0
+    for index in (1, 2, 4, 5):
+        moved, true = read_labels(back, index, space), read_labels(video, index, space)
+        assert moved is not None
+        right, known = right + int(((moved == true) & (moved != 255)).sum()), known + int((moved != 255).sum())
+    assert results["precision"] == pytest.approx(right / known)
+    assert results["coverage"] == pytest.approx(known / (4 * 60 * 80))
+
+
+def test_small_steps_add_up() -> None:
+    """Five steps of 0.4 pixels are two pixels; read at the nearest pixel frame by frame they would be none."""
+    labels = np.arange(24, dtype=np.uint8).reshape(2, 12)
+    way = Way(np.zeros((2, 2, 12), np.float32), np.ones((2, 12), np.bool_))
+    step = np.zeros((2, 2, 12), np.float32)
+    step[0] = 0.4
+    for _ in range(5):
+        way = way.further(FlowPair(step, -step))
+    moved = way.carry(labels)
+    assert moved[:, :10].tolist() == labels[:, 2:].tolist()
+    assert (moved[:, 10:] == 255).all()
+
+
+def test_what_was_hidden_on_the_way_stays_unknown() -> None:
+    still = np.zeros((2, 1, 4), np.float32)
+    back = still.copy()
+    back[0, 0, 2] = 3.0  # forward and back do not meet: hidden
+    way = Way(still, np.ones((1, 4), np.bool_)).further(FlowPair(still, back)).further(FlowPair(still, still))
+    assert way.carry(np.array([[5, 6, 7, 8]], np.uint8)).tolist() == [[5, 6, 255, 8]]
+
+
+def test_each_frame_takes_the_nearest_labels() -> None:
+    assert goals_of((2, 6), 12, 3) == {2: [0, 1, 3, 4], 6: [5, 7, 8, 9]}
+    assert goals_of((0,), 3, 5) == {0: [1, 2]}
+    assert goals_of((), 3, 5) == {}
+
+
+def test_estimated_motion_serves_too(tmp_path: Path) -> None:
+    root = write(SyntheticVideos(1, frames=5, size=(60, 80)), tmp_path / "data", "frames", "train")
+    (video,), space = load_split(f"folder:{root}", "all")
+    truth = {video.name: video}
+    results = propagate_labels([video.keep_labels({0})], space, tmp_path / "out", reach=3, truth=truth)
+    assert results["frames"] == 3
+    assert results["precision"] > 0.9
+    unlabelled = replace(video, frames=tuple(replace(frame, label=None) for frame in video.frames))
+    assert propagate_labels([unlabelled], space, tmp_path / "none")["frames"] == 0
+    with pytest.raises(InputError, match="reach of at least 1 frame, came 0"):
+        propagate_labels([video], space, tmp_path / "out", reach=0)
