@@ -12,7 +12,7 @@ from everyframe.labels import LabelSpace
 from everyframe.models.zoo import create_model
 from everyframe.reproduce.experiment import SCALES, Row
 from everyframe.reproduce.grid import EXPERIMENTS, find
-from everyframe.reproduce.plan import Setting, check, overrides_of, plan
+from everyframe.reproduce.plan import Setting, check, overrides_of, pick, plan
 from everyframe.training.recipe import read_recipe, recipes, resolve
 
 ROWS = [
@@ -96,7 +96,7 @@ def test_iterative_rows_run_the_loop(tmp_path: Path) -> None:
 
 
 def test_more_data_reach_the_rows_that_join_them_and_only_those(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="multi-dataset: expected --data.also, came none; add --data.also"):
+    with pytest.raises(InputError, match=r"multi-dataset: expected --data[.]also, came none; add --data"):
         check(Setting("multi-dataset", "vspw:/videos", tmp_path))
     other = '[{"data": "vspw:/other", "mapping": "names"}]'
     setting = Setting("multi-dataset", "vspw:/videos", tmp_path, extra={"data.also": other})
@@ -108,6 +108,18 @@ def test_more_data_reach_the_rows_that_join_them_and_only_those(tmp_path: Path) 
     }
     words = trained["one label, joined"]
     assert words[words.index("--data.also") + 1] == other
+
+
+def test_rows_are_picked_by_pattern_and_bring_their_members(tmp_path: Path) -> None:
+    table1 = plan(Setting("table1", "vspw:/videos", tmp_path, seeds=2))
+    picked = pick(table1, ["SSLTM*", "OCRNet"])
+    assert [(cell.row.label, cell.seed) for cell in picked] == [
+        (label, seed) for seed in (0, 1) for label in ("OCRNet", "SSLTM", "SSLTM, Mean Teacher", "SSLTM, all labels")
+    ]
+    joined = plan(Setting("ensemble", "vspw:/videos", tmp_path, seeds=1))
+    assert [cell.row.label for cell in pick(joined, ["mean of 2"])] == ["OCRNet", "UperNet", "mean of 2"]
+    with pytest.raises(InputError, match="rows: expected a row or a pattern of one, came 'SSLTN'; there are DeepLab"):
+        pick(table1, ["SSLTM*", "SSLTN"])
 
 
 def test_joined_rows_name_models_of_their_seed(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import math
 from pathlib import Path
@@ -61,6 +62,19 @@ def batch(unlabelled: int = 3) -> dict[str, Clip]:
 
 
 # -- one step --------------------------------------------------------------------------------------------------------
+
+
+def test_running_statistics_are_those_of_the_labelled_batch() -> None:
+    """The strongly changed pictures of the student do not move what the teacher normalises by."""
+    made, clips = module(), batch()
+    made.model = create_model("fcn-tiny", made.model.label_space).train()
+    alone = copy.deepcopy(made.model)
+    alone(clips["labelled"].images, clips["labelled"].roles)
+    made.training_step(clips, 0)
+    buffers = dict(made.model.named_buffers())
+    assert any(name.endswith("running_mean") for name in buffers)
+    for name, value in alone.named_buffers():
+        assert torch.equal(value, buffers[name]), name
 
 
 def test_cost_of_a_step_by_hand() -> None:

@@ -43,6 +43,8 @@ def parser() -> argparse.ArgumentParser:
     add("--reuse", action="append", default=[], metavar="DIR",
         help="results of another experiment, such as results/table1-small: cells with the same commands are copied "
         "from there; may be repeated")  # fmt: skip
+    add("--rows", action="append", metavar="LABEL",
+        help="run these rows alone now, such as 'SSLTM*'; may be repeated (all)")  # fmt: skip
     add("--dry-run", action="store_true", help="print the commands of everything that is not done, and stop")
     add("--list", action="store_true", help="list the experiments")
     return made
@@ -61,14 +63,15 @@ def main(arguments: list[str]) -> int:
     if known.data is None:
         raise InputError(f"{known.name}: expected data, came none; add --data LAYOUT:ROOT")
     extra = split_options([known.name, *rest])[1] if rest else {}
-    from everyframe.reproduce.plan import check, plan
+    from everyframe.reproduce.plan import check, pick, plan
     from everyframe.reproduce.reproduce import commands, prepared, reproduce
     from everyframe.reproduce.runner import read_record
 
+    rows = known.rows or ["*"]
     if known.dry_run:
         setting = prepared(known.name, known.data, known.scale, known.seeds, known.out, extra)
         check(setting)
-        print(commands([cell for cell in plan(setting) if read_record(cell).status != "done"]), end="")
+        print(commands([cell for cell in pick(plan(setting), rows) if read_record(cell).status != "done"]), end="")
         return 0
     from everyframe.training.last_checkpoint import StopSignals
 
@@ -81,6 +84,7 @@ def main(arguments: list[str]) -> int:
             out=known.out,
             jobs=known.jobs,
             reuse=known.reuse,
+            rows=rows,
             extra=extra,
             asked=lambda: signals.received,
             say=lambda line: print(line, flush=True),

@@ -24,7 +24,7 @@ USAGE = """usage: everyframe train RECIPE [--option value ...]
 example: everyframe train ocr-tiny --data folder:my_videos --out runs/a
 """
 
-SEVERAL = ("unlabeled", "data.unlabeled")
+SEVERAL = ("unlabeled", "data.unlabeled", "data.also")
 """Options that take every value that follows."""
 
 

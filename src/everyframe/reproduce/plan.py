@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,23 @@ def plan(setting: Setting) -> list[Cell]:
         for seed in range(setting.seeds)
         for row in setting.rows
     ]
+
+
+def pick(cells: Sequence[Cell], patterns: Sequence[str]) -> list[Cell]:
+    """Return the cells whose row's label fits one of the patterns ("SSLTM*"), with the members of joined rows.
+
+    Raises:
+        InputError: a pattern fits no row; the message lists them.
+    """
+    labels = list(dict.fromkeys(cell.row.label for cell in cells))
+    for pattern in patterns:
+        if not fnmatch.filter(labels, pattern):
+            raise InputError(
+                f"rows: expected a row or a pattern of one, came {pattern!r}; there are {'; '.join(labels)}"
+            )
+    picked = {label for pattern in patterns for label in fnmatch.filter(labels, pattern)}
+    picked |= {member for cell in cells if cell.row.label in picked for member in cell.row.members}
+    return [cell for cell in cells if cell.row.label in picked]
 
 
 def overrides_of(setting: Setting, row: Row) -> dict[str, Any]:

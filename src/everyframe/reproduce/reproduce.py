@@ -11,7 +11,7 @@ from typing import Any
 from everyframe.data.layouts import load_split
 from everyframe.data.reading import read_frame
 from everyframe.errors import InputError
-from everyframe.reproduce.plan import Cell, Setting, check, plan
+from everyframe.reproduce.plan import Cell, Setting, check, pick, plan
 from everyframe.reproduce.plots import write_plots
 from everyframe.reproduce.runner import PROGRAM, CellRecord, read_record, run_grid, write_whole
 from everyframe.reproduce.subsets import noisy_frames
@@ -31,6 +31,7 @@ def reproduce(
     out: str | Path | None = None,
     jobs: int = 1,
     reuse: Sequence[str | Path] = (),
+    rows: Sequence[str] = ("*",),
     extra: Mapping[str, Any] | None = None,
     program: Sequence[str] = PROGRAM,
     asked: Callable[[], object] = lambda: None,
@@ -46,6 +47,7 @@ def reproduce(
         out: folder of the results; results/NAME-SCALE when left out.
         jobs: cells at a time.
         reuse: folders of other grids; a cell that one of them has finished with the same commands is taken over.
+        rows: labels of the rows to run now, or patterns of them; the others are left for another call.
         extra: options of every training, as in `everyframe train`.
         program: see `run_grid`.
         asked: see `run_grid`.
@@ -66,10 +68,11 @@ def reproduce(
     def changed(_: CellRecord | None = None) -> None:
         report(setting, cells)
 
-    waiting = sum(read_record(cell).status != "done" for cell in cells)
-    say(f"{name}: {len(cells)} cells, {waiting} of them to run; writes to {setting.out}")
+    picked = pick(cells, rows)
+    waiting = sum(read_record(cell).status != "done" for cell in picked)
+    say(f"{name}: {len(picked)} cells, {waiting} of them to run; writes to {setting.out}")
     found = [Path(folder) for folder in reuse]
-    records = run_grid(setting, cells, program=program, jobs=jobs, reuse=found, asked=asked, changed=changed, say=say)
+    records = run_grid(setting, picked, program=program, jobs=jobs, reuse=found, asked=asked, changed=changed, say=say)
     changed()
     return records
 

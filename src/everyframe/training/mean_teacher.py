@@ -22,6 +22,7 @@ from everyframe.semi.pseudo import (
     pseudo_label_loss,
     pseudo_labels,
 )
+from everyframe.semi.statistics import unrecorded_statistics
 from everyframe.semi.teacher import Teacher
 from everyframe.training.supervised import Supervised
 from everyframe.training.validation import MONITOR, VideoScores
@@ -70,7 +71,8 @@ class MeanTeacher(Supervised):
         watched = self.watch(targets, unlabelled, labelled)
         costs = self.objective(self.model(labelled.images, labelled.roles), labelled)
         images, targets, inside = self.student_view(unlabelled, targets)
-        logits = query_logits(self.model, self.model(images, unlabelled.roles))
+        with unrecorded_statistics(self.model):  # they are the teacher's, which sees colours as they are
+            logits = query_logits(self.model, self.model(images, unlabelled.roles))
         queries = targets.shape[1]
         cost = pseudo_label_loss(logits, targets.flatten(0, 1), inside.repeat_interleave(queries, 0))
         weight = self.teaching.weight_at(self.global_step, self.steps)

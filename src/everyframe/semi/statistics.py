@@ -1,0 +1,34 @@
+"""Batch normalisation under strong augmentation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+@contextmanager
+def unrecorded_statistics(model: nn.Module) -> Iterator[None]:
+    """Normalise by the statistics of the batch, as in training, and leave the running ones as they were.
+
+    A student sees strongly changed colours beside pictures as they are. If both moved the running statistics, its
+    teacher, which has them and sees pictures as they are, would normalise by a mixture that it never meets, and be the
+    worse while the learning rate is high (docs/results.md has the figures). Li et al., "Revisiting Batch Normalization for Practical Domain
+    Adaptation" (2016), on statistics that belong to a domain.
+
+    Args:
+        model: in training mode, or not; synchronised batch normalisation is meant too.
+    """
+    layers = [(layer, layer.momentum) for layer in model.modules() if isinstance(layer, _BatchNorm)]
+    counts = [None if layer.num_batches_tracked is None else layer.num_batches_tracked.clone() for layer, _ in layers]
+    try:
+        for layer, _ in layers:
+            layer.momentum = 0.0
+        yield
+    finally:
+        for (layer, momentum), count in zip(layers, counts, strict=True):
+            layer.momentum = momentum
+            if count is not None:
+                layer.num_batches_tracked.copy_(count)
