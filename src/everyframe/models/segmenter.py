@@ -130,7 +130,7 @@ class Segmenter(nn.Module):
 
         auxiliary = features.embedding.get("auxiliary")
         return Prediction(
-            outputs={key: torch.stack([outputs[key] for outputs in predicted], 1) for key in predicted[0]},
+            outputs={key: _stacked([outputs[key] for outputs in predicted]) for key in predicted[0]},
             auxiliary=None if auxiliary is None else auxiliary.unflatten(0, (b, t)),
             features=features,
         )
@@ -171,3 +171,8 @@ class Segmenter(nn.Module):
         from everyframe.models.checkpoint import push_to_hub
 
         return push_to_hub(self, repo_id, **options)
+
+
+def _stacked(maps: list[Tensor]) -> Tensor:
+    """[B, ...] of each query -> [B, Q, ...]; a single one is not copied."""
+    return maps[0].unsqueeze(1) if len(maps) == 1 else torch.stack(maps, 1)
