@@ -14,7 +14,7 @@ LAYERS = {
     "errors": 0, "frames": 0, "labels": 0, "flow": 0,
     "io": 1, "metrics": 1, "losses": 1, "models": 1,
     "data": 2, "semi": 2, "inference": 2, "report": 2, "export": 2,
-    "training": 3, "predict": 3, "evaluate": 3, "ensemble": 3, "reproduce": 3,
+    "training": 3, "predict": 3, "evaluate": 3, "ensemble": 3, "convert": 3, "reproduce": 3,
     "cli": 4, "__init__": 4,
 }  # fmt: skip
 LAYER_0_ORDER = ["errors", "frames", "labels", "flow"]

@@ -17,6 +17,7 @@ VERBS = {
     "evaluate": "measure predictions or a model, and write a report",
     "ensemble": "join several models: store their scores, sweep the weight of two, mean, vote",
     "reproduce": "the papers' experiments as restartable grids: tables and plots",
+    "convert": "turn a published checkpoint into a saved model",
     "models": "list the models with parameters and cost",
     "bench": "measure speed and memory (bench predict, metrics, stream, contrastive)",
 }

@@ -117,9 +117,8 @@ def psp(
 ) -> Head:
     """PSPNet with the VSPW code's auxiliary head: half the channels of the last map but one; 0 leaves it out."""
     auxiliary_width = channels[-2] // 2 if auxiliary_width is None else auxiliary_width
-    auxiliary = _auxiliary(channels, strides, num_classes, auxiliary_width) if auxiliary_width else None
-    width = width or _width(channels, 512)
-    return PSPHead(channels, strides, num_classes, width=width, auxiliary=auxiliary, **options)
+    chosen = {"auxiliary": _auxiliary(channels, strides, num_classes, auxiliary_width), **options}
+    return PSPHead(channels, strides, num_classes, width=width or _width(channels, 512), **chosen)
 
 
 def ocr(
@@ -154,7 +153,7 @@ def fcn(
         "num_convs": 1,
         "kernel_size": 1,
         "concat_input": False,
-        "auxiliary": _auxiliary(channels, strides, num_classes, auxiliary_width) if auxiliary_width else None,
+        "auxiliary": _auxiliary(channels, strides, num_classes, auxiliary_width),
     }
     return FCNHead(channels, strides, num_classes, **{**shape, **options})
 
@@ -169,8 +168,8 @@ def uper(
     **options: Any,
 ) -> Head:
     """UperNet; `auxiliary_width` above 0 adds mmseg's auxiliary head."""
-    auxiliary = _auxiliary(channels, strides, num_classes, auxiliary_width) if auxiliary_width else None
-    return UperHead(channels, strides, num_classes, width=width or _narrow(channels), auxiliary=auxiliary, **options)
+    chosen = {"auxiliary": _auxiliary(channels, strides, num_classes, auxiliary_width), **options}
+    return UperHead(channels, strides, num_classes, width=width or _narrow(channels), **chosen)
 
 
 def deeplab(
@@ -187,7 +186,7 @@ def deeplab(
     shape = {
         "width": width or _narrow(channels),
         "dilations": (1, *(max(2, rate * 8 // strides[-1]) for rate in (12, 24, 36))),
-        "auxiliary": _auxiliary(channels, strides, num_classes, auxiliary_width) if auxiliary_width else None,
+        "auxiliary": _auxiliary(channels, strides, num_classes, auxiliary_width),
     }
     return DeepLabV3PlusHead(channels, strides, num_classes, **{**shape, **options})
 
@@ -202,14 +201,14 @@ def segmenter(
     **options: Any,
 ) -> Head:
     """Segmenter's mask transformer of one block, as wide as the coarsest map and at most 768."""
-    auxiliary = _auxiliary(channels, strides, num_classes, auxiliary_width) if auxiliary_width else None
-    return MaskTransformerHead(
-        channels, strides, num_classes, width=width or _width(channels, 768), auxiliary=auxiliary, **options
-    )
+    chosen = {"auxiliary": _auxiliary(channels, strides, num_classes, auxiliary_width), **options}
+    return MaskTransformerHead(channels, strides, num_classes, width=width or _width(channels, 768), **chosen)
 
 
-def _auxiliary(channels: Sequence[int], strides: Sequence[int], num_classes: int, width: int) -> Head:
-    return FCNHead(channels, strides, num_classes, index=-2, width=width, num_convs=1, concat_input=False)
+def _auxiliary(channels: Sequence[int], strides: Sequence[int], num_classes: int, width: int) -> Head | None:
+    """Return the usual auxiliary head, none at width 0."""
+    shape = {"index": -2, "width": width, "num_convs": 1, "concat_input": False}
+    return FCNHead(channels, strides, num_classes, **shape) if width else None
 
 
 def _width(channels: Sequence[int], most: int) -> int:
@@ -333,6 +332,7 @@ def create_model(
     label_space: LabelSpace,
     *,
     pretrained: bool = False,
+    weights: str | None = None,
     backbone: Options | None = None,
     head: Options | None = None,
     temporal: Options | None = None,
@@ -345,8 +345,9 @@ def create_model(
         name: a key of `MODELS`, or "SYSTEM-timm:NAME".
         label_space: classes and colours.
         pretrained: whether the backbone's weights are downloaded (they come from timm's pages on the hub).
+        weights: folder of a saved model to start from; its backbone must fit, of the rest is taken what fits.
         backbone: options of the backbone, by the names of its constructor, for example {"drop_path": 0.2}.
-        head: options of the head, for example {"width": 256}.
+        head: options of the head, for example {"width": 256}; "auxiliary" may hold those of an `FCNHead`.
         temporal: options of the temporal module, for example {"hidden": 64}.
         mean: RGB mean of the training images, in 0..1.
         std: RGB deviation of the training images, in 0..1.
@@ -368,11 +369,18 @@ def create_model(
         body = _build(timm_model, name, "backbone", pretrained, name=parts.backbone[5:], **options["backbone"])
     else:
         body = _build(BACKBONES[parts.backbone], name, "backbone", pretrained, **options["backbone"])
-    top = _build(HEADS[parts.head], name, "head", body.channels, body.strides, len(label_space), **options["head"])
+    shape, chosen = (body.channels, body.strides, len(label_space)), dict(options["head"])
+    if isinstance(chosen.get("auxiliary"), Mapping):
+        chosen["auxiliary"] = _build(FCNHead, name, "auxiliary head", *shape, **chosen["auxiliary"])
+    top = _build(HEADS[parts.head], name, "head", *shape, **chosen)
     time = _build(TEMPORAL[parts.temporal], name, "temporal", top, body.channels[-1], **options["temporal"])
     model = Segmenter(body, top, label_space, time, mean, std)
     given = {part: chosen for part, chosen in options.items() if chosen}
     model.config = {"name": name, "options": {**given, "mean": list(mean), "std": list(std)}}
+    if weights is not None:
+        from everyframe.models.convert.saved import start_from
+
+        start_from(model, weights)
     return model
 
 

@@ -1,4 +1,4 @@
-"""The backbones of the VSPW 2023 paper by name: ViT-Adapter on BEiT, EVA-01 and DeiT, EVA-02, InternImage, FocalNet.
+"""Large backbones by name: ViT-Adapter on BEiT, EVA-01 and DeiT, EVA-02, InternImage, FocalNet; and a plain ViT.
 
 Published weights of the plain transformers come through timm; those of whole models through `everyframe convert`.
 """
@@ -16,6 +16,7 @@ from everyframe.models.backbones.beit import Beit
 from everyframe.models.backbones.eva02 import Eva02
 from everyframe.models.backbones.focalnet import FocalNet
 from everyframe.models.backbones.intern_image import InternImage
+from everyframe.models.backbones.vit import VisionTransformer
 from everyframe.models.backbones.vit_adapter import ViTAdapter
 from everyframe.models.backbones.window_vit import WindowVit
 
@@ -114,6 +115,9 @@ LARGE: dict[str, Callable[..., nn.Module]] = {
     "vit-adapter-base": _adapted(
         partial(WindowVit, width=768, depth=12, heads=12), "deit_base_patch16_224.fb_in1k", size=224,
         adapter={"heads": 12, "ratio": 0.5},
+    ),
+    "vit-base": partial(
+        plain, build=VisionTransformer, width=768, depth=12, heads=12, drop_path=0.1, out_indices=(2, 5, 8, 11)
     ),
     "eva02-large": partial(plain, build=Eva02, width=1024, depth=24, heads=16, drop_path=0.2),
     "internimage-tiny": partial(_INTERN, post_norm=False, drop_path=0.2),

@@ -9,7 +9,8 @@ from torch import nn
 from everyframe.models.backbones.eva02 import Eva02
 from everyframe.models.backbones.focalnet import FocalNet
 from everyframe.models.backbones.intern_image import InternImage
-from everyframe.models.convert.keys import WEIGHT, Rule, Table
+from everyframe.models.convert.keys import WEIGHT, Rule, Table, left_out
+from everyframe.models.convert.mmseg_backbone_config import BackboneKind, Options
 from everyframe.models.convert.settings import Config, read
 
 _LEVEL = r"levels\.(\d+)"
@@ -46,8 +47,8 @@ def intern_image_table(config: Config) -> Table:
     ]  # fmt: skip
 
 
-def intern_image(config: Config) -> InternImage:
-    """Build what `InternImage` is."""
+def intern_image_options(config: Config) -> Options:
+    """Return `InternImage`'s arguments."""
     read(
         config,
         {"channels", "depths", "groups", "mlp_ratio", "drop_path_rate", "layer_scale", "offset_scale", "post_norm",
@@ -57,22 +58,22 @@ def intern_image(config: Config) -> InternImage:
         remove_center=(False,),
     )  # fmt: skip
     post_norm, scale = config.get("post_norm", False), config.get("layer_scale")
-    return InternImage(
-        width=config.get("channels", 64),
-        depths=config.get("depths", (3, 4, 18, 5)),
-        groups=config.get("groups", (3, 6, 12, 24)),
-        mlp_ratio=config.get("mlp_ratio", 4.0),
-        offset_scale=config.get("offset_scale", 1.0),
-        kernel=config.get("dw_kernel_size") or 3,
-        post_norm=post_norm,
+    return {
+        "width": config.get("channels", 64),
+        "depths": config.get("depths", (3, 4, 18, 5)),
+        "groups": config.get("groups", (3, 6, 12, 24)),
+        "mlp_ratio": config.get("mlp_ratio", 4.0),
+        "offset_scale": config.get("offset_scale", 1.0),
+        "kernel": config.get("dw_kernel_size") or 3,
+        "post_norm": post_norm,
         # With layer scale or norms behind the branches the further norms do not exist there.
-        branch_norm=config.get("res_post_norm", False) and not post_norm and scale is None,
-        centre_scale=config.get("center_feature_scale", False),
-        layer_scale=scale,
-        block_norms=(config.get("level2_post_norm_block_ids") or ()) if config.get("level2_post_norm") else (),
-        drop_path=config.get("drop_path_rate", 0.2),
-        out_indices=config.get("out_indices", (0, 1, 2, 3)),
-    )
+        "branch_norm": config.get("res_post_norm", False) and not post_norm and scale is None,
+        "centre_scale": config.get("center_feature_scale", False),
+        "layer_scale": scale,
+        "block_norms": (config.get("level2_post_norm_block_ids") or ()) if config.get("level2_post_norm") else (),
+        "drop_path": config.get("drop_path_rate", 0.2),
+        "out_indices": config.get("out_indices", (0, 1, 2, 3)),
+    }
 
 
 _FOCAL = r"layers\.(\d+)\.blocks\.(\d+)"
@@ -101,8 +102,8 @@ def focalnet_table(config: Config) -> Table:
     return [*FOCALNET, *(Rule(rf"norm{stage}\.{WEIGHT}", rf"norms.{i}.\1") for i, stage in norms)]
 
 
-def focalnet(config: Config) -> FocalNet:
-    """Build what `FocalNet` of the segmentation code is."""
+def focalnet_options(config: Config) -> Options:
+    """Return `FocalNet`'s arguments for the class of the segmentation code."""
     read(
         config,
         {"embed_dim", "depths", "focal_levels", "focal_windows", "mlp_ratio", "drop_path_rate", "use_conv_embed",
@@ -111,22 +112,22 @@ def focalnet(config: Config) -> FocalNet:
         patch_size=(4,), use_pre_norms=([False] * 4, (False,) * 4),
     )  # fmt: skip
     stages = len(config.get("depths", (2, 2, 6, 2)))
-    return FocalNet(
-        width=config.get("embed_dim", 96),
-        depths=config.get("depths", (2, 2, 6, 2)),
-        levels=config.get("focal_levels", (2,) * stages),
-        windows=config.get("focal_windows", (9,) * stages),
-        mlp_ratio=config.get("mlp_ratio", 4.0),
-        overlap=config.get("use_conv_embed", False),
-        post_norm=config.get("use_postln", False),
-        modulation_norm=config.get("use_postln_in_modulation", False),
-        scaled=config.get("normalize_modulator", False) or config.get("scaling_modulator", False),
-        layer_scale=1e-4 if config.get("use_layerscale", False) else None,
-        patch_norm=config.get("patch_norm", True),
-        drop_path=config.get("drop_path_rate", 0.2),
-        out_indices=config.get("out_indices", (0, 1, 2, 3)),
-        in_channels=config.get("in_chans", 3),
-    )
+    return {
+        "width": config.get("embed_dim", 96),
+        "depths": config.get("depths", (2, 2, 6, 2)),
+        "levels": config.get("focal_levels", (2,) * stages),
+        "windows": config.get("focal_windows", (9,) * stages),
+        "mlp_ratio": config.get("mlp_ratio", 4.0),
+        "overlap": config.get("use_conv_embed", False),
+        "post_norm": config.get("use_postln", False),
+        "modulation_norm": config.get("use_postln_in_modulation", False),
+        "scaled": config.get("normalize_modulator", False) or config.get("scaling_modulator", False),
+        "layer_scale": 1e-4 if config.get("use_layerscale", False) else None,
+        "patch_norm": config.get("patch_norm", True),
+        "drop_path": config.get("drop_path_rate", 0.2),
+        "out_indices": config.get("out_indices", (0, 1, 2, 3)),
+        "in_channels": config.get("in_chans", 3),
+    }
 
 
 _BLOCK = r"blocks\.(\d+)"
@@ -134,7 +135,7 @@ _BLOCK = r"blocks\.(\d+)"
 EVA02: Table = [
     Rule(r"(cls_token|pos_embed)", r"\1"),
     Rule(rf"patch_embed\.proj\.{WEIGHT}", r"patch_embed.projection.\1"),
-    Rule(r"(?:blocks\.\d+\.attn\.)?rope\..+", None),  # computed here, for any grid
+    left_out(r"(?:blocks\.\d+\.attn\.)?rope\..+", "angles, computed here for any grid"),
     Rule(rf"{_BLOCK}\.gamma_([12])", r"blocks.\1.gamma\2"),
     Rule(rf"{_BLOCK}\.(norm[12])\.{WEIGHT}", r"blocks.\1.\2.\3"),
     Rule(rf"{_BLOCK}\.attn\.([qv]_bias)", r"blocks.\1.attention.\2"),
@@ -150,8 +151,8 @@ EVA02: Table = [
 """BAAI's `EVA2` of the segmentation code."""
 
 
-def eva02(config: Config) -> Eva02:
-    """Build what `EVA2` is."""
+def eva02_options(config: Config) -> Options:
+    """Return `Eva02`'s arguments for `EVA2`."""
     read(
         config,
         {"img_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "qkv_bias", "drop_path_rate", "init_values",
@@ -162,23 +163,23 @@ def eva02(config: Config) -> Eva02:
     )  # fmt: skip
     size = config.get("img_size", 224)
     depth = config.get("depth", 12)
-    return Eva02(
-        width=config.get("embed_dim", 768),
-        depth=depth,
-        heads=config.get("num_heads", 12),
-        patch=config.get("patch_size", 16),
-        size=(size, size) if isinstance(size, int) else tuple(size),
-        mlp_ratio=config.get("mlp_ratio", 4.0),
-        qkv_bias=config.get("qkv_bias", False),
-        rotary=config.get("pt_hw_seq_len", 16) if config.get("rope", False) else None,
-        gated=config.get("naiveswiglu", False),
-        inner_norms=config.get("subln", False),
-        absolute_positions=config.get("use_abs_pos_emb", True),
-        layer_scale=config.get("init_values") or None,
-        drop_path=config.get("drop_path_rate", 0.0),
-        out_indices=config.get("out_indices", (3, 5, 7, 11)),
-        in_channels=config.get("in_chans", 3),
-    )
+    return {
+        "width": config.get("embed_dim", 768),
+        "depth": depth,
+        "heads": config.get("num_heads", 12),
+        "patch": config.get("patch_size", 16),
+        "size": (size, size) if isinstance(size, int) else tuple(size),
+        "mlp_ratio": config.get("mlp_ratio", 4.0),
+        "qkv_bias": config.get("qkv_bias", False),
+        "rotary": config.get("pt_hw_seq_len", 16) if config.get("rope", False) else None,
+        "gated": config.get("naiveswiglu", False),
+        "inner_norms": config.get("subln", False),
+        "absolute_positions": config.get("use_abs_pos_emb", True),
+        "layer_scale": config.get("init_values") or None,
+        "drop_path": config.get("drop_path_rate", 0.0),
+        "out_indices": config.get("out_indices", (3, 5, 7, 11)),
+        "in_channels": config.get("in_chans", 3),
+    }
 
 
 TABLES: dict[str, Callable[[Config], Table]] = {
@@ -188,9 +189,14 @@ TABLES: dict[str, Callable[[Config], Table]] = {
 }
 """Class name -> table for a configuration."""
 
+BACKBONES: dict[str, BackboneKind] = {
+    "InternImage": BackboneKind(InternImage, intern_image_options),
+    "FocalNet": BackboneKind(FocalNet, focalnet_options),
+    "EVA2": BackboneKind(Eva02, eva02_options),
+}
+"""Class name -> ours."""
+
 BUILDERS: dict[str, Callable[[Config], nn.Module]] = {
-    "InternImage": intern_image,
-    "FocalNet": focalnet,
-    "EVA2": eva02,
+    name: lambda config, kind=kind: kind.build(**kind.options(config)) for name, kind in BACKBONES.items()
 }
 """Class name -> builder from its configuration."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from everyframe.models.convert.keys import WEIGHT, Rule, Table, conv_module
+from everyframe.models.convert.keys import WEIGHT, Rule, Table, conv_module, left_out
 from everyframe.models.convert.timm import merging_order
 from everyframe.models.state import State
+
+COMPUTED = "index of pairs, computed here"
+NEVER_USED = "in published files, but never used"
 
 _ENCODER = r"pixel_decoder\.encoder\.layers\.(\d+)"
 _DECODER = r"transformer_decoder\.layers\.(\d+)"
@@ -37,7 +39,7 @@ MASK2FORMER: Table = [
     Rule(rf"cls_embed\.{WEIGHT}", r"cls_embed.\1"),
     Rule(rf"mask_embed\.(\d)\.{WEIGHT}", r"mask_embed.\1.\2"),
     Rule(r"(level_embed|query_embed|query_feat)\.weight", r"\1.weight"),
-    Rule(r"conv_seg\..+", None),  # there in published files, never used
+    left_out(r"conv_seg\..+", NEVER_USED),
 ]  # fmt: skip
 """mmdet's `Mask2FormerHead`, with the names of mmdet 2.x (`attentions.0`) or of mmdet 3.x (`cross_attn`)."""
 
@@ -57,7 +59,7 @@ HF_SWIN: Table = [
     Rule(rf"{_HF_BLOCK}\.attention\.self\.qkv\.{WEIGHT}", r"stages.\1.blocks.\2.attention.qkv.\3"),
     Rule(rf"{_HF_BLOCK}\.attention\.self\.relative_position_bias_table",
          r"stages.\1.blocks.\2.attention.relative_position_bias_table"),
-    Rule(rf"{_HF_BLOCK}\.attention\.self\.relative_position_index", None),
+    left_out(rf"{_HF_BLOCK}\.attention\.self\.relative_position_index", COMPUTED),
     Rule(rf"{_HF_BLOCK}\.attention\.output\.dense\.{WEIGHT}", r"stages.\1.blocks.\2.attention.projection.\3"),
     Rule(rf"{_HF_BLOCK}\.layernorm_before\.{WEIGHT}", r"stages.\1.blocks.\2.norm1.\3"),
     Rule(rf"{_HF_BLOCK}\.layernorm_after\.{WEIGHT}", r"stages.\1.blocks.\2.norm2.\3"),
@@ -66,7 +68,7 @@ HF_SWIN: Table = [
     Rule(rf"encoder\.layers\.(\d+)\.downsample\.(norm|reduction)\.{WEIGHT}", r"stages.\1.downsample.\2.\3",
          merging_order),
     *(Rule(rf"hidden_states_norms\.stage{i + 1}\.{WEIGHT}", rf"norms.{i}.\1") for i in range(8)),
-    Rule(r"(?:swin\.)?layernorm\..+", None),  # after the last stage, past the maps
+    left_out(r"(?:swin\.)?layernorm\..+", "after the last stage, past the maps"),
 ]  # fmt: skip
 """transformers' `SwinBackbone` with all of its stages as outputs, after `join_projections`."""
 
@@ -100,20 +102,28 @@ HF_HEAD: Table = [
     *(Rule(rf"{_HF_QUERIES}\.decoder\.mask_predictor\.mask_embedder\.{i}\.0\.{WEIGHT}", rf"mask_embed.{2 * i}.\1")
       for i in range(3)),
     Rule(rf"class_predictor\.{WEIGHT}", r"cls_embed.\1"),
-    Rule(r"criterion\..+", None),
+    left_out(r"criterion\..+", "of the loss"),
 ]  # fmt: skip
 """transformers' `Mask2FormerForUniversalSegmentation` without its backbone, after `join_projections`."""
 
 
+_PARTS = {"query": 0, "key": 1, "value": 2, "q_proj": 0, "k_proj": 1, "v_proj": 2}
+
+
+def joined_name(key: str) -> tuple[str, int] | None:
+    """Return the name of the joint projection that a separate one becomes part of, and its place there."""
+    match = re.fullmatch(r"(.+\.(?:self|self_attn))\.(query|key|value|[qkv]_proj)\.(weight|bias)", key)
+    return (f"{match[1]}.qkv.{match[3]}", _PARTS[match[2]]) if match else None
+
+
 def join_projections(state: State) -> dict[str, Tensor]:
     """Lay the separate query, key and value projections of transformers one below the other, as our `qkv`."""
-    parts: Mapping[str, int] = {"query": 0, "key": 1, "value": 2, "q_proj": 0, "k_proj": 1, "v_proj": 2}
     joined: dict[str, Tensor] = {}
     found: dict[str, dict[int, Tensor]] = {}
     for key, value in state.items():
-        match = re.fullmatch(r"(.+\.(?:self|self_attn))\.(query|key|value|[qkv]_proj)\.(weight|bias)", key)
-        if match:
-            found.setdefault(f"{match[1]}.qkv.{match[3]}", {})[parts[match[2]]] = value
-        else:
+        target = joined_name(key)
+        if target is None:
             joined[key] = value
+        else:
+            found.setdefault(target[0], {})[target[1]] = value
     return joined | {key: torch.cat([three[i] for i in range(3)]) for key, three in found.items() if len(three) == 3}

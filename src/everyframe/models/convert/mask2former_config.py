@@ -7,20 +7,14 @@ from typing import Any
 
 from everyframe.models.backbones.swin import SwinTransformer
 from everyframe.models.convert.settings import Config, Unsupported, read
-from everyframe.models.heads.base import Head
 from everyframe.models.heads.mask2former.head import Mask2FormerHead
 
 
-def mask2former(
-    config: Config, channels: Sequence[int], strides: Sequence[int], auxiliary: Head | None = None
-) -> Mask2FormerHead:
-    """Build what mmdet's `Mask2FormerHead` is.
+def mask2former_options(config: Config) -> dict[str, Any]:
+    """Return `Mask2FormerHead`'s arguments for mmdet's class of that name.
 
     Args:
         config: `decode_head` of ViT-Adapter (mmdet 2.x) or mmsegmentation 1.x (mmdet 3.x).
-        channels: channels of each backbone map.
-        strides: stride of each backbone map.
-        auxiliary: head for an auxiliary loss, or None.
     """
     width = config["feat_channels"]
     read(
@@ -37,35 +31,30 @@ def mask2former(
     decoder_layer = decoder.get("transformerlayers") or decoder["layer_cfg"]
     sampling = _only(encoder_layer.get("attn_cfgs") or encoder_layer["self_attn_cfg"])
     attention = _only(decoder_layer.get("attn_cfgs") or decoder_layer["cross_attn_cfg"])
-    index = config.get("in_index", range(len(channels)))
     levels = len(config["in_channels"]) - 1
     if {sampling["num_levels"], config["num_transformer_feat_level"], levels} != {levels}:
         raise Unsupported(
             f"mmdet Mask2FormerHead: expected all maps but the finest ({levels}) to be read by both decoders, came "
             f"{sampling['num_levels']} and {config['num_transformer_feat_level']}"
         )
-    classes = config.get("num_classes") or config["num_things_classes"] + config["num_stuff_classes"]
-    return Mask2FormerHead(
-        channels,
-        strides,
-        classes,
-        tuple(index),
-        width=width,
-        queries=config["num_queries"],
-        heads=_same(sampling["num_heads"], attention["num_heads"]),
-        points=sampling["num_points"],
-        encoder_layers=encoder["num_layers"],
-        encoder_hidden=_hidden(encoder_layer),
-        decoder_layers=decoder["num_layers"],
-        decoder_hidden=_hidden(decoder_layer),
-        groups=_groups(pixels["norm_cfg"]),
-        upsample_first="layer_cfg" in decoder,  # mmsegmentation 1.x; ViT-Adapter enlarges the finished scores
-        encoder_dropout=sampling.get("dropout", 0.0),
-        attention_dropout=attention.get("attn_drop", 0.0),
-        projection_dropout=attention.get("proj_drop", 0.0),
-        mlp_dropout=(decoder_layer.get("ffn_cfgs") or decoder_layer.get("ffn_cfg")).get("ffn_drop", 0.0),
-        auxiliary=auxiliary,
-    )
+    index = config.get("in_index")
+    return {
+        "index": None if index is None else tuple(index),
+        "width": width,
+        "queries": config["num_queries"],
+        "heads": _same(sampling["num_heads"], attention["num_heads"]),
+        "points": sampling["num_points"],
+        "encoder_layers": encoder["num_layers"],
+        "encoder_hidden": _hidden(encoder_layer),
+        "decoder_layers": decoder["num_layers"],
+        "decoder_hidden": _hidden(decoder_layer),
+        "groups": _groups(pixels["norm_cfg"]),
+        "upsample_first": "layer_cfg" in decoder,  # mmsegmentation 1.x; ViT-Adapter enlarges the finished scores
+        "encoder_dropout": sampling.get("dropout", 0.0),
+        "attention_dropout": attention.get("attn_drop", 0.0),
+        "projection_dropout": attention.get("proj_drop", 0.0),
+        "mlp_dropout": (decoder_layer.get("ffn_cfgs") or decoder_layer.get("ffn_cfg")).get("ffn_drop", 0.0),
+    }
 
 
 def _positions(width: int) -> tuple[Config, ...]:
@@ -97,44 +86,59 @@ def _groups(norm: Config) -> int:
 # -- transformers ------------------------------------------------------------------------------------------------------
 
 
-def hf_swin(config: Config) -> SwinTransformer:
-    """Build what transformers' `SwinBackbone` with all stages as outputs is, from its `backbone_config`."""
+def hf_swin_options(config: Config) -> dict[str, Any]:
+    """Return `SwinTransformer`'s arguments for transformers' `SwinBackbone` with all stages as outputs.
+
+    Args:
+        config: its `backbone_config`.
+    """
     depths = config["depths"]
     if config.get("out_indices", list(range(1, len(depths) + 1))) != list(range(1, len(depths) + 1)):
         raise Unsupported(f"transformers SwinBackbone: out_indices={config['out_indices']} is not supported, only all")
     grid = config["image_size"] // config["patch_size"]
-    return SwinTransformer(
-        width=config["embed_dim"],
-        depths=depths,
-        heads=config["num_heads"],
-        window=config["window_size"],
-        patch=config["patch_size"],
-        mlp_ratio=config["mlp_ratio"],
-        qkv_bias=config["qkv_bias"],
-        drop_path=config.get("drop_path_rate", 0.1),
-        out_indices=range(len(depths)),
-        output_norms=True,
-        positions=(grid, grid) if config.get("use_absolute_embeddings") else None,
-        in_channels=config.get("num_channels", 3),
-    )
+    return {
+        "width": config["embed_dim"],
+        "depths": depths,
+        "heads": config["num_heads"],
+        "window": config["window_size"],
+        "patch": config["patch_size"],
+        "mlp_ratio": config["mlp_ratio"],
+        "qkv_bias": config["qkv_bias"],
+        "drop_path": config.get("drop_path_rate", 0.1),
+        "out_indices": tuple(range(len(depths))),
+        "output_norms": True,
+        "positions": (grid, grid) if config.get("use_absolute_embeddings") else None,
+        "in_channels": config.get("num_channels", 3),
+    }
 
 
-def hf_head(config: Config, channels: Sequence[int], strides: Sequence[int]) -> Mask2FormerHead:
-    """Build what transformers' `Mask2FormerForUniversalSegmentation` has behind its backbone, from `config.json`."""
+def hf_swin(config: Config) -> SwinTransformer:
+    """Build what transformers' `SwinBackbone` with all stages as outputs is, from its `backbone_config`."""
+    return SwinTransformer(**hf_swin_options(config))
+
+
+def hf_head_options(config: Config) -> dict[str, Any]:
+    """Return `Mask2FormerHead`'s arguments for transformers' `Mask2FormerForUniversalSegmentation`.
+
+    Args:
+        config: `config.json`.
+    """
     width = config["hidden_dim"]
     other: dict[str, Any] = {key: config[key] for key in ("feature_size", "mask_feature_size") if config[key] != width}
     if other or config.get("pre_norm") or config.get("activation_function", "relu") != "relu":
         raise Unsupported(f"transformers Mask2Former: expected post-norm, ReLU and one width ({width}), came {other}")
-    return Mask2FormerHead(
-        channels,
-        strides,
-        len(config["id2label"]),
-        width=width,
-        queries=config["num_queries"],
-        heads=config["num_attention_heads"],
-        encoder_layers=config["encoder_layers"],
-        encoder_hidden=config["encoder_feedforward_dim"],
-        decoder_layers=config["decoder_layers"] - 1,  # theirs counts the prediction before the first layer
-        decoder_hidden=config["dim_feedforward"],
-        upsample_first=True,
-    )
+    return {
+        "width": width,
+        "queries": config["num_queries"],
+        "heads": config["num_attention_heads"],
+        "encoder_layers": config["encoder_layers"],
+        "encoder_hidden": config["encoder_feedforward_dim"],
+        "decoder_layers": config["decoder_layers"] - 1,  # theirs counts the prediction before the first layer
+        "decoder_hidden": config["dim_feedforward"],
+        "upsample_first": True,
+    }
+
+
+def hf_head(config: Config, channels: Sequence[int], strides: Sequence[int]) -> Mask2FormerHead:
+    """Build what transformers' `Mask2FormerForUniversalSegmentation` has behind its backbone, from `config.json`."""
+    return Mask2FormerHead(channels, strides, len(config["id2label"]), **hf_head_options(config))

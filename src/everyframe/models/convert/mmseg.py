@@ -12,8 +12,8 @@ from typing import Any
 from torch import Tensor
 
 from everyframe.errors import InputError
-from everyframe.models.convert.keys import WEIGHT, Rule, Table, conv_module, convert, nested
-from everyframe.models.convert.mask2former import MASK2FORMER
+from everyframe.models.convert.keys import WEIGHT, Rule, Table, conv_module, convert, left_out, nested
+from everyframe.models.convert.mask2former import COMPUTED, MASK2FORMER, NEVER_USED
 from everyframe.models.state import State
 
 CLASSIFIER = Rule(rf"conv_seg\.{WEIGHT}", r"classifier.\1")
@@ -21,7 +21,7 @@ CLASSIFIER = Rule(rf"conv_seg\.{WEIGHT}", r"classifier.\1")
 SWIN: Table = [
     Rule(r"absolute_pos_embed", "absolute_positions"),
     Rule(rf"patch_embed\.(projection|norm)\.{WEIGHT}", r"patch_embed.\1.\2"),
-    Rule(r"(stages\.\d+\.blocks\.\d+)\.attn\.w_msa\.relative_position_index", None),
+    left_out(r"(stages\.\d+\.blocks\.\d+)\.attn\.w_msa\.relative_position_index", COMPUTED),
     Rule(r"(stages\.\d+\.blocks\.\d+)\.attn\.w_msa\.relative_position_bias_table",
          r"\1.attention.relative_position_bias_table"),
     Rule(rf"(stages\.\d+\.blocks\.\d+)\.attn\.w_msa\.qkv\.{WEIGHT}", r"\1.attention.qkv.\2"),
@@ -156,7 +156,7 @@ def backbone_table(config: Mapping[str, Any]) -> Table:
     """
     table = _table(config["type"], BACKBONES)
     if config["type"] == "VisionTransformer" and not config.get("with_cls_token", True):
-        return [Rule("cls_token", None), *table]  # there, but never used
+        return [left_out("cls_token", NEVER_USED), *table]
     if config["type"] != "SwinTransformer":
         return table
     # mmseg numbers output norms by stage, we by output.

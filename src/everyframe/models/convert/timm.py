@@ -10,8 +10,10 @@ from everyframe.models.backbones.focalnet import FocalNet
 from everyframe.models.backbones.hrnet import HRNet
 from everyframe.models.backbones.resnet import ResNet
 from everyframe.models.backbones.swin import SwinTransformer
-from everyframe.models.convert.keys import Rule, Table, convert
+from everyframe.models.convert.keys import Rule, Table, convert, left_out
 from everyframe.models.state import State, first_line, load_state
+
+PRETRAINING = "top of the classifier that was pretrained"
 
 
 def merging_order(x: Tensor) -> Tensor:
@@ -27,7 +29,7 @@ def merging_order(x: Tensor) -> Tensor:
 _STAGE = r"layers[._](\d+)"
 
 RESNET: Table = [
-    Rule(r"fc\..+", None),
+    left_out(r"fc\..+", PRETRAINING),
     Rule(r"(layer\d+\..+)", r"\1"),
     Rule(r"conv1\.(\d)\.(.+)", r"stem.\1.\2"),
     Rule(r"conv1\.(weight)", r"stem.0.\1"),
@@ -36,7 +38,7 @@ RESNET: Table = [
 
 
 HRNET: Table = [
-    Rule(r"(?:incre_modules|downsamp_modules|final_layer|classifier)\..+", None),
+    left_out(r"(?:incre_modules|downsamp_modules|final_layer|classifier)\..+", PRETRAINING),
     Rule(r"((?:conv|bn)\d|layer1|transition\d|stage\d)(\..+)", r"\1\2"),
 ]
 """timm's HRNet: the same names, and a classifying top."""
@@ -47,11 +49,16 @@ def resnet_table(deep_stem: bool) -> Table:
     return [*RESNET, Rule(r"bn1\.(.+)", rf"stem.{7 if deep_stem else 1}.\1")]
 
 
-def swin_table() -> Table:
-    """Return the table of timm's Swin Transformer, whose stages begin (ours end) with the patch merging."""
+def swin_table(merging_last: bool = False) -> Table:
+    """Return the table of timm's Swin Transformer, whose stages begin (ours end) with the patch merging.
+
+    Args:
+        merging_last: stages end with it, as in the authors' files.
+    """
+    first = 0 if merging_last else 1
     merging = [
         Rule(
-            rf"layers[._]{i + 1}\.downsample\.(norm|reduction)\.(weight|bias)",
+            rf"layers[._]{i + first}\.downsample\.(norm|reduction)\.(weight|bias)",
             rf"stages.{i}.downsample.\1.\2",
             merging_order,
         )
@@ -60,8 +67,8 @@ def swin_table() -> Table:
     block = rf"{_STAGE}\.blocks\.(\d+)"
     return [
         *merging,
-        Rule(r"(?:head|norm)\..+", None),
-        Rule(rf"{block}\.(?:attn_mask|attn\.relative_position_index)", None),
+        left_out(r"(?:head|norm)\..+", PRETRAINING),
+        left_out(rf"{block}\.(?:attn_mask|attn\.relative_position_index)", "computed here"),
         Rule(r"patch_embed\.proj\.(.+)", r"patch_embed.projection.\1"),
         Rule(r"patch_embed\.norm\.(.+)", r"patch_embed.norm.\1"),
         Rule(rf"{block}\.attn\.proj\.(.+)", r"stages.\1.blocks.\2.attention.projection.\3"),
@@ -77,7 +84,7 @@ def focalnet_table() -> Table:
     block = r"layers\.(\d+)\.blocks\.(\d+)"
     ours = r"stages.\1.blocks.\2"
     return [
-        Rule(r"(?:head|norm)\..+", None),
+        left_out(r"(?:head|norm)\..+", PRETRAINING),
         Rule(r"stem\.proj\.(.+)", r"patch_embed.projection.\1"),
         Rule(r"stem\.norm\.(.+)", r"patch_embed.norm.\1"),
         *(Rule(rf"layers\.{i + 1}\.downsample\.proj\.(.+)", rf"stages.{i}.downsample.projection.\1") for i in range(3)),
@@ -94,7 +101,7 @@ def focalnet_table() -> Table:
     ]
 
 
-def _fit_kernels(state: State, own: State) -> dict[str, Tensor]:
+def fit_kernels(state: State, own: State) -> dict[str, Tensor]:
     """Turn 1x1 convolutions into linear layers, and put kernels into the middle of larger ones: the same function.
 
     FocalNet's segmentation models widen the kernels of their classification models.
@@ -116,7 +123,7 @@ def convert_backbone(state: State, backbone: nn.Module, source: str = "weights")
         norms = {name: value for name, value in backbone.state_dict().items() if name.startswith("norms.")}
         converted = convert(state, tables[type(backbone)](), source)
         if isinstance(backbone, FocalNet):
-            converted = _fit_kernels(converted, backbone.state_dict())
+            converted = fit_kernels(converted, backbone.state_dict())
         return {**converted, **norms}
     if isinstance(backbone, ResNet):
         return convert(state, resnet_table(len(backbone.stem) > 3), source)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from everyframe.models.backbones.beit import Beit
-from everyframe.models.backbones.vit_adapter import ViTAdapter
+from everyframe.models.backbones.large import adapter
 from everyframe.models.backbones.window_vit import WindowVit
 from everyframe.models.convert import mmseg
-from everyframe.models.convert.keys import WEIGHT, Rule, Table, convert, nested
+from everyframe.models.convert.keys import WEIGHT, Rule, Table, convert, left_out, nested
+from everyframe.models.convert.mask2former import COMPUTED
+from everyframe.models.convert.mmseg_backbone_config import BackboneKind, Options
 from everyframe.models.convert.settings import Config, read
+from everyframe.models.convert.timm import PRETRAINING
 from everyframe.models.ops.relative_position import CLASS_ROWS, resize_table
 from everyframe.models.ops.vit_block import resized_positions
 from everyframe.models.state import State, load_state
@@ -27,7 +31,7 @@ TRUNK: Table = [
     Rule(rf"patch_embed\.proj\.{WEIGHT}", r"patch_embed.projection.\1"),
     Rule(rf"{_BLOCK}\.gamma_?([12])", r"blocks.\1.gamma\2"),
     Rule(rf"{_BLOCK}\.(norm[12])\.{WEIGHT}", r"blocks.\1.\2.\3"),
-    Rule(rf"{_BLOCK}\.attn\.relative_position_index", None),  # 75 MiB per block at 896; computed here
+    left_out(rf"{_BLOCK}\.attn\.relative_position_index", COMPUTED),  # 75 MiB per block at 896
     Rule(rf"{_BLOCK}\.attn\.(q_bias|v_bias|relative_position_bias_table)", r"blocks.\1.attention.\2"),
     Rule(rf"{_BLOCK}\.attn\.qkv\.{WEIGHT}", r"blocks.\1.attention.qkv.\2"),
     Rule(rf"{_BLOCK}\.mlp\.fc1\.{WEIGHT}", r"blocks.\1.mlp.0.\2"),
@@ -103,80 +107,83 @@ def convert_model(
 
 # -- configurations ----------------------------------------------------------------------------------------------------
 
-_SHARED = {
+_KNOWN = {
     "img_size", "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "qkv_bias", "drop_path_rate",
     "conv_inplane", "n_points", "deform_num_heads", "cffn_ratio", "deform_ratio", "interaction_indexes", "init_values",
     "with_cffn", "use_extra_extractor", "add_vit_feature", "in_chans", "pretrain_size", "num_classes", "norm_layer",
 }  # fmt: skip
 
 
-def beit_adapter(config: Config) -> ViTAdapter:
-    """Build what `BEiTAdapter` of ViT-Adapter or EVA-01 is."""
+def beit_adapter_options(config: Config) -> Options:
+    """Return the arguments of `backbones.large.adapter` with a `Beit` for ViT-Adapter's or EVA-01's `BEiTAdapter`."""
     read(
         config,
-        _SHARED | {"use_abs_pos_emb", "use_rel_pos_bias", "use_checkpoint"},
+        _KNOWN | {"use_abs_pos_emb", "use_rel_pos_bias", "use_checkpoint"},
         use_shared_rel_pos_bias=(False,), qk_scale=(None,), hybrid_backbone=(None,),
     )  # fmt: skip
-    trunk = Beit(
-        **_trunk(config, 512),
-        qkv_bias=config.get("qkv_bias", False),
-        relative_positions=config.get("use_rel_pos_bias", False),
-        absolute_positions=config.get("use_abs_pos_emb", True),
+    return {
+        **_shared(config, config.get("img_size", 512)),
+        "qkv_bias": config.get("qkv_bias", False),
+        "relative_positions": config.get("use_rel_pos_bias", False),
+        "absolute_positions": config.get("use_abs_pos_emb", True),
         # There None and 0 both mean: no layer scale.
-        layer_scale=config.get("init_values", 0.0) or None,
-    )
-    return _adapter(config, trunk)
+        "layer_scale": config.get("init_values", 0.0) or None,
+    }
 
 
-def vit_adapter(config: Config) -> ViTAdapter:
-    """Build what `ViTAdapter` is."""
-    read(config, _SHARED | {"layer_scale", "window_attn", "window_size"})
+def vit_adapter_options(config: Config) -> Options:
+    """Return the arguments of `backbones.large.adapter` with a `WindowVit` for `ViTAdapter`."""
+    read(config, _KNOWN | {"layer_scale", "window_attn", "window_size"})
     depth = config.get("depth", 12)
     windowed, sides = (
         value if isinstance(value, Sequence) else [value] * depth
         for value in (config.get("window_attn", False), config.get("window_size", 14))
     )
-    trunk = WindowVit(
-        **{**_trunk(config, 224), "size": _pair(config.get("pretrain_size", 224))},
-        qkv_bias=config.get("qkv_bias", True),
-        windows=[side if on else None for on, side in zip(windowed, sides, strict=True)],
-        layer_scale=1.0 if config.get("layer_scale", True) else None,
-    )
-    return _adapter(config, trunk)
+    return {
+        **_shared(config, config.get("pretrain_size", 224)),
+        "qkv_bias": config.get("qkv_bias", True),
+        "windows": [side if on else None for on, side in zip(windowed, sides, strict=True)],
+        "layer_scale": 1.0 if config.get("layer_scale", True) else None,
+    }
 
 
-BUILDERS = {"BEiTAdapter": beit_adapter, "ViTAdapter": vit_adapter}
+KINDS: dict[str, BackboneKind] = {
+    "BEiTAdapter": BackboneKind(partial(adapter, False, trunk=Beit, weights=None), beit_adapter_options),
+    "ViTAdapter": BackboneKind(partial(adapter, False, trunk=WindowVit, weights=None), vit_adapter_options),
+}
+"""Class name of a backbone -> ours."""
+
+BUILDERS: dict[str, Callable[[Config], nn.Module]] = {
+    name: lambda config, kind=kind: kind.build(**kind.options(config)) for name, kind in KINDS.items()
+}
 """Class name of a backbone -> builder from its configuration."""
 
 
-def _trunk(config: Config, size: int) -> dict[str, Any]:
+def _shared(config: Config, size: int | Sequence[int]) -> Options:
+    """Return what both have, of the trunk and, under "adapter", of what is around it."""
+    channels = config.get("in_chans", 3)
     return {
         "width": config.get("embed_dim", 768),
         "depth": config.get("depth", 12),
         "heads": config.get("num_heads", 12),
         "patch": config.get("patch_size", 16),
-        "size": _pair(config.get("img_size", size)),
+        "size": _pair(size),
         "mlp_ratio": config.get("mlp_ratio", 4.0),
         "drop_path": config.get("drop_path_rate", 0.0),
-        "in_channels": config.get("in_chans", 3),
+        "in_channels": channels,
+        "adapter": {
+            "groups": [(group[0], group[-1]) for group in config["interaction_indexes"]],
+            "inner": config.get("conv_inplane", 64),
+            "heads": config.get("deform_num_heads", 6),
+            "points": config.get("n_points", 4),
+            "ratio": config.get("deform_ratio", 1.0),
+            "mlp_ratio": config.get("cffn_ratio", 0.25) if config.get("with_cffn", True) else 0.0,
+            "gamma": config.get("init_values") or 0.0,
+            "extra_extractors": 2 if config.get("use_extra_extractor", True) else 0,
+            "add_trunk": config.get("add_vit_feature", True),
+            "in_channels": channels,
+        },
     }
-
-
-def _adapter(config: Config, trunk: nn.Module) -> ViTAdapter:
-    return ViTAdapter(
-        trunk,
-        groups=[(group[0], group[-1]) for group in config["interaction_indexes"]],
-        inner=config.get("conv_inplane", 64),
-        heads=config.get("deform_num_heads", 6),
-        points=config.get("n_points", 4),
-        ratio=config.get("deform_ratio", 1.0),
-        mlp_ratio=config.get("cffn_ratio", 0.25) if config.get("with_cffn", True) else 0.0,
-        gamma=config.get("init_values") or 0.0,
-        drop_path=config.get("drop_path_rate", 0.0),
-        extra_extractors=2 if config.get("use_extra_extractor", True) else 0,
-        add_trunk=config.get("add_vit_feature", True),
-        in_channels=config.get("in_chans", 3),
-    )
 
 
 def _pair(size: int | Sequence[int]) -> tuple[int, int]:
@@ -194,9 +201,9 @@ def trunk_state(state: State, trunk: Beit | WindowVit, source: str | Path = "wei
     """
     table = BEIT if isinstance(trunk, Beit) else WINDOW_VIT
     unused = [
-        Rule(r"(?:head|fc_norm|norm)\..+", None),
-        Rule(rf"{_BLOCK}\.attn\.k_bias", None),  # always zero
-        *([] if isinstance(trunk, Beit) else [Rule("cls_token", None)]),
+        left_out(r"(?:head|fc_norm|norm)\..+", PRETRAINING),
+        left_out(rf"{_BLOCK}\.attn\.k_bias", "always zero"),
+        *([] if isinstance(trunk, Beit) else [left_out("cls_token", "this trunk has no class token")]),
     ]
     converted = convert(state, [*unused, *table], source)
     own = trunk.state_dict()

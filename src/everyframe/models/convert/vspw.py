@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from everyframe.models.convert.keys import Rule, Table, nested
+from everyframe.models.convert.keys import Rule, Table, left_out, nested
 
 
 def sequence(theirs: str, ours: str, *, first: int = 0) -> list[Rule]:
@@ -67,9 +67,12 @@ TCB_PSP: Table = [
 TCB_OCR: Table = nested(OCR, "", "head.")
 """`ClipOCRNet`; its `head` is the classifier, as in `SpatialOCRNet`."""
 
+_RAFT = left_out(r"raft\..+", "the flow network, which is no part of the model here")
+
 # The classifier stands outside the decoder; what the decoder has of its own is never used.
 ETC_PSP: Table = [
-    Rule(r"decoder\.conv_last_\..+", None),
+    _RAFT,
+    left_out(r"decoder\.conv_last_\..+", "the decoder's own classifier, never used"),
     *nested(PSP, "decoder.", "head."),
     *sequence("conv_last_", "head.bottleneck"),
     Rule(r"conv_last_\.4\.(weight|bias)", r"head.classifier.\1"),
@@ -77,6 +80,7 @@ ETC_PSP: Table = [
 """`ETC`."""
 
 ETC_OCR: Table = [
+    _RAFT,
     *nested(OCR, "decoder.", "head."),
     Rule(r"conv_last_\.(weight|bias)", r"head.classifier.\1"),
 ]
@@ -87,9 +91,8 @@ _FLOW_CNN = [
     *sequence(r"flowcnn\.conv4", "temporal.flow_cnn.join"),
 ]
 _FACTORS = [Rule("w0_([01])", r"temporal.coarse_weights.\1"), Rule("w1_([01])", r"temporal.late_weights.\1")]
-_RAFT = Rule(r"raft\..+", None)  # the flow network is no part of our modules
 
-NETWARP_PSP: Table = [*ETC_PSP, *_FLOW_CNN, *_FACTORS, _RAFT]
+NETWARP_PSP: Table = [*ETC_PSP, *_FLOW_CNN, *_FACTORS]
 """`NetWarp` with `form="vspw"`; then `join_factors`."""
 
 NETWARP_OCR: Table = [
