@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 import threading
 from fractions import Fraction
 from itertools import pairwise
@@ -16,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from everyframe import flow
 from everyframe.errors import InputError
 from everyframe.evaluate import evaluate
 from everyframe.flow import FlowPair
@@ -271,7 +271,7 @@ def test_raft_runs_where_the_model_does(data: Path, monkeypatch: pytest.MonkeyPa
             return FlowPair(np.zeros((2, *first.shape[1:]), np.float32))
 
     made: list[tuple[str, torch.device]] = []
-    monkeypatch.setattr(sys.modules["everyframe.evaluate"], "RAFTFlow", Still)
+    monkeypatch.setattr(flow, "RAFTFlow", Still)
     assert run(data, model=ReadsGrey(), flow="raft:mine.pth", device="cpu").score("TC").value > 0
     run(data, model=ReadsGrey(), flow="raft")
     anywhere = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -21,7 +21,10 @@ from everyframe.frames import Frame
 from everyframe.inference.ensemble import check_same_classes, voted_logits, weighted_logits
 from everyframe.inference.labelmap import label_map
 from everyframe.inference.members import LiveMember, Member
+from everyframe.inference.outputs import save_classes
 from everyframe.inference.scores import ScoreNorm, normalized
+from everyframe.inference.specialist_choice import ALPHAS, SpecialistChoice
+from everyframe.inference.specialists import Fusion, shared_classes
 from everyframe.inference.stream import to_numpy
 from everyframe.io.label_png import write_label
 from everyframe.io.score_maps import ScoreFolder, ScoreFormat
@@ -53,21 +56,38 @@ def single(index: int) -> Join:
     return lambda members: members[index]
 
 
+def specialist_joins(
+    general: LabelSpace,
+    specialists: Sequence[LabelSpace],
+    classes: Sequence[str],
+    norm: ScoreNorm = "softmax",
+    alphas: Sequence[float] = ALPHAS,
+) -> dict[str, Join]:
+    """Return the fusion with the same alpha in all of the classes, for each alpha and 0; see `Fusion`."""
+    tried = sorted({0.0, *alphas})
+    return {f"{alpha:g}": Fusion(general, specialists, dict.fromkeys(classes, alpha), norm) for alpha in tried}
+
+
 def sweep_joins(norm: ScoreNorm = "softmax", taus: Sequence[float] = TAUS) -> dict[str, Join]:
     """Return tau P1 + (1 - tau) P2 for each tau."""
     return {f"{tau:g}": weighted((tau, 1 - tau), norm) for tau in taus}
 
 
 def joined(
-    members: Sequence[Member], videos: Sequence[VideoRef], joins: Mapping[str, Join], progress: Progress | None = None
+    members: Sequence[Member],
+    videos: Sequence[VideoRef],
+    joins: Mapping[str, Join],
+    progress: Progress | None = None,
+    same_classes: bool = True,
 ) -> Iterator[tuple[VideoRef, FrameRef, dict[str, NDArray[np.uint8]]]]:
     """Run all members over all frames, once, and make a label map by each join.
 
     Args:
-        members: live or stored ones, in any mixture, of the same classes.
+        members: live or stored ones, in any mixture.
         videos: what to label.
         joins: name -> join.
         progress: called after each frame.
+        same_classes: refuse members of other classes than the first one's; the joins of `specialist_joins` take them.
 
     Yields:
         Video, frame, and name of the join -> uint8 [H, W], train ids of the members.
@@ -75,7 +95,7 @@ def joined(
     Raises:
         InputError: members of other classes, a frame or score map that cannot be read, sizes that differ.
     """
-    for member in members[1:]:
+    for member in members[1:] if same_classes else ():
         check_same_classes(members[0].label_space.names, member.label_space.names)
     decode = any(member.needs_frames for member in members)
     for video in videos:
@@ -105,6 +125,7 @@ def measure(
     joins: Mapping[str, Join],
     save: tuple[str, Path] | None = None,
     progress: Progress | None = None,
+    same_classes: bool = True,
 ) -> dict[str, Results]:
     """Measure several joins in one pass.
 
@@ -115,6 +136,7 @@ def measure(
         joins: name -> join.
         save: name of a join whose label maps are written (raw ids), and the folder.
         progress: see `joined`.
+        same_classes: see `joined`.
 
     Returns:
         Name of the join -> results.
@@ -128,8 +150,8 @@ def measure(
     if save is not None:
         with writing(save[1]):
             save[1].mkdir(parents=True, exist_ok=True)
-            own.save(save[1] / "labels.json")
-    for video, frame, maps in joined(members, videos, joins, progress):
+        save_classes(save[1], own)
+    for video, frame, maps in joined(members, videos, joins, progress, same_classes):
         target = read_labels(video, frame.index, space)
         for name, evaluation in evaluations.items():
             evaluation.update(video.name, frame.index, table[maps[name]], target, name=frame.name)
@@ -178,6 +200,57 @@ def store(
             if progress is not None:
                 progress(video.name, done, len(video.frames))
     return written
+
+
+def choose_specialists(
+    members: Sequence[Member],
+    videos: Sequence[VideoRef],
+    space: LabelSpace,
+    data: str,
+    *,
+    classes: Sequence[str] | None = None,
+    alphas: Sequence[float] = ALPHAS,
+    delta: float = 0.005,
+    norm: ScoreNorm = "softmax",
+    progress: Progress | None = None,
+) -> SpecialistChoice:
+    """Choose how much say specialists get in each class, on videos that none of the models has seen.
+
+    One pass tries each alpha in all classes at once, of which each class takes its best; a second pass measures all
+    choices together beside the general model alone, and where that is no gain all alphas become 0.
+
+    Args:
+        members: the general model, then the specialists.
+        videos: of the validation split.
+        space: label space of the data.
+        data: what they are called.
+        classes: those in which the specialists may have a say; None: all that they share with the general model.
+        alphas: weights to try; 0 is always among them.
+        delta: gain in a class's IoU below which its alpha is 0.
+        norm: what is mixed.
+        progress: see `joined`; goes through the videos twice.
+
+    Raises:
+        InputError: members without such classes, or videos without labels.
+    """
+    general, specialists = members[0].label_space, [member.label_space for member in members[1:]]
+    chosen = shared_classes(general, specialists, classes)
+    table, _ = table_by_name(general, space, members[0].name)
+    ids = {name: int(table[general.names.index(name)]) for name in chosen}
+    lost = [name for name, k in ids.items() if k >= len(space)]
+    if lost:
+        raise InputError(f"specialists: expected classes of {data}, came {', '.join(lost)}, which it does not label")
+    joins = specialist_joins(general, specialists, chosen, norm, alphas)
+    tried = measure(members, videos, space, joins, progress=progress, same_classes=False)
+    results = {float(name): result for name, result in tried.items()}
+    names = [member.name for member in members]
+    choice = SpecialistChoice.of(names, data, norm, ids, results, delta)
+    alone = results[0.0].score("mIoU").value
+    if not any(choice.alphas.values()):
+        return choice.confirmed(alone, alone)
+    together = {"": Fusion(general, specialists, choice.alphas, norm)}
+    fused = measure(members, videos, space, together, progress=progress, same_classes=False)[""]
+    return choice.confirmed(alone, fused.score("mIoU").value)
 
 
 @dataclass(frozen=True)

@@ -23,15 +23,17 @@ from everyframe.data.layouts import load_split
 from everyframe.data.predictions import Ids, SavedPredictions, table_by_name
 from everyframe.data.reading import iter_frames, read_frame, read_labels
 from everyframe.errors import InputError, writing
+from everyframe.flow import Flow, open_flow
 from everyframe.frames import Frame
+from everyframe.inference.outputs import save_classes
 from everyframe.inference.predictor import Predictor
 from everyframe.inference.stream import pick_device
+from everyframe.inference.views import Views, view_notes, with_views
 from everyframe.io.label_png import write_label
 from everyframe.labels import LabelSpace
 from everyframe.metrics.evaluation import Evaluation
-from everyframe.metrics.flow import DISFlow, Flow, RAFTFlow
 from everyframe.metrics.results import Results
-from everyframe.predict import stream, with_views
+from everyframe.predict import stream
 from everyframe.report.page import write_page
 from everyframe.report.strips import Snapshot, WorstFrames
 
@@ -101,7 +103,8 @@ def evaluate(
         worst: worst frames that the report shows.
         workers: threads that decode.
         progress: called after each frame.
-        **options: with `model`: those of `everyframe.stream` (window, stride, flip, scales, device, dtype).
+        **options: with `model`: device and dtype, see `everyframe.inference.stream.Stream`, and how it looks at a
+            frame, see `everyframe.inference.views.with_views` (window, flip, scales, offline, smooth, ...).
 
     Returns:
         The numbers, each with its variant.
@@ -164,14 +167,7 @@ def _snapshots(bad: WorstFrames, videos: Sequence[VideoRef]) -> Iterator[Snapsho
 
 
 def _flow(flow: Flow | str | None, device: str) -> Flow | None:
-    if flow is None or not isinstance(flow, str):
-        return flow
-    name, _, weights = flow.partition(":")
-    if name == "dis" and not weights:
-        return DISFlow()
-    if name == "raft":
-        return RAFTFlow(weights or "download", device=pick_device(device))
-    raise InputError(f"flow: expected dis, raft, raft:WEIGHTS.pth or none, came {flow!r}")
+    return None if flow is None else open_flow(flow, pick_device(device))
 
 
 def _partial(results: Results) -> list[str]:
@@ -251,7 +247,7 @@ class _Live:
     def __init__(
         self, model: str | Path | Predictor, space: LabelSpace, save: str | Path | None, options: Mapping[str, Any]
     ) -> None:
-        views = {key: options[key] for key in ("window", "stride", "flip", "scales") if key in options}
+        views = {key: options[key] for key in Views.__annotations__ if key in options}
         self.options = {key: value for key, value in options.items() if key not in views}
         self.predictor = with_views(model, **views)
         self.space = space
@@ -260,18 +256,19 @@ class _Live:
             self.name = Path(model).resolve().name if Path(model).exists() else str(model)
         self.save = None if save is None else Path(save)
         self.settings = {"model": model if isinstance(model, str | Path) else self.name, **options}
-        self.table, self.notes = table_by_name(self.predictor.label_space, space, f"model {self.name}")
+        self.table, notes = table_by_name(self.predictor.label_space, space, f"model {self.name}")
+        self.notes = [*notes, *view_notes(model, self.predictor)]
 
     def pairs(self, videos: Sequence[VideoRef], pool: DecodingThreads, images: bool) -> Iterator[Pair]:
         """Yield every frame of every video, each video by a fresh stream."""
         if self.save is not None:
             with writing(self.save):
                 self.save.mkdir(parents=True, exist_ok=True)
-                self.predictor.label_space.save(self.save / "labels.json")
+            save_classes(self.save, self.predictor.label_space)
         for video in videos:
             targets = pool.ahead(read_labels, ((video, frame.index, self.space) for frame in video.frames))
             count = 0
-            for frame, labels in stream(self.predictor, iter_frames(video), **self.options):
+            for frame, labels in stream(self.predictor, _Frames(video), **self.options):
                 if self.save is not None:
                     self._keep(self.save / video.name, frame.name, labels)
                 image = frame.image if images else None
@@ -287,6 +284,22 @@ class _Live:
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
             write_label(folder / f"{name}.png", labels, self.predictor.label_space)
+
+
+class _Frames:
+    """The frames of a video in order, and its last one, which offline prediction asks for first."""
+
+    def __init__(self, video: VideoRef) -> None:
+        self.video = video
+
+    def __iter__(self) -> Iterator[Frame]:
+        return iter_frames(self.video)
+
+    def __len__(self) -> int:
+        return len(self.video.frames)
+
+    def __getitem__(self, index: int) -> Frame:
+        return read_frame(self.video, index)
 
 
 def _image_at(frames: Iterator[Frame], video: VideoRef, index: int) -> Tensor:

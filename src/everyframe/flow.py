@@ -194,6 +194,26 @@ FLOWS: dict[str, type[DISFlow] | type[RAFTFlow]] = {"dis": DISFlow, "raft": RAFT
 """Name of a flow -> estimator."""
 
 
+def open_flow(flow: str | Flow, device: str | torch.device = "cpu") -> Flow:
+    """Return an estimator, with flow back, by the name that options use.
+
+    Args:
+        flow: "dis", "raft", "raft:WEIGHTS.pth"; an estimator comes back as it is.
+        device: where RAFT runs.
+
+    Raises:
+        InputError: there is no such flow.
+    """
+    if not isinstance(flow, str):
+        return flow
+    name, _, weights = flow.partition(":")
+    if name == "dis" and not weights:
+        return DISFlow()
+    if name == "raft":
+        return RAFTFlow(weights or "download", device=device)
+    raise InputError(f"flow: expected dis, raft, raft:WEIGHTS.pth or none, came {flow!r}")
+
+
 @cache
 def named_flow(name: str) -> Flow:
     """Return the estimator of a name of `FLOWS`, one for the whole program, without flow back.

@@ -9,11 +9,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 import numpy as np
 import torch
@@ -23,6 +24,8 @@ from numpy.typing import NDArray
 from everyframe.errors import InputError
 from everyframe.frames import Frame
 from everyframe.inference.job import Job, fingerprint
+from everyframe.inference.labelmap import label_map
+from everyframe.inference.lookahead import LookAhead, last_frame
 from everyframe.inference.outputs import (
     AreasWriter,
     ConfidenceWriter,
@@ -30,14 +33,14 @@ from everyframe.inference.outputs import (
     LabelWriter,
     Writer,
     output,
+    save_classes,
 )
 from everyframe.inference.pipeline import QUEUE, ReadAhead
 from everyframe.inference.predictor import Predictor
 from everyframe.inference.run import OnFrame, Run
-from everyframe.inference.stream import Stream
+from everyframe.inference.stream import Stream, to_numpy
 from everyframe.inference.summary import Summary, VideoResult
-from everyframe.inference.tta import Flip, Scales
-from everyframe.inference.window import Window
+from everyframe.inference.views import Views, loaded, view_notes, view_settings, with_views
 from everyframe.io.sources import PICTURE_RATE, CameraSource, Source, expand_sources, open_source
 from everyframe.io.video import VideoWriter
 from everyframe.labels import LabelSpace
@@ -50,25 +53,20 @@ def stream(
     model: str | Path | Predictor,
     source: Any,
     *,
-    window: tuple[int, int] | int | None = None,
-    stride: tuple[int, int] | int | None = None,
-    flip: bool = False,
-    scales: Sequence[float] = (),
     device: str = "auto",
     dtype: str | None = None,
+    **views: Unpack[Views],
 ) -> Iterator[tuple[Frame, NDArray[np.uint8]]]:
     """Yield every frame of a source with its label map, as they come; memory does not grow with their number.
 
     Args:
-        model: a saved model's folder, a hub id, or a built model or wrapper.
+        model: a saved model's folder, a run's folder, a hub id, or a built model or wrapper.
         source: what `everyframe.io.sources.open_source` takes: a video file, a folder or glob of pictures, a camera's
             number, a URL, or an iterable of frames.
-        window: see `predict`.
-        stride: see `predict`.
-        flip: see `predict`.
-        scales: see `predict`.
         device: see `Stream`.
         dtype: see `Stream`.
+        **views: how the model looks at a frame: window, stride, flip, scales, offline, specialists, logit_adjustment,
+            prior, smooth, smooth_flow; see `with_views`.
 
     Yields:
         The frame, and its label map: uint8 [H, W] of the frame's size, train ids 0..K-1.
@@ -76,10 +74,11 @@ def stream(
     Raises:
         InputError: the model or source cannot be used; for a damaged video after its last whole frame.
     """
-    runner = Stream(with_views(model, window=window, stride=stride, flip=flip, scales=scales), device, dtype)
-    with ReadAhead(open_source(source), QUEUE) as frames:
-        for frame in frames:
-            yield frame, runner.step(frame)
+    runner = Stream(with_views(model, **views), device, dtype)
+    opened = open_source(source)
+    with ReadAhead(opened, QUEUE) as frames:
+        for frame, logits in LookAhead(runner, partial(last_frame, opened)).answers(frames):
+            yield frame, to_numpy(label_map(logits, frame.size)[0])
 
 
 def predict(
@@ -91,15 +90,13 @@ def predict(
     overlay: bool = True,
     areas: bool = True,
     confidence: bool = False,
-    window: tuple[int, int] | int | None = None,
-    stride: tuple[int, int] | int | None = None,
-    flip: bool = False,
-    scales: Sequence[float] = (),
     device: str = "auto",
     dtype: str | None = None,
     resume: bool = False,
+    overwrite: bool = False,
     checkpoint_every: int = 50,
     on_frame: OnFrame | None = None,
+    **views: Unpack[Views],
 ) -> Summary:
     """Label every frame of some videos and write the results as they are made.
 
@@ -107,7 +104,7 @@ def predict(
     before. An interrupted job leaves whole files and goes on with `resume=True`; it gives the same files then.
 
     Args:
-        model: a saved model's folder, a hub id, or a built model or wrapper.
+        model: a saved model's folder, a run's folder, a hub id, or a built model or wrapper.
         sources: one of what `stream` takes, or a list of them; globs and folders of videos stand for their videos.
         out: output folder, made when missing. Of each video: VIDEO/FRAME.png (label maps), VIDEO.overlay.mp4,
             VIDEO.areas.csv, VIDEO.confidence/FRAME.png; and labels.json, summary.json for all.
@@ -115,32 +112,37 @@ def predict(
         overlay: write a video of the frames under their labels, with a legend, at the original times.
         areas: write the share of each class in each frame.
         confidence: write the winning class's probability as grey pictures.
-        window: (h, w) of a sliding window for frames larger than that, see `Window`.
-        stride: distance of two windows.
-        flip: average with the mirrored frame, see `Flip`.
-        scales: average over resized frames, see `Scales`.
         device: see `Stream`.
         dtype: see `Stream`.
         resume: go on where an earlier job in `out` with the same settings was interrupted.
+        overwrite: replace an earlier job in `out` of other classes; its label maps are removed.
         checkpoint_every: frames between two records of the stream's state: what a resumed job repeats at most.
         on_frame: called after each frame with the video's name, its frames so far, and of how many, where known.
+        **views: how the model looks at a frame: window, stride, flip, scales, offline, specialists, logit_adjustment,
+            prior, smooth, smooth_flow; see `with_views`.
 
     Raises:
-        InputError: the model cannot be used, no output is asked for, or the earlier job had other settings.
+        InputError: the model cannot be used, no output is asked for, or the earlier job had other settings or classes.
         OutputError: the output folder cannot be written; what is finished stays readable.
     """
     asked = {"labels": labels, "overlay": overlay, "areas": areas, "confidence": confidence}
     wanted = [kind for kind, yes in asked.items() if yes]
     if not wanted:
         raise InputError(f"predict: expected at least one of the outputs {', '.join(asked)}, came none")
-    model = loaded(model)
-    views = {"window": window, "stride": stride, "flip": flip, "scales": list(scales)}
-    runner = Stream(with_views(model, window=window, stride=stride, flip=flip, scales=scales), device, dtype)
-    settings = {"model": fingerprint(model), **views, "dtype": str(runner.dtype).removeprefix("torch.")}
-    job = Job(Path(out), {**settings, "device": runner.device.type, "outputs": wanted}, resume)
+    built = loaded(model)
+    runner = Stream(with_views(built, **views), device, dtype)
     space = runner.label_space
-    with output(job.out):
-        space.save(job.out / "labels.json")
+    settings = {"model": fingerprint(built), **view_settings(**views)}
+    if "specialists" in settings or "prior" in settings:  # files whose content the labels depend on
+        settings["predictor"] = fingerprint(runner.predictor)
+    settings |= {"dtype": str(runner.dtype).removeprefix("torch."), "device": runner.device.type, "outputs": wanted}
+    with output(Path(out)):
+        Path(out).mkdir(parents=True, exist_ok=True)
+    others = save_classes(Path(out), space, overwrite and not resume)
+    job = Job(Path(out), settings, resume)
+    if others:
+        job.clear_replaced()
+    job.summary.notes += view_notes(model, runner.predictor)
 
     def writers(source: Source) -> list[Writer]:
         name = source.name
@@ -159,34 +161,6 @@ def predict(
                 if not job.finished(result, _is_live(source)):
                     run.label(source, result)
     return job.summary
-
-
-def with_views(
-    model: str | Path | Predictor,
-    *,
-    window: tuple[int, int] | int | None = None,
-    stride: tuple[int, int] | int | None = None,
-    flip: bool = False,
-    scales: Sequence[float] = (),
-) -> Predictor:
-    """Load a model where a path or hub id came, and wrap it: each scale is cut into windows, each view mirrored."""
-    model = loaded(model)
-    if stride is not None and window is None:
-        raise InputError(f"stride: expected a window as well, came stride {stride} alone; add --window")
-    if window is not None:
-        model = Window(model, window, stride)
-    if scales:
-        model = Scales(model, scales)
-    return Flip(model) if flip else model
-
-
-def loaded(model: str | Path | Predictor) -> Predictor:
-    """Load a model where a path or hub id came."""
-    if not isinstance(model, str | Path):
-        return model
-    from everyframe.models.checkpoint import load
-
-    return load(model)
 
 
 class OverlayWriter:

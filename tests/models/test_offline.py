@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from everyframe.data.sampling import ClipSampling
 from everyframe.errors import InputError
 from everyframe.labels import LabelSpace
-from everyframe.models.offline import NEAR_FIRST, offline_logits
+from everyframe.models.offline import NEAR_FIRST, Offline, offline_logits
 from everyframe.models.segmenter import Segmenter
 from everyframe.models.zoo import create_model
 
@@ -17,7 +18,7 @@ SPACE = LabelSpace(("a", "b", "c"))
 
 
 def build(name: str, adjacent: tuple[int, ...]) -> Segmenter:
-    shape = {"backbone": {"width": 8, "stem_width": 8}}
+    shape = {"backbone": {"width": 8, "stem_width": 8}, "head": {"width": 16}}
     return create_model(name, SPACE, temporal={"adjacent": adjacent}, **shape).eval()
 
 
@@ -52,9 +53,22 @@ def test_each_frame_is_encoded_once_and_answers_come_as_soon_as_they_can(monkeyp
     encoded = []
     encode = model.encode
     monkeypatch.setattr(model, "encode", lambda x: encoded.append(len(encoded)) or encode(x))
-    answers = offline_logits(model, (torch.zeros(1, 3, 16, 16, dtype=torch.uint8) for _ in range(6)))
+    answers = offline_logits(model, (torch.full((1, 3, 16, 16), 10 * i, dtype=torch.uint8) for i in range(6)))
     seen = [len(encoded) for _ in answers]
     assert seen == [3, 4, 5, 6, 6, 6]
+
+
+def test_state_stays_as_large_as_it_is() -> None:
+    model = build("ssltm-tiny", (-2, 1))
+    offline, state, sizes = Offline(model), None, []
+    with torch.no_grad():
+        for _ in range(12):
+            _, state = offline.step(torch.randint(0, 256, (1, 3, 16, 16), dtype=torch.uint8), state)
+            sizes.append(sum(x.numel() for x in pytree.tree_leaves(state) if isinstance(x, Tensor)))
+    assert sizes[0] < sizes[3] < sizes[4]  # the preview, then the frames in reach
+    assert set(sizes[4:]) == {sizes[4]}
+    assert "1 frames after it" in offline.describe()
+    assert "6 frames are kept" in offline.describe()
 
 
 def test_recurrent_modules_are_refused() -> None:

@@ -1,22 +1,25 @@
-"""`everyframe ensemble store | sweep | run`: several models on the same frames, joined."""
+"""`everyframe ensemble store | sweep | specialists | run`: several models on the same frames, joined."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from everyframe.cli.predict import progress
 from everyframe.cli.views import add_device
 from everyframe.errors import InputError, writing
 from everyframe.inference.scores import SCORE_NORMS
+from everyframe.inference.specialist_choice import ALPHAS
 
 if TYPE_CHECKING:
     from everyframe.data.layout import VideoRef
     from everyframe.ensemble import Join
     from everyframe.inference.members import Member
+    from everyframe.inference.scores import ScoreNorm
 
 EPILOG = """\
 A MEMBER is a saved model's folder or hub id, which runs on the frames, or a folder that `store` wrote, which is read.
@@ -28,6 +31,9 @@ examples:
   everyframe ensemble sweep runs/a@480/320 scores/b --data vspw:/data/VSPW_480p --split val --out sweep
   everyframe ensemble run runs/a runs/b --data vspw:/data/VSPW_480p --split test --tau-from sweep/sweep.json --out both
   everyframe ensemble run runs/a runs/b runs/c --data folder:videos --method vote --out voted
+  everyframe ensemble specialists runs/a runs/rare --data folder:videos --split val --out special
+  everyframe ensemble run runs/a runs/rare --data folder:videos --split test --specialists-from \
+      special/specialists.json --out labels
 """
 
 
@@ -52,14 +58,26 @@ def parser() -> argparse.ArgumentParser:
     sweep.add_argument("members", nargs=2, metavar="MEMBER", help="P1, then P2")
     sweep.set_defaults(run=_sweep)
 
+    special = actions.add_parser("specialists", help="how much say models of a few classes get: table and weights")
+    special.add_argument("members", nargs="+", metavar="MEMBER", help="the model of all classes, then the specialists")
+    special.add_argument("--classes", nargs="+", metavar="NAME", help="default: those that they share, matched by name")
+    special.add_argument(
+        "--alphas", type=float, nargs="+", default=ALPHAS, metavar="A", help="weights to try (%(default)s)"
+    )
+    special.add_argument(
+        "--delta", type=float, default=0.005, metavar="IOU", help="gain of a class below which it keeps 0 (%(default)s)"
+    )
+    special.set_defaults(run=_specialists)
+
     run = actions.add_parser("run", help="label a split by one join, and measure it beside its members")
     run.add_argument("members", nargs="+", metavar="MEMBER", help="two or more; for a vote the most trusted one first")
     run.add_argument("--method", choices=("mean", "vote", "soft"), help="default: mean; soft with --tau or --tau-from")
     run.add_argument("--tau", type=float, help="soft: weight of the first of two members, 0..1")
     run.add_argument("--tau-from", type=Path, metavar="FILE", help="soft: the best tau of this sweep.json")
+    run.add_argument("--specialists-from", type=Path, metavar="FILE", help="the weights of this specialists.json")
     run.set_defaults(run=_run)
 
-    for action in (store, sweep, run):
+    for action in (store, sweep, special, run):
         if action is not store:
             action.add_argument("--data", required=True, help="LAYOUT:ROOT")
         action.add_argument("--split", default="val", help="%(default)s")
@@ -119,13 +137,71 @@ def _sweep(options: argparse.Namespace) -> int:
     return 0
 
 
+def _specialists(options: argparse.Namespace) -> int:
+    from everyframe.data.layouts import load_split
+    from everyframe.ensemble import choose_specialists
+
+    videos, space = load_split(options.data, options.split)
+    with progress(options.quiet) as on_frame:
+        choice = choose_specialists(
+            _members(options), videos, space, f"{options.data}, {options.split}",
+            classes=options.classes, alphas=options.alphas, delta=options.delta, norm=options.score_norm,
+            progress=on_frame,
+        )  # fmt: skip
+    choice = replace(choice, members=tuple(_absolute(text) for text in options.members))
+    print(choice.table())
+    file = options.out / "specialists.json"
+    with writing(options.out):
+        options.out.mkdir(parents=True, exist_ok=True)
+        choice.save(file)
+    print(f"written: {file}; next, on other videos: everyframe predict ... --specialists {file}")
+    return 0
+
+
+def _absolute(member: str) -> str:
+    """A path that holds from every folder; what is no path stays as it is."""
+    return str(Path(member).resolve()) if Path(member).exists() else member
+
+
 def _run(options: argparse.Namespace) -> int:
     from everyframe.ensemble import single
 
-    name, join = _join(options)
     names = _names(options.members)
+    if options.specialists_from is not None:
+        return _run_specialists(options, names)
+    name, join = _join(options)
     joins = {name: join, **{member: single(i) for i, member in enumerate(names)}}
     results, _ = _measured(options, joins, (name, options.out))
+    return _report(options, name, results)
+
+
+def _run_specialists(options: argparse.Namespace, names: Sequence[str]) -> int:
+    """Label a split by the general model and its specialists, measured beside the general model alone."""
+    from everyframe.ensemble import single
+    from everyframe.inference.specialist_choice import SpecialistChoice
+    from everyframe.inference.specialists import Fusion
+
+    choice = SpecialistChoice.load(options.specialists_from)
+    if options.method or options.tau is not None or options.tau_from is not None:
+        raise InputError("ensemble run: expected --specialists-from alone, came --method or a tau with it")
+    if len(names) != len(choice.members):
+        raise InputError(
+            f"ensemble run: expected the {len(choice.members)} members of {options.specialists_from} "
+            f"({', '.join(choice.members)}), came {len(names)}"
+        )
+    members = _members(options)
+    spaces = [member.label_space for member in members]
+    fused = f"with {len(names) - 1} specialist{'s' * (len(names) > 2)}"
+    joins = {
+        fused: Fusion(spaces[0], spaces[1:], choice.alphas, cast("ScoreNorm", choice.score_norm)),
+        names[0]: single(0),
+    }
+    results, _ = _measured(options, joins, (fused, options.out), members)
+    return _report(options, fused, results)
+
+
+def _report(options: argparse.Namespace, name: str, results: Mapping[str, Any]) -> int:
+    """Write the results of a join, and print them beside its members'."""
     with writing(options.out):
         results[name].to_json(options.out / "results.json")
     wanted = ("mIoU", "VC8", "VC16", "flicker")
@@ -168,17 +244,20 @@ def _join(options: argparse.Namespace) -> tuple[str, Join]:
 
 
 def _measured(
-    options: argparse.Namespace, joins: Mapping[str, Join], save: tuple[str, Path] | None = None
+    options: argparse.Namespace,
+    joins: Mapping[str, Join],
+    save: tuple[str, Path] | None = None,
+    special: list[Member] | None = None,
 ) -> tuple[dict[str, Any], str]:
-    """Run all joins in one pass; returns results and what the data are called."""
+    """Run all joins in one pass; returns results and what the data are called. `special` members differ in classes."""
     from everyframe.data.layouts import load_split
     from everyframe.ensemble import measure
 
     videos: list[VideoRef]
     videos, space = load_split(options.data, options.split)
-    members = _members(options)
+    members = special or _members(options)
     with progress(options.quiet) as on_frame:
-        results = measure(members, videos, space, joins, save, on_frame)
+        results = measure(members, videos, space, joins, save, on_frame, same_classes=special is None)
     for note in dict.fromkeys(note for result in results.values() for note in result.notes):
         print(f"note: {note}", file=sys.stderr)
     return results, f"{options.data}, {options.split}"

@@ -47,7 +47,7 @@ def _parser(function: Any) -> argparse.ArgumentParser:
     what.add_argument(
         "--pred", metavar="DIR", help="label maps <video>/<frame>.png, as `everyframe predict` writes them"
     )
-    what.add_argument("--model", metavar="M", help="folder of a saved model, or its id on the Hugging Face hub")
+    what.add_argument("--model", metavar="M", help="folder of a saved model or of a run, or its id on the hub")
     add = parser.add_argument
     add("--data", required=True, metavar="LAYOUT:ROOT", help="data set, such as vspw:/data/VSPW_480p")
     add("--split", default=default["split"], help="videos to evaluate (default: %(default)s)")

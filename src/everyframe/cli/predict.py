@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from everyframe.cli.progress import progress_bar
 from everyframe.cli.views import add_device, add_views
 from everyframe.inference.run import OnFrame
+from everyframe.inference.views import with_views
 from everyframe.predict import predict
 
 EPILOG = """\
@@ -23,13 +24,15 @@ A video that cannot be read does not stop the others; the exit status is 1 then.
 examples:
   everyframe predict street.mp4 --model runs/a/model --out labels
   everyframe predict 'videos/*.mp4' --model owner/name --out labels --resume
+  everyframe predict shots/ --model runs/a --out labels --offline --smooth 0.4
   everyframe predict rtsp://camera/1 --model runs/a/model --out labels --no-overlay --dtype bfloat16
 """
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return the parser; the defaults are those of `everyframe.predict`."""
-    defaults = {name: p.default for name, p in inspect.signature(predict).parameters.items()}
+    """Return the parser; the defaults are those of `everyframe.predict` and `with_views`."""
+    functions = (with_views, predict)
+    defaults = {name: p.default for f in functions for name, p in inspect.signature(f).parameters.items()}
     made = argparse.ArgumentParser(
         prog="everyframe predict",
         description="Label every frame of videos.",
@@ -37,9 +40,10 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     made.add_argument("sources", nargs="+", metavar="SOURCE", help="what to label")
-    made.add_argument("--model", required=True, help="folder of a saved model, or owner/name on the hub")
+    made.add_argument("--model", required=True, help="folder of a saved model or of a run, or owner/name on the hub")
     made.add_argument("--out", required=True, metavar="DIR", help="folder for the results")
     made.add_argument("--resume", action="store_true", help="go on where an earlier job in DIR was interrupted")
+    made.add_argument("--overwrite", action="store_true", help="replace an earlier job of other classes in DIR")
 
     outputs = made.add_argument_group("outputs")
     for name, text in {
@@ -50,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
     }.items():
         outputs.add_argument(f"--{name}", action=argparse.BooleanOptionalAction, help=f"{text} (default: %(default)s)")
 
-    views = made.add_argument_group("views: average over more than one look at each frame")
+    views = made.add_argument_group("views: how the model looks at each frame, see docs/predict.md")
     add_views(views)
 
     run = made.add_argument_group("run")

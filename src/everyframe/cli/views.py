@@ -6,12 +6,14 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-RUNS_MODEL = ("window", "stride", "flip", "scales", "device", "dtype")
+from everyframe.inference.views import Views
+
+RUNS_MODEL = (*Views.__annotations__, "device", "dtype")
 """Options that only a model takes."""
 
 
 def add_views(group: argparse._ArgumentGroup) -> None:
-    """Add --window, --stride, --flip, --scales; what is not given keeps its default."""
+    """Add the options of `with_views`; what is not given keeps its default."""
     group.add_argument(
         "--window", type=int, nargs="+", action=_SideOrPair, metavar="PIXELS",
         help="sliding window: side, or height width",
@@ -24,6 +26,25 @@ def add_views(group: argparse._ArgumentGroup) -> None:
         "--scales", type=float, nargs="+", metavar="FACTOR",
         help="average over the frame resized by these, such as 0.75 1 1.25",
     )  # fmt: skip
+    group.add_argument(
+        "--offline", action="store_const", const=True,
+        help="frames may look at later ones: labels come some frames late, and some models need the end of the video",
+    )  # fmt: skip
+    group.add_argument(
+        "--specialists", metavar="FILE", help="specialists.json of `everyframe ensemble specialists`: run those too"
+    )
+    group.add_argument(
+        "--logit-adjustment", type=float, metavar="LAMBDA",
+        help="lift rare classes: subtract LAMBDA * log of the share in --prior (0: off; 1: all classes alike)",
+    )  # fmt: skip
+    group.add_argument(
+        "--prior", metavar="FILE", help="JSON of pixels by class, such as `everyframe data check --json FILE` writes"
+    )
+    group.add_argument(
+        "--smooth", type=float, metavar="ALPHA",
+        help="smooth over time: weight of the frame before, moved along optical flow (0: off; 0.3 to 0.5 are usual)",
+    )  # fmt: skip
+    group.add_argument("--smooth-flow", metavar="F", help="for --smooth: dis, raft, raft:WEIGHTS.pth (default: dis)")
 
 
 def add_device(group: argparse._ArgumentGroup) -> None:

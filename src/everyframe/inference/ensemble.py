@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from everyframe.errors import InputError
-from everyframe.inference.predictor import Predictor, State, child_states
+from everyframe.inference.predictor import Predictor, State, child_states, timing
 from everyframe.inference.scores import ScoreNorm, as_logits, check_norm, normalized, resized
 
 
@@ -27,7 +27,7 @@ def weighted_logits(
         norm: what is averaged.
         size: resolution at which it is averaged; None: the members' own where it is one, else the finest.
     """
-    size = size or _finest(members)
+    size = size or finest(members)
     used = [(member, weight / sum(weights)) for member, weight in zip(members, weights, strict=True) if weight]
     if len(used) == 1:  # untouched, so that its label map is the member's own to the last pixel
         return used[0][0]
@@ -52,7 +52,7 @@ def voted_logits(members: Sequence[Tensor], size: tuple[int, int] | None = None,
     Returns:
         [B, K, h, w]: share of the votes, plus half a vote for the winner.
     """
-    size = size or _finest(members)
+    size = size or finest(members)
     scores = [resized(member, size).float() for member in members]
     ballots = [score.argmax(1, keepdim=True) for score in scores]
     votes = torch.zeros_like(scores[0])
@@ -72,16 +72,21 @@ def voted_logits(members: Sequence[Tensor], size: tuple[int, int] | None = None,
     return votes.scatter_add_(1, winner, torch.full_like(votes[:, :1], 0.5)).div_(len(members))
 
 
-class _Members(nn.Module, ABC):
-    """Several predictors of the same classes, one step each."""
+class Members(nn.Module, ABC):
+    """Several predictors, one step each, joined: what `Ensemble`, `Vote` and `Specialists` have in common."""
 
     def __init__(self, members: Sequence[Predictor], score_norm: ScoreNorm, full_resolution: bool) -> None:
         super().__init__()
         check_norm(score_norm)
         if not members:
             raise InputError("ensemble: expected one or more models, came none")
-        for member in members[1:]:
-            check_same_classes(members[0].label_space.names, member.label_space.names)
+        self._check_classes(members)
+        if len({timing(member) for member in members}) > 1:
+            raise InputError(
+                f"ensemble: expected members that look equally far ahead, came {[timing(m) for m in members]}; run all "
+                f"of them as streams"
+            )
+        self.lookahead, self.preview = timing(members[0])
         self.members = list(members)
         for i, member in enumerate(self.members):  # moved to the device and put into eval mode with the ensemble
             if isinstance(member, nn.Module):
@@ -89,6 +94,10 @@ class _Members(nn.Module, ABC):
         self.label_space = members[0].label_space
         self.score_norm: ScoreNorm = score_norm
         self.full_resolution = full_resolution
+
+    def _check_classes(self, members: Sequence[Predictor]) -> None:
+        for member in members[1:]:
+            check_same_classes(members[0].label_space.names, member.label_space.names)
 
     def step(self, frame: Tensor, state: State = None) -> tuple[Tensor, State]:
         """See `Predictor.step`."""
@@ -102,7 +111,7 @@ class _Members(nn.Module, ABC):
         """Join the members' logits, each [B, K, h, w], at `size` or where they meet."""
 
 
-class Ensemble(_Members):
+class Ensemble(Members):
     """Weighted mean of several predictors: with two members and weights (tau, 1 - tau) the paper's soft sum.
 
     The mean is taken at the members' own resolution where they share one, else at the finest; the label map is made
@@ -140,7 +149,7 @@ class Ensemble(_Members):
         return f"weights={self.weights}, score_norm={self.score_norm!r}, full_resolution={self.full_resolution}"
 
 
-class Vote(_Members):
+class Vote(Members):
     """Majority vote of several predictors; `voted_logits` states how ties are broken.
 
     Args:
@@ -179,6 +188,7 @@ def check_same_classes(names: Sequence[str], others: Sequence[str]) -> None:
     raise InputError(f"ensemble: expected models of the same classes in the same order, came {came}")
 
 
-def _finest(members: Sequence[Tensor]) -> tuple[int, int]:
+def finest(members: Sequence[Tensor]) -> tuple[int, int]:
+    """Return (h, w) of the logits with the most cells."""
     height, width = max(((m.shape[-2], m.shape[-1]) for m in members), key=lambda hw: hw[0] * hw[1])
     return height, width

@@ -181,10 +181,18 @@ class Job:
         earlier job does not list are not its work, and stay.
         """
         if result.name in self._replaced:
-            with output(self.out):
-                for folder in (self.out / result.name, self.out / f"{result.name}.confidence"):
-                    for file in folder.glob("*.png"):
-                        file.unlink()
+            self._remove_pictures(result.name)
+
+    def clear_replaced(self) -> None:
+        """Remove the pictures of all videos of the job that this one replaces: their classes are no longer recorded."""
+        for name in self._replaced:
+            self._remove_pictures(name)
+
+    def _remove_pictures(self, name: str) -> None:
+        with output(self.out):
+            for folder in (self.out / name, self.out / f"{name}.confidence"):
+                for file in folder.glob("*.png"):
+                    file.unlink()
 
     def forget(self, result: VideoResult) -> None:
         """Remove a video's state: it is done, or it starts over."""

@@ -12,7 +12,7 @@ from everyframe.errors import InputError
 from everyframe.frames import Frame
 from everyframe.inference.predictor import Predictor
 from everyframe.inference.scores import ScoreNorm, check_norm
-from everyframe.inference.stream import Stream
+from everyframe.inference.stream import Stream, check_answers_at_once
 from everyframe.io.score_maps import ScoreFolder
 from everyframe.labels import LabelSpace
 
@@ -52,6 +52,7 @@ class LiveMember:
     needs_frames = True
 
     def __init__(self, name: str, predictor: Predictor, device: str = "auto", dtype: str | None = None) -> None:
+        check_answers_at_once(predictor)
         self.name = name
         self.label_space = predictor.label_space
         self._stream = Stream(predictor, device, dtype)

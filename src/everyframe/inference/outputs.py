@@ -82,6 +82,37 @@ def whole_file(path: Path) -> Iterator[Path]:
         raise
 
 
+def save_classes(out: Path, space: LabelSpace, overwrite: bool = False) -> bool:
+    """Write OUT/labels.json, the classes of the label maps in the folder.
+
+    Args:
+        out: an output folder that exists.
+        space: the classes.
+        overwrite: whether other classes may be replaced.
+
+    Returns:
+        Whether other classes stood there.
+
+    Raises:
+        InputError: label maps of other classes lie there: with this labels.json they would mean something else.
+        OutputError: the folder cannot be written.
+    """
+    path = out / "labels.json"
+    others = False
+    if path.exists():
+        earlier = LabelSpace.load(path)
+        others = (earlier.names, earlier.raw_to_train) != (space.names, space.raw_to_train)
+    if others and not overwrite:
+        raise InputError(
+            f"{path}: expected the {len(space)} classes of this job ({', '.join(space.names[:3])}, ...), came those of "
+            f"an earlier one ({len(earlier)}: {', '.join(earlier.names[:3])}, ...), whose label maps lie here; choose "
+            f"another folder, or --overwrite to replace that job"
+        )
+    with output(path), whole_file(path) as part:
+        space.save(part)
+    return others
+
+
 class _FolderWriter:
     """One file per frame in a folder of the video."""
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from everyframe.labels import LabelSpace
 
@@ -15,7 +15,8 @@ State = Any
 class Predictor(Protocol):
     """Contract of `Segmenter`, `Window`, `Flip`, `Scales` and whatever else labels frames one after the other.
 
-    A predictor that wraps others has the tuple of their states as its state, so wrappers nest in any order.
+    A predictor that wraps others has the tuple of their states as its state, so wrappers nest in any order. One that
+    looks ahead says so by `lookahead` and `preview`, see `Timing`.
 
     Attributes:
         label_space: the K classes.
@@ -49,3 +50,34 @@ def child_states(state: State, count: int, owner: str) -> tuple[State, ...]:
         came = f"{len(state)} of them" if isinstance(state, tuple) else type(state).__name__
         raise ValueError(f"{owner}: expected a tuple of {count} states, came {came}; pass None after a change of size")
     return state
+
+
+class Timing(NamedTuple):
+    """When a predictor answers.
+
+    Attributes:
+        lookahead: the step that takes frame t returns the logits of frame t - lookahead.
+        preview: the first step of a video is to show its last frame; its answer belongs to no frame.
+    """
+
+    lookahead: int = 0
+    preview: bool = False
+
+
+def timing(predictor: Predictor) -> Timing:
+    """Return when a predictor answers; those that do not say so answer at once."""
+    return Timing(getattr(predictor, "lookahead", 0), getattr(predictor, "preview", False))
+
+
+class Wrapper(nn.Module):
+    """A predictor around another one; it has the classes and the timing of that one.
+
+    Args:
+        predictor: what to run.
+    """
+
+    def __init__(self, predictor: Predictor) -> None:
+        super().__init__()
+        self.predictor = predictor
+        self.label_space = predictor.label_space
+        self.lookahead, self.preview = timing(predictor)

@@ -7,10 +7,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 
+from torch import Tensor
+
 from everyframe.errors import InputError
 from everyframe.frames import Frame
 from everyframe.inference.job import Job
 from everyframe.inference.labelmap import confidence_map, label_map
+from everyframe.inference.lookahead import Answer, LookAhead, last_frame
 from everyframe.inference.outputs import Labelled, LabelWriter, Writer
 from everyframe.inference.pipeline import ReadAhead, Stopwatch, WriteBehind
 from everyframe.inference.state_file import UnsavableStateError, snapshot
@@ -63,6 +66,8 @@ class Run:
 
     def _label(self, video: Source, result: VideoResult, done: int) -> None:
         """Read back the first `done` frames, label the others, write all."""
+        feed = LookAhead(self.runner, partial(last_frame, video))
+        held = done + feed.lookahead if done else 0  # a restored stream has seen the frames up to here
         writers, watch = self.writers(video), Stopwatch()
         can_resume = any(isinstance(writer, LabelWriter) for writer in writers)
         result.frames = result.labelled_now = 0
@@ -77,20 +82,37 @@ class Run:
                 stack.enter_context(writer)
             frames = stack.enter_context(ReadAhead(watch.iterate(video, "decode")))
             behind = stack.enter_context(WriteBehind(write))
-            for count, frame in enumerate(watch.iterate(frames, "wait for frames"), 1):
-                item = self._predict(frame, watch) if count > done else _read_back(frame, writers)
+            count = 0  # frames that are through
+
+            def put(item: Labelled, new: bool) -> None:
+                nonlocal count
+                count += 1
                 with watch.measure("wait for writers"):
                     behind.put(partial(self._write, item, writers, result))
-                    if can_resume and count > done and count % self.checkpoint_every == 0:
-                        behind.put(self._checkpoint(result, count, frame.size))
-                result.labelled_now += count > done
+                    if can_resume and new and feed.steady and count % self.checkpoint_every == 0:
+                        behind.put(self._checkpoint(result, count, self.runner.size or item.frame.size))
+                result.labelled_now += new
                 if self.on_frame is not None:
                     self.on_frame(result.name, count, video.length)
 
-    def _predict(self, frame: Frame, watch: Stopwatch) -> Labelled:
+            for come, frame in enumerate(watch.iterate(frames, "wait for frames"), 1):
+                if come <= done:
+                    put(_read_back(frame, writers), new=False)
+                elif come <= held:
+                    feed.hold(frame)
+                else:
+                    for answer in self._model(partial(feed.push, frame), watch):
+                        put(self._predict(*answer, watch), new=True)
+            for answer in self._model(feed.finish, watch):
+                put(self._predict(*answer, watch), new=True)
+
+    def _model(self, run: Callable[[], list[Answer]], watch: Stopwatch) -> list[Answer]:
         with watch.measure("model"):
-            logits = self.runner.logits(frame)
+            answers = run()
             self.runner.synchronize()
+        return answers
+
+    def _predict(self, frame: Frame, logits: Tensor, watch: Stopwatch) -> Labelled:
         with watch.measure("label map"):
             labels = to_numpy(label_map(logits, frame.size)[0])
             confidence = confidence_map(logits, frame.size)[0].cpu().numpy() if self.confidence else None

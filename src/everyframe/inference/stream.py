@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from everyframe.errors import InputError
 from everyframe.frames import Frame
 from everyframe.inference.labelmap import label_map
-from everyframe.inference.predictor import Predictor, State
+from everyframe.inference.predictor import Predictor, State, timing
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +23,8 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 class Stream:
     """Label the frames of one video, one after the other.
+
+    Predictors that look ahead answer late: `everyframe.inference.lookahead.LookAhead` feeds a stream of such a one.
 
     The model is put into eval mode and moved to the device. Its weights stay float32; lower precisions run by
     autocast, with the weights in channels-last memory.
@@ -57,6 +59,11 @@ class Stream:
             if self.dtype is not torch.float32:  # three times as fast for ResNet-50; makes no difference in float32
                 predictor.to(memory_format=torch.channels_last)
 
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """(H, W) of the frames so far; None before the first one."""
+        return self._size
+
     def reset(self) -> None:
         """Forget the video: the next frame is a first frame."""
         self.state, self._size = None, None
@@ -67,6 +74,7 @@ class Stream:
         Returns:
             uint8 [H, W] of the frame's own size, train ids 0..K-1.
         """
+        check_answers_at_once(self.predictor)
         return to_numpy(label_map(self.logits(frame), frame.size)[0])
 
     @torch.inference_mode()
@@ -99,6 +107,19 @@ class Stream:
         if self.dtype is torch.float32:
             return nullcontext()
         return torch.autocast(self.device.type, self.dtype)
+
+
+def check_answers_at_once(predictor: Predictor) -> None:
+    """Refuse a predictor that looks ahead where every frame needs its answer at once.
+
+    Raises:
+        InputError: it looks ahead.
+    """
+    if timing(predictor) != (0, False):
+        raise InputError(
+            f"expected a model that answers each frame at once, came one that looks ahead ({timing(predictor)}); use "
+            f"it in predict, stream or evaluate, or leave `offline` out"
+        )
 
 
 def to_numpy(labels: Tensor) -> NDArray[np.uint8]:

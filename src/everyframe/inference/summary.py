@@ -47,6 +47,7 @@ class Summary:
         stages: seconds by stage. "model", "label map", "wait for frames" and "wait for writers" follow one another in
             the main loop; "decode" and "write" run beside it in their own threads.
         seconds: wall time of this run from the first frame asked for to the last file closed.
+        notes: what else is to be known of the labels, in sentences.
     """
 
     out: str
@@ -54,6 +55,7 @@ class Summary:
     videos: list[VideoResult] = field(default_factory=list)
     stages: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
+    notes: list[str] = field(default_factory=list)
 
     @property
     def frames(self) -> int:
@@ -95,4 +97,4 @@ class Summary:
             beside = ", ".join(f"{stage} {shares[stage]:.1%}" for stage in THREAD_STAGES)
             lines += [f"wall time: {in_loop}", f"beside it, in threads: {beside}"]
         lines += [f"failed after {video.frames} frames: {video.error}" for video in self.failed]
-        return "\n".join([*lines, f"results in {self.out}"])
+        return "\n".join([*lines, *self.notes, f"results in {self.out}"])

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from everyframe.errors import InputError
-from everyframe.inference.predictor import Predictor, State, child_states
+from everyframe.inference.predictor import Predictor, State, Wrapper, child_states
 from everyframe.inference.scores import ScoreNorm, check_norm, mean_logits
 
 
-class Flip(nn.Module):
+class Flip(Wrapper):
     """Average a predictor's view of the frame with its view of the mirrored frame (left to right).
 
     Args:
@@ -21,10 +21,8 @@ class Flip(nn.Module):
     """
 
     def __init__(self, predictor: Predictor, score_norm: ScoreNorm = "softmax") -> None:
-        super().__init__()
+        super().__init__(predictor)
         check_norm(score_norm)
-        self.predictor = predictor
-        self.label_space = predictor.label_space
         self.score_norm: ScoreNorm = score_norm
 
     def step(self, frame: Tensor, state: State = None) -> tuple[Tensor, State]:
@@ -39,7 +37,7 @@ class Flip(nn.Module):
         return f"score_norm={self.score_norm!r}"
 
 
-class Scales(nn.Module):
+class Scales(Wrapper):
     """Average a predictor's views of the frame resized by some factors.
 
     Averages are taken at the finest member's logits, not at the frame's resolution: some 14 times less work and
@@ -62,10 +60,8 @@ class Scales(nn.Module):
         score_norm: ScoreNorm = "softmax",
         full_resolution: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(predictor)
         check_norm(score_norm)
-        self.predictor = predictor
-        self.label_space = predictor.label_space
         self.scales = tuple(float(scale) for scale in scales)
         self.multiple = multiple
         self.score_norm: ScoreNorm = score_norm

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from everyframe.errors import InputError
-from everyframe.inference.predictor import Predictor, State, child_states
+from everyframe.inference.predictor import Predictor, State, Wrapper, child_states
 from everyframe.inference.scores import ScoreNorm, as_logits, check_norm, normalized, resized
 
 
@@ -43,7 +43,7 @@ def _spans(size: int, window: int, stride: int) -> list[tuple[int, int]]:
     return [(max(end - window, 0), end) for end in ends]
 
 
-class Window(nn.Module):
+class Window(Wrapper):
     """Run a predictor on overlapping windows and average their scores at the frame's resolution.
 
     A frame that fits into one window goes to the predictor as it is. Each window of the grid has its own state.
@@ -66,9 +66,7 @@ class Window(nn.Module):
         pad_color: tuple[int, int, int] = (124, 116, 104),
         score_norm: ScoreNorm = "none",
     ) -> None:
-        super().__init__()
-        self.predictor = predictor
-        self.label_space = predictor.label_space
+        super().__init__(predictor)
         self.size = _pair(size)
         self.stride = _pair(stride) if stride is not None else _pair([max(s * 2 // 3, 1) for s in self.size])
         self.pad = pad

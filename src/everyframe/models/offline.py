@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from everyframe.errors import InputError
 from everyframe.frames import Role
@@ -17,59 +17,132 @@ NEAR_FIRST = 10
 """Queries closer than this to frame 0 take the last frame as reference, as in offline tests of `ClipSampling`."""
 
 
-@torch.no_grad()
-def offline_logits(model: Segmenter, frames: Iterable[Tensor], last: Tensor | None = None) -> Iterator[Tensor]:
-    """Predict every frame of a video as a test clip around it would, encoding each frame once.
+class OfflineState(NamedTuple):
+    """What is known of a video; its size does not grow with the number of frames.
 
-    `Segmenter.step` never waits: there, an adjacent frame that lies ahead is replaced by the present one. Here the
-    prediction of a frame comes when the frames ahead of it have come. Memory is bounded by the farthest offsets.
+    Attributes:
+        image: the latest frame as it came, [B, 3, H, W].
+        latest: its features.
+        known: features of the latest frames that offsets reach, oldest first.
+        first: features of frame 0; None before it has come.
+        end: features of the last frame; None for modules without a reference.
+        seen: frames that have come, without the preview.
+    """
+
+    image: Tensor
+    latest: Features
+    known: tuple[Features, ...] = ()
+    first: Features | None = None
+    end: Features | None = None
+    seen: int = 0
+
+
+class Offline(nn.Module):
+    """A segmenter that predicts every frame as a test clip around it would, encoding each frame once.
+
+    `Segmenter.step` never waits: there, an adjacent frame that lies ahead is replaced by the present one. This
+    predictor answers `lookahead` steps late instead: the step that takes frame t returns the logits of frame
+    t - lookahead. After the last frame it is given that frame again, `lookahead` times, which is also how frames beyond
+    the end are replaced in clips. A module with a reference is shown the last frame of the video before the first one
+    (`preview`): frames too near to frame 0 to learn from it take that one as reference. Answers to the preview, and to
+    the first `lookahead` frames, belong to no frame. `everyframe.inference.lookahead` keeps these rules for a stream.
+
+    Clips know no scene cuts, and neither does this: the reference is that of the video.
 
     Args:
-        model: its temporal module must have fixed offsets (`TemporalModule.adjacent`, as SSLTM and TCB have).
-        frames: uint8 [B, 3, H, W], in order.
-        last: the last frame of the video, for modules with a reference: the first frames, which are too near to frame
-            0 to learn from it, take this one as reference. Without it frame 0 serves all.
+        segmenter: its temporal module must have fixed offsets (`TemporalModule.adjacent`, as SSLTM and TCB have).
+
+    Attributes:
+        lookahead: frames by which the answers lag.
+        preview: whether the last frame is to be shown first.
+
+    Raises:
+        InputError: another predictor than a segmenter, or a recurrent one, for which there is no looking ahead.
+    """
+
+    def __init__(self, segmenter: Segmenter) -> None:
+        super().__init__()
+        temporal = getattr(segmenter, "temporal", None)
+        if not isinstance(segmenter, Segmenter) or not segmenter.temporal.windowed:
+            raise InputError(
+                f"offline prediction needs a temporal module with fixed offsets, such as SSLTM or TCB, came "
+                f"{type(segmenter if temporal is None else temporal).__name__}; predict it as a stream"
+            )
+        self.segmenter = segmenter
+        self.label_space = segmenter.label_space
+        self.adjacent = segmenter.temporal.adjacent
+        self.preview = segmenter.temporal.reference
+        self.lookahead = max((0, *self.adjacent))
+        self.window = max((0, *(-offset for offset in self.adjacent))) + 1 + self.lookahead
+
+    def step(self, frame: Tensor, state: OfflineState | None = None) -> tuple[Tensor, OfflineState]:
+        """Take the next frame, uint8 [B, 3, H, W]; see the class for what comes back, [B, K, h, w]."""
+        # The preview of a one-frame video, and the repeats at the end, are known already.
+        again = state is not None and state.image.shape == frame.shape and torch.equal(state.image, frame)
+        features = state.latest if state is not None and again else self.segmenter.encode(frame)
+        if state is None and self.preview:
+            return self._predict(features, [features], 0, 0, features), OfflineState(frame, features, end=features)
+        old = state or OfflineState(frame, features)
+        known = (*old.known, features)[-self.window :]
+        first, seen = old.first or features, old.seen + 1
+        now = max(seen - 1 - self.lookahead, 0)
+        reference = old.end if old.end is not None and now < NEAR_FIRST else first
+        logits = self._predict(reference, known, seen - len(known), now, known[now - seen + len(known)])
+        return logits, OfflineState(frame, features, known, first, old.end, seen)
+
+    def _predict(
+        self, reference: Features, known: list[Features] | tuple[Features, ...], start: int, now: int, query: Features
+    ) -> Tensor:
+        """Decode frame `now`; `known` begins with frame `start`. The nearest known frame stands in for others."""
+        roles = (Role.REFERENCE,) * self.preview + (Role.ADJACENT,) * len(self.adjacent)
+        context = [known[min(max(now + offset - start, 0), len(known) - 1)] for offset in self.adjacent]
+        if self.preview:
+            context.insert(0, reference)
+        head = self.segmenter.head
+        memory = self.segmenter.temporal.gather(context, roles, head) if context else None
+        return head.semantic(self.segmenter.decode(query, memory)[0])
+
+    def describe(self) -> str:
+        """Return one sentence on what looking ahead means for this model."""
+        if not self.lookahead and not self.preview:
+            return "offline: this model looks at no later frame; the labels are those of a stream without scene cuts"
+        ahead = f"each frame is answered when the {self.lookahead} frames after it have come"
+        end = f"the first {NEAR_FIRST} frames take the last one as reference"
+        says = " and ".join(text for text, yes in ((ahead, self.lookahead), (end, self.preview)) if yes)
+        return f"offline: {says}; the features of {self.window + 2 * self.preview} frames are kept, of any video"
+
+    def extra_repr(self) -> str:
+        """Arguments as `print(model)` shows them."""
+        return f"lookahead={self.lookahead}, preview={self.preview}"
+
+
+@torch.no_grad()
+def offline_logits(model: Segmenter, frames: Iterable[Tensor], last: Tensor | None = None) -> Iterator[Tensor]:
+    """Predict every frame of a video by `Offline`, from tensors.
+
+    Args:
+        model: see `Offline`.
+        frames: uint8 [B, 3, H, W], in order, all of one size.
+        last: the last frame of the video, for modules with a reference. Without it frame 0 serves all.
 
     Yields:
         logits [B, K, h, w], one per frame, in order.
 
     Raises:
-        InputError: the temporal module is a recurrent one, for which there is no looking ahead.
+        InputError: see `Offline`.
     """
-    temporal = model.temporal
-    if not temporal.windowed:
-        raise InputError(
-            f"offline prediction needs a temporal module with fixed offsets, such as SSLTM or TCB, came "
-            f"{type(temporal).__name__}; predict it as a stream"
-        )
-    behind = max((-offset for offset in temporal.adjacent), default=0)
-    ahead = max((offset for offset in temporal.adjacent), default=0)
-    behind, ahead = max(behind, 0), max(ahead, 0)
-    roles = (Role.REFERENCE,) * temporal.reference + (Role.ADJACENT,) * len(temporal.adjacent)
-    first: Features | None = None
-    end = model.encode(last) if last is not None and temporal.reference else None
-    known: deque[Features] = deque(maxlen=behind + ahead + 1)
-    come = 0
-
-    def predict(now: int) -> Tensor:
-        start = come - len(known)  # position of the oldest frame that is still known
-        # Beyond the ends of the video the nearest frame stands in; inside it the deque reaches far enough.
-        context = [known[min(max(now + o, start), come - 1) - start] for o in temporal.adjacent]
-        if temporal.reference:
-            assert first is not None
-            context.insert(0, end if end is not None and now < NEAR_FIRST else first)
-        memory = temporal.gather(context, roles, model.head) if context else None
-        outputs, _ = model.decode(known[now - start], memory)
-        return model.head.semantic(outputs)
-
-    done = 0
+    offline = Offline(model)
+    state, come = None, 0
+    frame = None
     for frame in frames:
-        features = model.encode(frame)
-        first = features if first is None else first
-        known.append(features)
+        if state is None and offline.preview:
+            _, state = offline.step(frame if last is None else last)
+        logits, state = offline.step(frame, state)
         come += 1
-        if come > ahead:
-            yield predict(done)
-            done += 1
-    for now in range(done, come):
-        yield predict(now)
+        if come > offline.lookahead:
+            yield logits
+    for _ in range(offline.lookahead if frame is not None else 0):
+        logits, state = offline.step(frame, state)
+        come += 1
+        if come > offline.lookahead:
+            yield logits

@@ -1,0 +1,151 @@
+"""From a model's name to what labels frames: load it, and wrap it as the options say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypedDict, cast
+
+from everyframe.errors import InputError
+from everyframe.flow import Flow
+from everyframe.inference.predictor import Predictor
+from everyframe.inference.prior import LogitAdjustment, read_class_pixels
+from everyframe.inference.scores import ScoreNorm
+from everyframe.inference.smoothing import FlowSmoothing
+from everyframe.inference.specialist_choice import SpecialistChoice
+from everyframe.inference.specialists import Specialists
+from everyframe.inference.tta import Flip, Scales
+from everyframe.inference.window import Window
+
+
+class Views(TypedDict, total=False):
+    """The options of `with_views`, for functions that hand them on."""
+
+    window: tuple[int, int] | int | None
+    stride: tuple[int, int] | int | None
+    flip: bool
+    scales: Sequence[float]
+    offline: bool
+    specialists: str | Path | None
+    logit_adjustment: float
+    prior: str | Path | None
+    smooth: float
+    smooth_flow: str | Flow
+
+
+def with_views(
+    model: str | Path | Predictor,
+    *,
+    window: tuple[int, int] | int | None = None,
+    stride: tuple[int, int] | int | None = None,
+    flip: bool = False,
+    scales: Sequence[float] = (),
+    offline: bool = False,
+    specialists: str | Path | None = None,
+    logit_adjustment: float = 0.0,
+    prior: str | Path | None = None,
+    smooth: float = 0.0,
+    smooth_flow: str | Flow = "dis",
+) -> Predictor:
+    """Load a model where a path or hub id came, and wrap it, from the inside out in the order of the arguments below.
+
+    Args:
+        model: a saved model's folder, the folder of a run (its `model` is taken), a hub id, or a built predictor.
+        offline: frames may look at later ones, see `everyframe.models.offline.Offline`: labels come later, and a model
+            with a reference needs the end of the video first.
+        window: (h, w) of a sliding window for frames larger than that, see `Window`.
+        stride: distance of two windows.
+        scales: average over resized frames, each cut into windows, see `Scales`.
+        flip: average with the mirrored frame, see `Flip`.
+        specialists: specialists.json of `everyframe ensemble specialists`, whose specialists then look at each frame in
+            the same ways; see `Specialists`.
+        logit_adjustment: lambda, see `LogitAdjustment`; needs `prior`.
+        prior: JSON of the classes' pixels in the training labels, see `read_class_pixels`.
+        smooth: weight of the frame before, 0 up to but not 1, see `FlowSmoothing`.
+        smooth_flow: optical flow along which is smoothed.
+
+    Raises:
+        InputError: the model cannot be loaded, or the options do not fit it or each other.
+    """
+    if stride is not None and window is None:
+        raise InputError(f"stride: expected a window as well, came stride {stride} alone; add --window")
+    if bool(logit_adjustment) != (prior is not None):
+        raise InputError(
+            f"logit adjustment: expected a strength and the classes' pixels, came strength {logit_adjustment:g} and "
+            f"prior {prior}; say both --logit-adjustment and --prior"
+        )
+    looking: Views = {"window": window, "stride": stride, "flip": flip, "scales": scales, "offline": offline}
+    if specialists is not None:
+        choice = SpecialistChoice.load(specialists)
+        others = [with_views(name, **looking) for name in choice.members[1:]]
+        norm = cast(ScoreNorm, choice.score_norm)
+        predictor: Predictor = Specialists([with_views(model, **looking), *others], choice.alphas, norm)
+    else:
+        predictor = loaded(model)
+        if offline:
+            predictor = _offline(predictor)
+        if window is not None:
+            predictor = Window(predictor, window, stride)
+        if scales:
+            predictor = Scales(predictor, scales)
+        if flip:
+            predictor = Flip(predictor)
+    if prior is not None:
+        predictor = LogitAdjustment(predictor, read_class_pixels(prior), logit_adjustment)
+    return FlowSmoothing(predictor, smooth, smooth_flow) if smooth else predictor
+
+
+def _offline(model: Any) -> Predictor:
+    from everyframe.models.offline import Offline
+
+    return Offline(model)
+
+
+def loaded(model: str | Path | Predictor) -> Predictor:
+    """Load a model where a path or hub id came."""
+    if not isinstance(model, str | Path):
+        return model
+    from everyframe.models.checkpoint import load
+
+    return load(model_path(model))
+
+
+def model_path(model: str | Path) -> str | Path:
+    """Return where a model lies: of the folder of a training run its `model`, else what came."""
+    within = Path(model) / "model"
+    is_run = (within / "config.json").is_file() and not (Path(model) / "config.json").exists()
+    return within if is_run else model
+
+
+def view_settings(**views: Any) -> dict[str, Any]:
+    """Return the options of `with_views` as a record holds them: those in use, and always the first four."""
+    record = {name: views.get(name) for name in ("window", "stride")}
+    record |= {"flip": views.get("flip", False), "scales": list(views.get("scales", ()))}
+    if views.get("offline"):
+        record["offline"] = True
+    for name in ("specialists", "prior"):
+        if views.get(name) is not None:
+            record[name] = str(views[name])
+    if views.get("logit_adjustment"):
+        record["logit_adjustment"] = views["logit_adjustment"]
+    if views.get("smooth"):
+        flow = views.get("smooth_flow", "dis")
+        record |= {"smooth": views["smooth"], "smooth_flow": flow if isinstance(flow, str) else type(flow).__name__}
+    return record
+
+
+def view_notes(model: str | Path | Predictor, predictor: Predictor) -> list[str]:
+    """Return sentences for a summary: what was loaded in place of what was named, and what looking ahead means.
+
+    Args:
+        model: as it was named.
+        predictor: what `with_views` made of it.
+    """
+    from everyframe.models.offline import Offline
+
+    notes = []
+    if isinstance(model, str | Path) and model_path(model) != model:
+        notes.append(f"{model} is the folder of a run: its model, {model_path(model)}, was taken")
+    parts = predictor.modules() if hasattr(predictor, "modules") else ()
+    notes += dict.fromkeys(part.describe() for part in parts if isinstance(part, Offline))
+    return notes
