@@ -32,7 +32,7 @@ def test_row_names_a_recipe_and_options_that_exist(name: str, scale: str, row: R
     config = resolve(read_recipe(row.recipe), options, row.recipe)
     assert config["data"]["budget"] == row.overrides["data.budget"]
     if scale == "small":
-        assert (config["steps"], tuple(config["data"]["crop"])) == (600, (96, 128))
+        assert (config["steps"], tuple(config["data"]["crop"])) == (1200, (96, 128))
 
 
 @pytest.mark.parametrize(("name", "row"), [(n, row) for n, s, row in ROWS if s == "small"],
