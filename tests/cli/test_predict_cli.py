@@ -10,6 +10,7 @@ from PIL import Image
 from everyframe.cli import bench
 from everyframe.cli import predict as command
 from everyframe.cli.__main__ import main
+from everyframe.inference.views import with_views
 from everyframe.labels import LabelSpace
 from everyframe.models.zoo import create_model
 from everyframe.predict import predict
@@ -31,9 +32,12 @@ def pictures(folder: Path, count: int = 3) -> str:
 
 def test_defaults_are_the_librarys() -> None:
     options = vars(command.parser().parse_args(["x", "--model", "m", "--out", "o"]))
-    for name, parameter in inspect.signature(predict).parameters.items():
-        if parameter.default is not inspect.Parameter.empty:
-            assert options[name] == parameter.default, name
+    for function in (predict, with_views):
+        for name, parameter in inspect.signature(function).parameters.items():
+            if parameter.default is not inspect.Parameter.empty:
+                assert options[name] == parameter.default, name
+    taken = {*inspect.signature(predict).parameters, *inspect.signature(with_views).parameters} - {"views"}
+    assert set(options) == taken | {"quiet"}
 
 
 def test_labels_every_frame(tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -59,6 +63,7 @@ def test_labels_every_frame(tmp_path: Path, model: str, capsys: pytest.CaptureFi
 def test_views_reach_the_library(tmp_path: Path, model: str) -> None:
     source, out = pictures(tmp_path / "shot", 1), tmp_path / "out"
     views = ["--window", "32", "32", "--stride", "8", "--flip", "--scales", "1", "1.5", "--dtype", "bfloat16"]
+    views += ["--smooth", "0.4"]
     assert main(["predict", source, "--model", model, "--out", str(out), "--quiet", *views]) == 0
     settings = json.loads((out / "summary.json").read_text())["settings"]
     assert settings["window"] == [32, 32]
@@ -66,6 +71,8 @@ def test_views_reach_the_library(tmp_path: Path, model: str) -> None:
     assert settings["flip"] is True
     assert settings["scales"] == [1.0, 1.5]
     assert settings["dtype"] == "bfloat16"
+    assert settings["smooth"] == 0.4
+    assert "offline" not in settings
 
 
 def test_what_failed_is_listed_and_the_exit_status_is_1(
@@ -99,7 +106,7 @@ def test_stopped_by_hand_tells_how_to_go_on(
     assert main(["predict", source, "--model", model, "--out", str(out), "--resume"]) == 0
 
 
-@pytest.mark.parametrize("case", ["model", "folder", "window", "device", "outputs"])
+@pytest.mark.parametrize("case", ["model", "folder", "window", "device", "outputs", "offline", "prior"])
 def test_one_clear_line(tmp_path: Path, model: str, case: str, capsys: pytest.CaptureFixture[str]) -> None:
     source, out = pictures(tmp_path / "shot", 1), str(tmp_path / "out")
     (tmp_path / "file").write_text("")
@@ -108,6 +115,8 @@ def test_one_clear_line(tmp_path: Path, model: str, case: str, capsys: pytest.Ca
         "folder": ["--model", model, "--out", str(tmp_path / "file")],
         "window": ["--model", model, "--out", out, "--window", "8", "--stride", "9"],
         "device": ["--model", model, "--out", out, "--device", "abacus"],
+        "offline": ["--model", model, "--out", out, "--offline"],
+        "prior": ["--model", model, "--out", out, "--logit-adjustment", "1"],
         "outputs": ["--model", model, "--out", out, "--no-labels", "--no-overlay", "--no-areas"],
     }[case]
     assert main(["predict", source, *arguments]) == 1

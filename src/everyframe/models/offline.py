@@ -65,8 +65,8 @@ class Offline(nn.Module):
         temporal = getattr(segmenter, "temporal", None)
         if not isinstance(segmenter, Segmenter) or not segmenter.temporal.windowed:
             raise InputError(
-                f"offline prediction needs a temporal module with fixed offsets, such as SSLTM or TCB, came "
-                f"{type(segmenter if temporal is None else temporal).__name__}; predict it as a stream"
+                f"offline: expected a model whose temporal module has fixed offsets, such as SSLTM or TCB, came "
+                f"{type(segmenter if temporal is None else temporal).__name__}; predict it as a stream, without --offline"
             )
         self.segmenter = segmenter
         self.label_space = segmenter.label_space
