@@ -66,7 +66,7 @@ class Offline(nn.Module):
         if not isinstance(segmenter, Segmenter) or not segmenter.temporal.windowed:
             raise InputError(
                 f"offline: expected a model whose temporal module has fixed offsets, such as SSLTM or TCB, came "
-                f"{type(segmenter if temporal is None else temporal).__name__}; predict it as a stream, without --offline"
+                f"{type(segmenter if temporal is None else temporal).__name__}; leave --offline out"
             )
         self.segmenter = segmenter
         self.label_space = segmenter.label_space
