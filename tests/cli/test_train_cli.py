@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from safetensors.torch import load_file
 
 from everyframe.cli.__main__ import main
 from everyframe.data.synthetic import SyntheticVideos
@@ -181,3 +183,21 @@ def test_sigterm_says_how_to_go_on(videos: str, tmp_path: Path) -> None:
     assert process.returncode == 0
     assert f"everyframe train '{out}' --resume auto" in errors.splitlines()[-1]
     assert (out / "checkpoints" / "last.ckpt").exists()
+
+
+def test_run_starts_from_another_model_and_resumes_without_it(
+    videos: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With a learning rate of nearly nothing, the weights are those it started from."""
+    common = ["--data", videos, "--steps", "1", "--validate_every", "1", *QUICK]
+    assert main(["train", "fcn-tiny", *common, "--out", str(tmp_path / "first")]) == 0
+    first, second = tmp_path / "first" / "model", tmp_path / "second"
+    slow = ["--optimizer.lr", "1e-12", "--seed", "5", "--out", str(second), "--init", str(first.parent)]
+    capsys.readouterr()
+    assert main(["train", "fcn-tiny", *common, *slow]) == 0
+    assert f"starts from {first.parent}: " in capsys.readouterr().err
+    wanted, found = (load_file(folder / "model.safetensors") for folder in (first, second / "model"))
+    for name in (name for name in wanted if not name.endswith(("running_mean", "running_var", "num_batches_tracked"))):
+        torch.testing.assert_close(found[name], wanted[name], rtol=0, atol=1e-6)
+    shutil.rmtree(first)
+    assert main(["train", str(second), "--steps", "2", "--resume", "auto"]) == 0

@@ -28,6 +28,7 @@ from everyframe.data.datamodule import ClipDataModule
 from everyframe.errors import InputError
 from everyframe.losses.class_weights import Formula, class_weights
 from everyframe.models.segmenter import Segmenter
+from everyframe.models.warm_start import start_from
 from everyframe.models.zoo import create_model
 from everyframe.semi.pseudo import Teaching
 from everyframe.training.objectives_mask import MaskOptions
@@ -37,6 +38,8 @@ from everyframe.training.run import TRAINER_OWNED, Run, RunFolder, check_lengths
 
 Config = dict[str, Any]
 """Nested options: {"steps": 1000, "model": {"name": ...}, "data": {...}, ...}."""
+
+INIT_HELP = "saved model (folder or hub id) to start from: weights of equal names, class layers by names of classes"
 
 SECTIONS = ("model", "data", "optimizer", "objective", "masks", "teacher", "trainer")
 
@@ -154,10 +157,13 @@ def start(config: Config, resume: str | None = None) -> Run:
     offered = {"adjacent": model.temporal.adjacent, "reference": "far_end" if model.temporal.reference else None}
     data.sampling = replace(data.sampling, **{k: v for k, v in offered.items() if k not in config["data"]})
     config["data"].update({key: getattr(data.sampling, key) for key in CHOSEN_BY_MODEL})
+    begun = start_from(model, config["init"]) if config["init"] and folder.checkpoint(resume) is None else None
     if is_first_process():
         _write_config(folder, config)
         data.write_budget(folder.root)
         print(_summary(config, data, model), file=sys.stderr)
+        if begun is not None:
+            print(f"starts from {config['init']}: {begun.describe()}", file=sys.stderr)
     return train(
         model,
         data,
@@ -165,7 +171,7 @@ def start(config: Config, resume: str | None = None) -> Run:
         video_objective(model, MaskOptions(**losses["masks"]), **losses["objective"]),
         Optimization(**config["optimizer"]),
         Teaching(**config["teacher"]),
-        **{key: value for key, value in config.items() if key not in (*SECTIONS, "out")},
+        **{key: value for key, value in config.items() if key not in (*SECTIONS, "out", "init")},
         resume=resume,
         trainer={key: value for key, value in config["trainer"].items() if value is not None},
     )
@@ -177,6 +183,7 @@ def schema() -> ArgumentParser:
     parser = ArgumentParser(exit_on_error=False)
     skip = {"model", "data", "objective", "optimization", "teacher", "trainer", "resume"}
     parser.add_function_arguments(train, skip=skip, fail_untyped=False)
+    parser.add_argument("--init", type=str | None, default=None, help=INIT_HELP)
     parser.add_function_arguments(create_model, "model", skip={"label_space"}, fail_untyped=False)
     parser.add_class_arguments(ClipDataModule, "data")
     parser.add_class_arguments(Optimization, "optimizer")

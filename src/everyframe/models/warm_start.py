@@ -1,0 +1,97 @@
+"""Start a training from the weights of another model: fine-tuning, other classes, one more module."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from everyframe.errors import InputError
+from everyframe.models.checkpoint import load_segmenter
+from everyframe.models.convert.reheading import ClassLayer, class_layers, rehead
+from everyframe.models.segmenter import Segmenter
+from everyframe.models.temporal.prototypes import CategoryPrototypes
+
+SHOWN = 3
+"""Parts that stayed fresh, by name, in the one line about a start."""
+
+
+@dataclass(frozen=True)
+class WarmStart:
+    """What a model took from another.
+
+    Attributes:
+        taken: names of the weights that came as they are.
+        reheaded: name -> what was done to class layers.
+        fresh: names of the model's weights that keep their initial values.
+        unused: names of the other model's weights that found no place.
+    """
+
+    taken: tuple[str, ...]
+    reheaded: Mapping[str, str]
+    fresh: tuple[str, ...]
+    unused: tuple[str, ...]
+
+    def describe(self) -> str:
+        """Return one line."""
+        parts = sorted({".".join(name.split(".")[:2]) for name in self.fresh})
+        more = f" and {len(parts) - SHOWN} more" if len(parts) > SHOWN else ""
+        fresh = f"; fresh: {', '.join(parts[:SHOWN])}{more}" if parts else ""
+        unused = f"; {len(self.unused)} of its weights have no place here" if self.unused else ""
+        return f"{len(self.taken) + len(self.reheaded)} weights taken{fresh}{unused}"
+
+
+def start_from(model: Segmenter, source: str | Path) -> WarmStart:
+    """Give a model the weights of another where they have the same name and shape.
+
+    Class layers follow the names of the classes: a class that both have keeps its weights, others start fresh. The
+    other model may lack a part (a temporal module, say) or have another head, but the backbones must be the same.
+
+    Args:
+        model: changed in place.
+        source: a saved model's folder, a run's, or a hub id.
+
+    Raises:
+        InputError: no model there, or of another backbone.
+    """
+    nested = Path(source) / "model"
+    other = load_segmenter(nested if nested.is_dir() else source)
+    theirs: dict[str, Tensor] = dict(other.state_dict())
+    ours = model.state_dict()
+    reheaded: dict[str, str] = {}
+    if other.label_space.names != model.label_space.names:
+        shared = {name: i for i, name in enumerate(model.label_space.names)}
+        table = {i: shared[name] for i, name in enumerate(other.label_space.names) if name in shared}
+        theirs = {name: value for name, value in theirs.items() if not name.startswith(_of_classes(other))}
+        other_heads = {name for name, layer in class_layers(model).items() if not _alike(theirs, ours, name, layer)}
+        theirs = {name: value for name, value in theirs.items() if name not in other_heads}
+        theirs, reheaded = rehead(theirs, model, table)
+    fitting = {name: value for name, value in theirs.items() if name in ours and ours[name].shape == value.shape}
+    lost = [name for name in ours if name.startswith("backbone.") and name not in fitting]
+    if lost:
+        raise InputError(
+            f"init: expected a model with the backbone of {model.config['name']}, came {other.config['name']}, which "
+            f"lacks {len(lost)} of its weights, such as {lost[0]}; choose the same backbone for both"
+        )
+    model.load_state_dict(fitting, strict=False)
+    return WarmStart(
+        taken=tuple(name for name in fitting if name not in reheaded),
+        reheaded={name: change for name, change in reheaded.items() if name in fitting},
+        fresh=tuple(name for name in ours if name not in fitting),
+        unused=tuple(name for name in other.state_dict() if name not in fitting),
+    )
+
+
+def _alike(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor], name: str, layer: ClassLayer) -> bool:
+    """Whether a class layer differs in its number of classes alone."""
+    shapes = [list(state[name].shape) for state in (theirs, ours) if name in state]
+    for shape in shapes:
+        shape[layer.dim] = 0
+    return len(shapes) == 2 and shapes[0] == shapes[1]
+
+
+def _of_classes(model: Segmenter) -> tuple[str, ...]:
+    """Prefixes of what belongs to classes without being a class layer."""
+    return tuple(f"{name}." for name, part in model.named_modules() if isinstance(part, CategoryPrototypes))

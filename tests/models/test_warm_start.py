@@ -1,0 +1,85 @@
+"""A model that starts from another's weights: the same, with other classes, with one more module."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from everyframe.errors import InputError
+from everyframe.labels import LabelSpace
+from everyframe.models.checkpoint import save
+from everyframe.models.segmenter import Segmenter
+from everyframe.models.warm_start import start_from
+from everyframe.models.zoo import create_model
+
+STREET = LabelSpace(("sky", "road", "car"))
+
+
+def made(name: str, space: LabelSpace = STREET, seed: int = 0) -> Segmenter:
+    torch.manual_seed(seed)
+    return create_model(name, space)
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    save(made("ocr-tiny"), tmp_path / "model")
+    return tmp_path / "model"
+
+
+def test_same_model_becomes_equal(saved: Path) -> None:
+    model = made("ocr-tiny", seed=1)
+    start = start_from(model, saved)
+    assert not start.fresh
+    assert not start.unused
+    for name, value in made("ocr-tiny").state_dict().items():
+        assert torch.equal(model.state_dict()[name], value), name
+
+
+def test_classes_follow_their_names(saved: Path) -> None:
+    """Of car, tree, sky: car and sky keep their rows at their new places, tree starts fresh."""
+    model = made("ocr-tiny", LabelSpace(("car", "tree", "sky")), seed=1)
+    fresh = model.head.classifier.weight.detach().clone()
+    start = start_from(model, saved)
+    source = made("ocr-tiny").head.classifier.weight
+    assert torch.equal(model.head.classifier.weight[0], source[2])
+    assert torch.equal(model.head.classifier.weight[1], fresh[1])
+    assert torch.equal(model.head.classifier.weight[2], source[0])
+    assert start.reheaded["head.classifier.weight"] == "rows of 3 classes averaged into 3"
+    assert not start.fresh
+
+
+def test_new_module_starts_fresh_and_is_named(saved: Path) -> None:
+    model = made("ssltm-tiny", seed=1)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    start = start_from(model, saved)
+    assert start.fresh
+    assert all(name.startswith("temporal.") for name in start.fresh)
+    assert all(torch.equal(model.state_dict()[name], before[name]) for name in start.fresh)
+    assert torch.equal(model.head.classifier.weight, made("ocr-tiny").head.classifier.weight)
+    assert "weights taken; fresh: temporal." in start.describe()
+
+
+def test_prototypes_of_other_classes_are_left_behind(tmp_path: Path) -> None:
+    """They have a row per class, and as many classes of other names would take them for their own."""
+    other = made("ssltm-tiny")
+    save(other, tmp_path / "model")
+    model = made("ssltm-tiny", LabelSpace(("a", "b", "c")), seed=1)
+    start = start_from(model, tmp_path / "model")
+    assert any("prototypes" in name for name in start.fresh)
+    assert not any("prototypes" in name for name in start.taken)
+
+
+def test_backbone_alone_is_taken_by_another_head(saved: Path) -> None:
+    model = made("fcn-tiny", LabelSpace(("a", "b")), seed=1)
+    start = start_from(model, saved)
+    assert all(name.startswith("head.") for name in start.fresh)
+    assert torch.equal(
+        next(iter(model.backbone.state_dict().values())), next(iter(made("ocr-tiny").backbone.state_dict().values()))
+    )
+
+
+def test_other_backbone_is_refused(saved: Path) -> None:
+    with pytest.raises(InputError, match="init: expected a model with the backbone of ocr-resnet18, came ocr-tiny"):
+        start_from(made("ocr-resnet18"), saved)
