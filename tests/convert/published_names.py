@@ -7,7 +7,16 @@ from collections.abc import Iterator, Sequence
 
 from torch import Tensor
 
-from everyframe.models.convert.keys import Rule, Table
+from everyframe.models.convert import mmseg
+from everyframe.models.convert.keys import Rule, Table, nested
+
+RESNET = {"width": 8, "stem_width": 16, "deep_stem": True}
+"""A small ResNet-18 that is mmsegmentation's `ResNetV1c`, and the VSPW code's but for its width."""
+
+
+def resnet_table(head: str) -> list[Rule]:
+    """Return the table of a ResNet under a head of mmsegmentation."""
+    return [*nested(mmseg.RESNET, "backbone.", "backbone."), *mmseg.head_table({"type": head}, "decode_head.", "head.")]
 
 
 def published(state: dict[str, Tensor], table: Table) -> dict[str, Tensor]:

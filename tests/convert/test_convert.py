@@ -9,14 +9,17 @@ from typing import Any
 
 import pytest
 import torch
-from published_names import config_text, published
+from published_names import RESNET, config_text, published
 from torch import Tensor
 
 import everyframe
 from everyframe.cli.__main__ import main
 from everyframe.labels import LabelSpace
 from everyframe.models.convert import backbones, mask2former, mmseg, vit_adapter
+from everyframe.models.convert.infer import infer_config
 from everyframe.models.convert.keys import Table, nested
+from everyframe.models.convert.published import read_model
+from everyframe.models.convert.shapes import Shapes
 from everyframe.models.convert.vspw_model import ENCODER, METHODS
 from everyframe.models.segmenter import Segmenter
 from everyframe.models.zoo import create_model
@@ -24,8 +27,8 @@ from everyframe.models.zoo import create_model
 SPACE = LabelSpace(("road", "car", "tree", "sky", "wall"))
 
 SWIN = {"width": 16, "depths": (2, 2, 2, 1), "heads": (1, 2, 4, 8), "window": 4, "output_norms": True}
-RESNET = {"width": 8, "stem_width": 16, "deep_stem": True}
 AUXILIARY = {"index": 2, "width": 8, "num_convs": 1, "concat_input": False}
+BEIT = vit_adapter.BACKBONES["BEiTAdapter"]
 SWIN_TABLE = mmseg.backbone_table({"type": "SwinTransformer"})
 FCN = {"type": "FCNHead"}
 
@@ -123,7 +126,7 @@ CASES: dict[str, tuple[str, dict[str, Any], Table, str]] = {
     ),
     "beit adapter mask2former": (
         "mask2former-beit-adapter-micro", {"backbone": {"size": 64}},
-        [*nested(vit_adapter.BACKBONES["BEiTAdapter"], "backbone.", "backbone."), *whole({"type": "Mask2FormerHead"})],
+        [*nested(BEIT, "backbone.", "backbone."), *whole({"type": "Mask2FormerHead"})],
         "vit-adapter",
     ),
     "vit adapter upernet": (
@@ -337,3 +340,57 @@ def test_joined_projections_are_named_in_the_report() -> None:
     name = "x.self_attn.v_proj.bias"
     assert mask2former.joined_name(name) == ("x.self_attn.qkv.bias", 2)
     assert mask2former.joined_name("x.cross_attn.in_proj_bias") is None
+
+
+SIZES = {
+    "mask2former-beit-adapter-large": "Mask2FormerHead",
+    "mask2former-beitv2-adapter-large": "Mask2FormerHead",
+    "mask2former-eva-adapter-giant": "Mask2FormerHead",
+    "uper-vit-adapter-base": "UPerHead",
+    "uper-internimage-xl": "UPerHead",
+    "uper-internimage-base": "UPerHead",
+    "uper-focalnet-large": "UPerHead",
+    "uper-eva02-large": "UPerHead",
+    "uper-swin-base": "UPerHead",
+}
+FAMILIES = {
+    "adapter": BEIT, "vit-adapter": vit_adapter.BACKBONES["ViTAdapter"], "eva02": backbones.EVA02, "swin": SWIN_TABLE,
+    "internimage": backbones.intern_image_table({"post_norm": True}), "focalnet": backbones.focalnet_table({}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_published_sizes_are_recognised(name: str) -> None:
+    """By name, number of weights and every shape, from nothing but the keys and shapes."""
+    options = {"backbone": {"output_norms": True}} if "swin" in name else {}
+    if "mask2former" in name:
+        options["head"] = {"queries": 200}
+    family = next(key for key in ("vit-adapter", *FAMILIES) if key in name)
+    with torch.device("meta"):
+        model = create_model(name, SPACE, **options)
+    table = [*nested(FAMILIES[family], "backbone.", "backbone."), *whole({"type": SIZES[name]})]
+    shapes = Shapes(group_norms(published(model.state_dict(), table)))
+    reading = read_model(infer_config(shapes))
+    assert reading.design.name == name
+    with torch.device("meta"):
+        again = reading.design.build(SPACE)
+    assert {k: x.shape for k, x in again.state_dict().items()} == {k: x.shape for k, x in model.state_dict().items()}
+    assert plain_options(again.backbone) == plain_options(model.backbone)
+
+
+def plain_options(module: torch.nn.Module) -> dict[str, Any]:
+    """Return what no shape says: numbers of heads and points, scales, groups, of all parts."""
+    names = (
+        "heads",
+        "points",
+        "offset_scale",
+        "post_norm",
+        "groups",
+        "trained",
+        "out_indices",
+        "window",
+        "shift",
+        "grid",
+    )
+    return {f"{path}.{name}": getattr(part, name) for path, part in module.named_modules() for name in names
+            if isinstance(getattr(part, name, None), int | float | tuple)}  # fmt: skip

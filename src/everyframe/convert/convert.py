@@ -90,12 +90,13 @@ def convert(
     done = Report(source.name, found, dropped=dict(source.dropped))
     reader = KINDS[found].read
     if model is not None and found != "backbone":
-        raise InputError(
-            f"{source.name}: --model chooses a model for a backbone alone, and this is {KINDS[found].title}"
-        )
+        raise InputError(f"{source.name}: --model is for a backbone alone, came {KINDS[found].title}; leave it out")
     if reader is None:
         return _convert_raft(source, shapes, Path(to), done, report)
-    reading = reader(source, shapes, model)
+    try:
+        reading = reader(source, shapes, model)
+    except InputError as error:
+        raise InputError(str(error) if source.name in str(error) else f"{source.name}: {error}") from None
     wanted = wanted_classes(source, reading, classes, mapping, source_classes)
     trained = reading.design.grid
     if image_size is not None:

@@ -14,6 +14,7 @@ from everyframe.models.convert.infer_backbones import find_backbone
 from everyframe.models.convert.pretrained import find_family, read_pretrained
 from everyframe.models.convert.published import read_model, refuse_other_eps
 from everyframe.models.convert.raft import is_raft
+from everyframe.models.convert.settings import Unsupported
 from everyframe.models.convert.shapes import Shapes
 from everyframe.models.convert.source import Source
 from everyframe.models.convert.transformers import read_transformers
@@ -49,7 +50,10 @@ def _is_mmseg(source: Source, shapes: Shapes) -> bool:
 def _read_model(source: Source, shapes: Shapes, model: str | None) -> Reading:
     """Read the configuration beside the weights; without one, the shapes."""
     config: dict[str, Any] = source.config or infer_config(shapes)
-    reading = read_model(config)
+    try:
+        reading = read_model(config)
+    except KeyError as error:
+        raise Unsupported(f"the configuration lacks the setting {error}; give a whole one (--config)") from None
     reading.check = partial(refuse_other_eps, config=config["model"])
     test = config["model"].get("test_cfg") or {}
     if test.get("mode") == "slide":
