@@ -12,7 +12,7 @@ from everyframe.models.heads.fcn import FCNHead
 from everyframe.models.heads.ocr import ObjectAttention, OCRHead, gather_regions
 from everyframe.models.heads.psp import PyramidPooling
 from everyframe.models.ops.resize import join_maps
-from everyframe.models.zoo import HEADS
+from everyframe.models.zoo import HEADS, SINGLE_SCALE
 
 CHANNELS, STRIDES, CLASSES = (8, 12, 16, 20), (4, 8, 16, 32), 5
 
@@ -21,7 +21,7 @@ def maps(height: int, width: int, batch: int = 2) -> list[Tensor]:
     return [torch.randn(batch, c, -(-height // s), -(-width // s)) for c, s in zip(CHANNELS, STRIDES, strict=True)]
 
 
-@pytest.fixture(params=HEADS)
+@pytest.fixture(params=SINGLE_SCALE)
 def head(request: pytest.FixtureRequest) -> Head:
     return HEADS[request.param](CHANNELS, STRIDES, CLASSES)
 

@@ -103,6 +103,43 @@ def test_no_gradient_reaches_the_pixels_and_half_precision_does_not_matter() -> 
     assert pixels.grad is None
 
 
+def test_a_slot_that_nothing_comes_near_to_is_given_away() -> None:
+    """Slots at 1 and 9; the class stays near 1. After 3 updates that missed it, the slot at 9 takes the next mean."""
+    prototypes = CategoryPrototypes(2, 2, per_class=2, reseed=3)
+    for value in (1.0, 9.0):
+        prototypes.observe(*frame(value))
+    for count in (1, 2, 3):
+        prototypes.observe(*frame(1.5))
+        assert prototypes.idle.tolist() == [[0, count], [0, 0]]
+        torch.testing.assert_close(prototypes.prototypes[0, 1].detach(), torch.tensor([9.0, 18.0]))
+    prototypes.observe(*frame(2.0))
+    torch.testing.assert_close(prototypes.prototypes[0].detach(), torch.tensor([[1.0, 2.0], [2.0, 4.0]]))
+    assert prototypes.filled[0].all()
+    assert prototypes.idle.tolist() == [[1, 0], [0, 0]]  # the mean is now nearest to the slot it fills
+
+
+def test_slots_of_classes_that_are_not_seen_wait() -> None:
+    """Class 1 is not in the frames: its prototypes neither age nor leave, however old they are."""
+    prototypes = CategoryPrototypes(2, 2, per_class=2, reseed=1)
+    prototypes.observe(*frame(1.0, 5.0))
+    prototypes.observe(*frame(1.0, 7.0))
+    prototypes.idle[1] = 10
+    before = prototypes.prototypes[1].detach().clone()
+    for _ in range(4):
+        prototypes.observe(*frame(3.0))
+    assert torch.equal(prototypes.prototypes[1].detach(), before)
+    assert prototypes.filled[1].all()
+    assert prototypes.idle[1].tolist() == [10, 10]
+
+
+def test_without_reseeding_nothing_is_kept_for_it() -> None:
+    """Weights that were saved before the option stood load as they are."""
+    assert set(CategoryPrototypes(2, 2).state_dict()) == {"prototypes", "filled", "usage"}
+    assert set(CategoryPrototypes(2, 2, reseed=5).state_dict()) == {"prototypes", "filled", "usage", "idle"}
+    with pytest.raises(ValueError, match="reseed of 0 or more updates, came -1"):
+        CategoryPrototypes(2, 2, reseed=-1)
+
+
 def test_unknown_rule() -> None:
     with pytest.raises(ValueError, match="'mse' or 'ema', came 'sgd'"):
         CategoryPrototypes(2, 2, update="sgd")

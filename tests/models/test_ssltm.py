@@ -248,5 +248,5 @@ def test_published_parameters_and_cost() -> None:
 def test_mistakes_are_named() -> None:
     with pytest.raises(InputError, match="expected context to be one of none, query, reference, both, came 'far'"):
         create_model("ssltm-tiny", LabelSpace(("a", "b")), temporal={"context": "far"})
-    with pytest.raises(ValueError, match="expected an OCR head, came Linear"):
+    with pytest.raises(ValueError, match="expected a head, came Linear"):
         SSLTM(nn.Linear(1, 1))  # type: ignore[arg-type]

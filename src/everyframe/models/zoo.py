@@ -16,11 +16,8 @@ from torch import nn
 
 from everyframe.errors import InputError
 from everyframe.labels import LabelSpace
-from everyframe.models.backbones.hrnet import HRNet
 from everyframe.models.backbones.large import LARGE
-from everyframe.models.backbones.resnet import ResNet, dilated
-from everyframe.models.backbones.swin import SwinTransformer
-from everyframe.models.backbones.timm_backbone import TimmBackbone
+from everyframe.models.backbones.standard import STANDARD, timm_model
 from everyframe.models.heads.base import Head
 from everyframe.models.heads.deeplab import DeepLabV3PlusHead
 from everyframe.models.heads.fcn import FCNHead
@@ -28,6 +25,16 @@ from everyframe.models.heads.mask2former.presets import mask2former
 from everyframe.models.heads.mask_transformer import MaskTransformerHead
 from everyframe.models.heads.ocr import OCRHead
 from everyframe.models.heads.psp import PSPHead
+from everyframe.models.heads.scale_attention import hmsa
+from everyframe.models.heads.sized import (
+    SizedHead,
+    all_maps,
+    at_most,
+    dilations_of_stride_8,
+    half_keys,
+    half_of,
+    narrow,
+)
 from everyframe.models.heads.uper import UperHead
 from everyframe.models.segmenter import IMAGENET_MEAN, IMAGENET_STD, Segmenter
 from everyframe.models.temporal.base import TemporalModule
@@ -42,195 +49,27 @@ Options = Mapping[str, Any]
 
 # -- backbones: (pretrained, **options) -> module with channels and strides ------------------------------------------
 
-
-def resnet(pretrained: bool, *, weights: str, output_stride: int = 8, **options: Any) -> nn.Module:
-    """ResNet with dilated stages; `weights` names timm's model of the same shape."""
-    strides, dilations = dilated(output_stride)
-    return _with_weights(ResNet(strides=strides, dilations=dilations, **options), weights, pretrained)
-
-
-def swin(pretrained: bool, *, weights: str, **options: Any) -> nn.Module:
-    """Swin Transformer; `weights` names timm's model of the same shape."""
-    return _with_weights(SwinTransformer(**options), weights, pretrained)
-
-
-def hrnet(pretrained: bool, *, weights: str, **options: Any) -> nn.Module:
-    """HRNet; `weights` names timm's model of the same shape."""
-    return _with_weights(HRNet(**options), weights, pretrained)
-
-
-def tiny(pretrained: bool, **options: Any) -> nn.Module:
-    """0.4 M parameters, maps of stride 4, 8, 8, 8: learns from nothing within minutes on two CPU cores."""
-    if pretrained:
-        raise InputError("backbone 'tiny' has no pretrained weights; leave `pretrained` out: it trains from nothing")
-    strides, dilations = dilated(8)
-    shape = {"depths": (1, 1, 1, 1), "bottleneck": False, "width": 16, "stem_width": 16}
-    return ResNet(**{**shape, "strides": strides, "dilations": dilations, **options})
-
-
-def timm_model(pretrained: bool, *, name: str, **options: Any) -> nn.Module:
-    """Any timm model with feature maps."""
-    return TimmBackbone(name, pretrained, **options)
-
-
-def _with_weights(backbone: nn.Module, weights: str, pretrained: bool) -> nn.Module:
-    if pretrained:
-        from everyframe.models.convert.timm import load_pretrained
-
-        load_pretrained(backbone, weights)
-    return backbone
-
-
-_SWIN = partial(swin, depths=(2, 2, 18, 2), drop_path=0.3)
-_SWIN_224 = "patch4_window7_224"
-
-BACKBONES: dict[str, Callable[..., nn.Module]] = {
-    "tiny": tiny,
-    "resnet18": partial(resnet, depths=(2, 2, 2, 2), bottleneck=False, deep_stem=False, weights="resnet18.a1_in1k"),
-    "resnet50": partial(resnet, depths=(3, 4, 6, 3), weights="resnet50c.gluon_in1k"),
-    "resnet101": partial(resnet, depths=(3, 4, 23, 3), weights="resnet101c.gluon_in1k"),
-    "hrnet-w18": partial(hrnet, widths=(18, 36, 72, 144), weights="hrnet_w18.ms_aug_in1k"),
-    "hrnet-w48": partial(hrnet, weights="hrnet_w48.ms_in1k"),
-    "swin-tiny": partial(_SWIN, depths=(2, 2, 6, 2), drop_path=0.2, weights=f"swin_tiny_{_SWIN_224}.ms_in1k"),
-    "swin-small": partial(_SWIN, weights=f"swin_small_{_SWIN_224}.ms_in1k"),
-    "swin-base": partial(_SWIN, width=128, heads=(4, 8, 16, 32), weights=f"swin_base_{_SWIN_224}.ms_in22k"),
-    "swin-large": partial(_SWIN, width=192, heads=(6, 12, 24, 48), weights=f"swin_large_{_SWIN_224}.ms_in22k"),
-    "convnext-tiny": partial(timm_model, name="convnext_tiny.fb_in22k", output_norms=True),
-    "convnext-small": partial(timm_model, name="convnext_small.fb_in22k", output_norms=True),
-    "convnext-base": partial(timm_model, name="convnext_base.fb_in22k", output_norms=True),
-    **LARGE,
-}
+BACKBONES: dict[str, Callable[..., nn.Module]] = {**STANDARD, **LARGE}
 """Backbone -> builder. Beside these, "timm:NAME" is timm's model NAME."""
 
 
 # -- heads: (channels, strides, num_classes, **options) -> head -------------------------------------------------------
 
-
-def psp(
-    channels: Sequence[int],
-    strides: Sequence[int],
-    num_classes: int,
-    *,
-    width: int | None = None,
-    auxiliary_width: int | None = None,
-    **options: Any,
-) -> Head:
-    """PSPNet with the VSPW code's auxiliary head: half the channels of the last map but one; 0 leaves it out."""
-    auxiliary_width = channels[-2] // 2 if auxiliary_width is None else auxiliary_width
-    chosen = {"auxiliary": _auxiliary(channels, strides, num_classes, auxiliary_width), **options}
-    return PSPHead(channels, strides, num_classes, width=width or _width(channels, 512), **chosen)
-
-
-def ocr(
-    channels: Sequence[int],
-    strides: Sequence[int],
-    num_classes: int,
-    *,
-    width: int | None = None,
-    key_width: int | None = None,
-    **options: Any,
-) -> Head:
-    """OCRNet of the VSPW code; keys half as wide as pixels."""
-    width = width or _width(channels, 512)
-    return OCRHead(channels, strides, num_classes, width=width, key_width=key_width or width // 2, **options)
-
-
-def fcn(
-    channels: Sequence[int],
-    strides: Sequence[int],
-    num_classes: int,
-    *,
-    width: int | None = None,
-    index: int | Sequence[int] | None = None,
-    auxiliary_width: int | None = None,
-    **options: Any,
-) -> Head:
-    """All maps side by side at the finest stride, one 1x1 convolution: the plain head, sharp and cheap."""
-    auxiliary_width = channels[-2] // 2 if auxiliary_width is None else auxiliary_width
-    shape = {
-        "index": tuple(range(len(channels))) if index is None else index,
-        "width": width or _width(channels, 512) // 2,
-        "num_convs": 1,
-        "kernel_size": 1,
-        "concat_input": False,
-        "auxiliary": _auxiliary(channels, strides, num_classes, auxiliary_width),
-    }
-    return FCNHead(channels, strides, num_classes, **{**shape, **options})
-
-
-def uper(
-    channels: Sequence[int],
-    strides: Sequence[int],
-    num_classes: int,
-    *,
-    width: int | None = None,
-    auxiliary_width: int = 0,
-    **options: Any,
-) -> Head:
-    """UperNet; `auxiliary_width` above 0 adds mmseg's auxiliary head."""
-    chosen = {"auxiliary": _auxiliary(channels, strides, num_classes, auxiliary_width), **options}
-    return UperHead(channels, strides, num_classes, width=width or _narrow(channels), **chosen)
-
-
-def deeplab(
-    channels: Sequence[int],
-    strides: Sequence[int],
-    num_classes: int,
-    *,
-    width: int | None = None,
-    auxiliary_width: int | None = None,
-    **options: Any,
-) -> Head:
-    """DeepLabv3+ with PSPNet's auxiliary head; dilations of stride 8, less for coarser maps."""
-    auxiliary_width = channels[-2] // 2 if auxiliary_width is None else auxiliary_width
-    shape = {
-        "width": width or _narrow(channels),
-        "dilations": (1, *(max(2, rate * 8 // strides[-1]) for rate in (12, 24, 36))),
-        "auxiliary": _auxiliary(channels, strides, num_classes, auxiliary_width),
-    }
-    return DeepLabV3PlusHead(channels, strides, num_classes, **{**shape, **options})
-
-
-def segmenter(
-    channels: Sequence[int],
-    strides: Sequence[int],
-    num_classes: int,
-    *,
-    width: int | None = None,
-    auxiliary_width: int = 0,
-    **options: Any,
-) -> Head:
-    """Segmenter's mask transformer of one block, as wide as the coarsest map and at most 768."""
-    chosen = {"auxiliary": _auxiliary(channels, strides, num_classes, auxiliary_width), **options}
-    return MaskTransformerHead(channels, strides, num_classes, width=width or _width(channels, 768), **chosen)
-
-
-def _auxiliary(channels: Sequence[int], strides: Sequence[int], num_classes: int, width: int) -> Head | None:
-    """Return the usual auxiliary head, none at width 0."""
-    shape = {"index": -2, "width": width, "num_convs": 1, "concat_input": False}
-    return FCNHead(channels, strides, num_classes, **shape) if width else None
-
-
-def _width(channels: Sequence[int], most: int) -> int:
-    """Return the published width for large backbones, and no more than the coarsest map's for small ones."""
-    return min(most, channels[-1])
-
-
-def _narrow(channels: Sequence[int]) -> int:
-    """Return 256, the width of pyramids, and about a third of the coarsest map's for small backbones."""
-    return max(16, min(256, channels[-1] // 24 * 8))
-
-
 HEADS: dict[str, Callable[..., Head]] = {
-    "fcn": fcn,
-    "psp": psp,
-    "ocr": ocr,
-    "uper": uper,
-    "deeplab": deeplab,
-    "segmenter": segmenter,
+    "fcn": SizedHead(FCNHead, half_of(at_most(512)), auxiliary=True, shape=all_maps),
+    "psp": SizedHead(PSPHead, at_most(512), auxiliary=True),
+    "ocr": SizedHead(OCRHead, at_most(512), shape=half_keys),
+    "uper": SizedHead(UperHead, narrow),
+    "deeplab": SizedHead(DeepLabV3PlusHead, narrow, auxiliary=True, shape=dilations_of_stride_8),
+    "segmenter": SizedHead(MaskTransformerHead, at_most(768)),
     "mask2former": mask2former,
 }
 """Head -> builder."""
+
+SINGLE_SCALE = tuple(HEADS)
+"""Heads that read one pyramid of maps, as temporal modules hand it on."""
+
+HEADS["hmsa-ocr"] = partial(hmsa, HEADS["ocr"])
 
 
 # -- temporal modules: (head, channels of the coarsest map, **options) -> module --------------------------------------
@@ -267,18 +106,19 @@ TEMPORAL: dict[str, Callable[..., TemporalModule]] = {
 
 # -- models -----------------------------------------------------------------------------------------------------------
 
-PIXEL_HEADS = tuple(head for head in HEADS if head != "mask2former")
+PIXEL_HEADS = tuple(head for head in SINGLE_SCALE if head != "mask2former")
 """Heads that predict the logits of each pixel, which ETC's losses compare and NetWarp's late map leads to."""
 
 SYSTEMS: dict[str, tuple[str, str]] = {
     **{head: (head, "") for head in HEADS},
-    **{f"{head}-gru": (head, "gru") for head in HEADS},
+    **{f"{head}-gru": (head, "gru") for head in SINGLE_SCALE},
     **{f"etc-{head}": (head, "etc") for head in PIXEL_HEADS},
     **{f"netwarp-{head}": (head, "netwarp") for head in PIXEL_HEADS},
     "tcb-psp": ("psp", "tcb"),
     "tcb-ocr": ("ocr", "tcb"),
     "tcb-ocr-memory": ("ocr", "tcb-memory"),
     "ssltm": ("ocr", "ssltm"),
+    **{f"{head}-ssltm": (head, "ssltm") for head in SINGLE_SCALE if head != "ocr"},
 }
 """System, the front of a model's name -> keys of `HEADS` and `TEMPORAL`."""
 

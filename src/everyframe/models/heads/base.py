@@ -23,9 +23,11 @@ class Head(nn.Module, ABC):
         channels: D of "pixels" [N, D, h, w], the part of the embedding that every head has.
         auxiliary: head whose logits get an auxiliary loss, or None.
         predicts: "logits" of each pixel, or "masks" with classes; says which losses fit.
+        shared: name of the map in `begin`'s embedding, [N, channels, h, w], at which frames are to meet.
     """
 
     predicts: str = "logits"
+    shared: str = "pixels"
 
     num_classes: int
     stride: int
@@ -56,6 +58,16 @@ class Head(nn.Module, ABC):
     @abstractmethod
     def predict(self, embedding: Embedding) -> Outputs:
         """Turn an embedding into outputs."""
+
+    # -- the shared map, where SSLTM lets frames meet: `embed` in two halves, `complete(begin(maps))` -----------------
+
+    def begin(self, maps: Sequence[Tensor]) -> Embedding:
+        """Do what `embed` does up to the shared map. Other frames see no more of a frame than this."""
+        return self.embed(maps)
+
+    def complete(self, embedding: Embedding) -> Embedding:
+        """Make an embedding for `predict` of one from `begin`, whose shared map may have been changed since."""
+        return embedding
 
     # -- the late map, where NetWarp adds features of the previous frame a second time --------------------------------
 

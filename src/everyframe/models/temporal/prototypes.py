@@ -26,12 +26,15 @@ class CategoryPrototypes(nn.Module):
         update: "mse" or "ema".
         momentum: share of the old value that "ema" keeps.
         least_pixels: cells a class must cover for its mean to count.
+        reseed: a prototype that was the nearest to none of its class's means for this many updates in which the class
+            was seen gives its slot to the next mean; 0 keeps them for ever. (A mean that fell far from all others can
+            hold a slot that nothing comes near to again.)
     """
 
-    copied_by_teacher = True  # slots start at zero and fill one by one: an average would blend the zeros in
     prototypes: Tensor
     filled: Tensor
     usage: Tensor
+    idle: Tensor | None
 
     copied_by_teacher = True
     """A moving average of weights must not blend a slot with the zeros it held before it was filled."""
@@ -44,18 +47,24 @@ class CategoryPrototypes(nn.Module):
         update: str = "mse",
         momentum: float = 0.99,
         least_pixels: int = 4,
+        reseed: int = 0,
     ) -> None:
         super().__init__()
         if update not in UPDATES:
             raise ValueError(f"CategoryPrototypes: expected update 'mse' or 'ema', came {update!r}")
         self.update_rule = update
         self.momentum = momentum
+        if reseed < 0:
+            raise ValueError(f"CategoryPrototypes: expected reseed of 0 or more updates, came {reseed}")
         self.least_pixels = least_pixels
+        self.reseed = reseed
         zeros = torch.zeros(num_classes, per_class, channels)
         # A parameter either way, so that both rules save and count alike; "ema" moves it without a gradient.
         self.prototypes = nn.Parameter(zeros, requires_grad=update == "mse")
         self.register_buffer("filled", torch.zeros(num_classes, per_class, dtype=torch.bool))
         self.register_buffer("usage", torch.zeros(num_classes, per_class, dtype=torch.long))
+        # Updates that saw the class since a slot was last hit; models without the option have no such buffer.
+        self.register_buffer("idle", torch.zeros(num_classes, per_class, dtype=torch.long) if reseed else None)
 
     def tokens(self) -> tuple[Tensor, Tensor]:
         """Return the prototypes as contexts [K * P, D] and a mask bool [K * P] of those that are filled."""
@@ -101,10 +110,14 @@ class CategoryPrototypes(nn.Module):
         """Do what `observe` says with the means of each frame's classes."""
         means, seen = _from_all_ranks(means), _from_all_ranks(seen)
         with torch.no_grad():
+            self._free(seen)
             self._fill(means, seen)
         slots = self.nearest(means)
         hits = F.one_hot(slots, self.filled.shape[1]) * (seen & self.filled.any(1))[..., None]  # N K P
         self.usage += hits.sum(0)
+        if self.idle is not None:
+            self.idle += seen.any(0)[:, None]
+            self.idle[hits.any(0)] = 0
         if self.update_rule == "ema":
             with torch.no_grad():
                 self._average(means, hits)
@@ -112,6 +125,13 @@ class CategoryPrototypes(nn.Module):
         chosen = self.prototypes[torch.arange(means.shape[1], device=means.device), slots]  # N K D
         errors = (chosen - means).square().mean(-1) * hits.sum(-1)
         return errors.sum() / hits.sum().clamp(min=1)
+
+    def _free(self, seen: Tensor) -> None:
+        """Let go of slots that were idle too long, of classes whose means are there to fill them."""
+        if self.idle is not None:
+            dead = self.filled & (self.idle >= self.reseed) & seen.any(0)[:, None]
+            self.filled &= ~dead
+            self.idle[dead] = 0
 
     def _fill(self, means: Tensor, seen: Tensor) -> None:
         """Put the means of classes with an empty slot into it, frame by frame, unless another slot holds the same."""

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from everyframe.frames import Role
-from everyframe.models.heads.ocr import ContextAttention, OCRHead
+from everyframe.models.heads.base import Head
+from everyframe.models.heads.ocr import ContextAttention
 from everyframe.models.temporal.base import Embedding, Features, Memory, TemporalModule
+from everyframe.models.temporal.context_site import context_site
 from everyframe.models.temporal.prototypes import CategoryPrototypes
 from everyframe.models.temporal.ring import Ring, advance
 from everyframe.models.temporal.stt import SpatialTemporalBlock
@@ -43,7 +45,7 @@ class StreamMemory(NamedTuple):
 
 
 class SSLTM(TemporalModule):
-    """Semi-Supervised Long- and short-Term Modelling on an OCR head.
+    """Short- and long-term modelling on a head's map of pixels.
 
     Lao et al., "Simultaneously Short- and Long-Term Temporal Modeling for Semi-Supervised Video Semantic
     Segmentation" (CVPR 2023). The query's pixels look at adjacent frames (spatial-temporal transformer); their class
@@ -52,8 +54,12 @@ class SSLTM(TemporalModule):
     On a stream every frame is encoded once: adjacent frames stay in a ring, the reference's region contexts are taken
     from the first frame and again after a scene cut.
 
+    The paper's head is OCR, whose own attention and fusion are used: what is added are the paper's parameters and no
+    others. On any other head the module brings attention and fusion along and works on the head's shared map (see
+    `PixelSite`): on Mask2Former on the pixel decoder's map of stride 8, before masks and queries read it.
+
     Args:
-        head: the OCR head this module works with; gives widths and number of classes.
+        head: the head this module works with; gives widths and number of classes.
         adjacent: offsets of the adjacent frames; negative ones alone make the module causal.
         depth: blocks of the spatial-temporal transformer; 0 leaves it out. With one block, a frame's keys and values
             are kept instead of its pixels.
@@ -64,15 +70,17 @@ class SSLTM(TemporalModule):
         prototypes: P per class of the global category context; 0 leaves it out.
         update: how prototypes move, see `CategoryPrototypes`.
         prototype_gradient: let the segmentation loss move prototypes too; off, `update` is their only rule.
+        prototype_reseed: see `CategoryPrototypes`.
         cut_threshold: change between two frames above which a new scene begins, see
             `everyframe.models.temporal.ring.scene_change`; 2 never finds one.
+        at: map to work on, see `PixelSite`; the head's shared one when left out.
     """
 
     windowed = True
 
     def __init__(
         self,
-        head: OCRHead,
+        head: Head,
         adjacent: tuple[int, ...] = (-6, -3),
         depth: int = 1,
         heads: int = 8,
@@ -83,12 +91,13 @@ class SSLTM(TemporalModule):
         update: str = "mse",
         prototype_gradient: bool = False,
         cut_threshold: float = 0.3,
+        prototype_reseed: int = 0,
+        at: str | None = None,
     ) -> None:
         super().__init__()
         if context not in CONTEXTS:
             raise ValueError(f"SSLTM: expected context to be one of {', '.join(CONTEXTS)}, came {context!r}")
-        if not isinstance(head, OCRHead):
-            raise ValueError(f"SSLTM: expected an OCR head, came {type(head).__name__}")
+        site = context_site(head, at)
         self.adjacent = tuple(sorted(adjacent)) if depth else ()
         self.before = sum(offset < 0 for offset in self.adjacent)
         self.causal = all(offset < 0 for offset in self.adjacent)
@@ -97,12 +106,15 @@ class SSLTM(TemporalModule):
         self.prototype_gradient = prototype_gradient
         self.cut_threshold = cut_threshold
         span = (len(self.adjacent) + 1, *window)
-        self.blocks = nn.ModuleList(SpatialTemporalBlock(head.channels, heads, span, mlp_ratio) for _ in range(depth))
+        self.blocks = nn.ModuleList(SpatialTemporalBlock(site.channels, heads, span, mlp_ratio) for _ in range(depth))
         self.prototypes: CategoryPrototypes | None = None
         self.global_attention: ContextAttention | None = None
         if prototypes:
-            self.prototypes = CategoryPrototypes(head.num_classes, head.channels, prototypes, update)
-            self.global_attention = ContextAttention(head.channels, head.key_channels, head.bias, head.norm)
+            self.prototypes = CategoryPrototypes(
+                head.num_classes, site.channels, prototypes, update, reseed=prototype_reseed
+            )
+            self.global_attention = ContextAttention(site.channels, site.key_channels, site.bias, site.norm)
+        self.site = site
 
     # -- short term --------------------------------------------------------------------------------------------------
 
@@ -158,39 +170,38 @@ class SSLTM(TemporalModule):
 
     # -- the contract ------------------------------------------------------------------------------------------------
 
+    def embed(self, maps: Sequence[Tensor], head: Head) -> Embedding:
+        """See `TemporalModule.embed`: the head's map and the frame's "regions" [N, K, D]."""
+        return self.site.embed(maps, head)
+
     def gather(self, frames: Sequence[Features], roles: Sequence[Role], head: nn.Module) -> ClipContext:
         """See `TemporalModule.gather`."""
-        adjacent = [f.embedding["pixels"] for f, role in zip(frames, roles, strict=True) if role is Role.ADJACENT]
+        adjacent = [f.embedding[self.site.key] for f, role in zip(frames, roles, strict=True) if role is Role.ADJACENT]
         distant = [f.embedding["regions"] for f, role in zip(frames, roles, strict=True) if role is Role.REFERENCE]
         kept = torch.stack([self.remember(x) for x in adjacent], dim=1) if adjacent and self.blocks else None
         return ClipContext(kept, torch.cat(distant, dim=1) if distant else None)
 
     def forward(self, query: Features, memory: Memory, head: nn.Module) -> tuple[Embedding, Memory]:
         """See `TemporalModule.forward`."""
-        pixels, own = query.embedding["pixels"], query.embedding["regions"]
+        pixels, own = query.embedding[self.site.key], query.embedding["regions"]
         if not isinstance(memory, ClipContext):
             memory, context = self._stream(query, memory)
         else:
             context = memory
-        embedding = {**query.embedding}
         if context.adjacent is not None:
             pixels = self.attend_adjacent(pixels, context.adjacent)
-        embedding["pixels"] = pixels
-        regions = self.choose_regions(own, context.reference)
-        if regions is None:
-            del embedding["regions"]
-        else:
-            embedding["regions"] = regions
+        asks, known = None, None
         if self.prototypes is not None:
-            embedding["query"] = head.attention.query(pixels)
-            embedding["context"] = self.attend_prototypes(embedding["query"])
-        return embedding, memory
+            asks = self.site.query(pixels, head)
+            known = self.attend_prototypes(asks)
+        regions = self.choose_regions(own, context.reference)
+        return self.site.join(query.embedding, pixels, regions, asks, known, head), memory
 
     # -- streams -----------------------------------------------------------------------------------------------------
 
     def _stream(self, query: Features, memory: StreamMemory | None) -> tuple[StreamMemory, ClipContext]:
         """Return the memory after this frame, and what this frame may look at."""
-        pixels, own = query.embedding["pixels"], query.embedding["regions"]
+        pixels, own = query.embedding[self.site.key], query.embedding["regions"]
         kept = self.remember(pixels) if self.blocks else pixels.new_zeros(len(pixels), *pixels.shape[2:], 0)
         reach = max((-offset for offset in self.adjacent), default=0)
         ring, recent = advance(memory.ring if memory else None, kept, query.maps[0], reach, self.cut_threshold)

@@ -27,7 +27,9 @@ class Mask2FormerHead(Head):
     multiplications, and most of its memory in training.
 
     "pixels" of the embedding [N, D, h, w] are the features that masks are products with: what a temporal module may
-    change. "memory0", "memory1", ... are the coarser maps (coarse to fine) which the queries read.
+    change. "memory0", "memory1", ... are the coarser maps (coarse to fine) which the queries read. The last of them, of
+    stride 8 on the usual pyramids, is the shared map of `begin`: "pixels" are made from it by `complete`, so what other
+    frames add to it reaches the classes as well as the masks, at a quarter of the cells.
 
     Args:
         channels: channels of each backbone map.
@@ -84,6 +86,7 @@ class Mask2FormerHead(Head):
         self.num_classes = num_classes
         self.stride = strides[self.index[0]]
         self.channels = width
+        self.shared = f"memory{len(channels) - 2}"
         self.upsample_first = upsample_first
         self.pixel_decoder = PixelDecoder(
             channels, width, encoder_layers, heads, points, encoder_hidden, encoder_dropout, groups, checkpointed
@@ -105,9 +108,17 @@ class Mask2FormerHead(Head):
 
     def embed(self, maps: Sequence[Tensor]) -> Embedding:
         """See `Head.embed`: "pixels" [N, D, h, w] and "memory0", ... [N, D, h_i, w_i], coarse to fine."""
-        pixels, levels = self.pixel_decoder([maps[i] for i in self.index])
-        memory = {f"memory{i}": x for i, x in enumerate(levels)}
-        return {"pixels": pixels, **memory, **self.embed_auxiliary(maps)}
+        return self.complete(self.begin(maps))
+
+    def begin(self, maps: Sequence[Tensor]) -> Embedding:
+        """See `Head.begin`: "memory0", ... as of `embed`, and "fine" [N, D, h, w], what "pixels" are merged with."""
+        fine, levels = self.pixel_decoder.encode([maps[i] for i in self.index])
+        return {"fine": fine, **{f"memory{i}": x for i, x in enumerate(levels)}, **self.embed_auxiliary(maps)}
+
+    def complete(self, embedding: Embedding) -> Embedding:
+        """See `Head.complete`: merges "fine" and the shared map into "pixels"."""
+        rest = {name: x for name, x in embedding.items() if name != "fine"}
+        return {**rest, "pixels": self.pixel_decoder.merge(embedding["fine"], embedding[self.shared])}
 
     def predict(self, embedding: Embedding) -> Outputs:
         """Run the queries.

@@ -107,13 +107,20 @@ class PixelDecoder(nn.Module):
         Returns:
             Pixel features [N, D, h_0, w_0], and the other maps, coarse to fine, each [N, D, h_i, w_i].
         """
+        fine, levels = self.encode(maps)
+        return self.merge(fine, levels[-1]), levels
+
+    def encode(self, maps: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """Do all but the pyramid's step: the finest map, projected to [N, D, h_0, w_0], and the encoded other ones."""
         fine, *coarse = maps
         levels = [project(x) for project, x in zip(self.inputs, reversed(coarse), strict=True)]
-        levels = self.encode(levels)
-        merged = self.lateral(fine) + resize(levels[-1], fine.shape[-2:])
-        return self.to_pixels(self.output(merged)), levels
+        return self.lateral(fine), self.attend(levels)
 
-    def encode(self, levels: Sequence[Tensor]) -> list[Tensor]:
+    def merge(self, fine: Tensor, level: Tensor) -> Tensor:
+        """Take the pyramid's step from the last encoded map to the finest: pixel features [N, D, h_0, w_0]."""
+        return self.to_pixels(self.output(fine + resize(level, fine.shape[-2:])))
+
+    def attend(self, levels: Sequence[Tensor]) -> list[Tensor]:
         """Let the cells of all maps look at each other."""
         shapes = [(x.shape[-2], x.shape[-1]) for x in levels]
         width, device = levels[0].shape[1], levels[0].device
