@@ -69,6 +69,8 @@ class Clip:
         inside: bool [H, W] (a batch: [B, H, W]), False where the crop is padded; None: not recorded.
         hidden: uint8 [Q, H, W] (a batch: [B, Q, H, W]), label maps of the query frames that the label budget hides: to
             measure pseudo-labels by. No loss may see them. None: not read.
+        supported: bool [K] (a batch: [B, K]), train ids that the label maps of the clip's data set can hold at all:
+            what it has no class for is labelled as something else or not at all. None: all of them.
     """
 
     images: Tensor
@@ -79,6 +81,7 @@ class Clip:
     videos: tuple[str, ...]
     inside: Tensor | None = None
     hidden: Tensor | None = None
+    supported: Tensor | None = None
 
     def __post_init__(self) -> None:
         *batch, t, c, h, w = self.images.shape
@@ -102,6 +105,7 @@ class Clip:
             videos=tuple(name for clip in clips for name in clip.videos),
             inside=_stacked([clip.inside for clip in clips]),
             hidden=_stacked([clip.hidden for clip in clips]),
+            supported=_stacked([clip.supported for clip in clips]),
         )
 
     @property
@@ -126,6 +130,7 @@ class Clip:
             videos=self.videos,
             inside=None if self.inside is None else self.inside.to(device, non_blocking=non_blocking),
             hidden=None if self.hidden is None else self.hidden.to(device, non_blocking=non_blocking),
+            supported=None if self.supported is None else self.supported.to(device, non_blocking=non_blocking),
         )
 
     def pin_memory(self) -> Clip:

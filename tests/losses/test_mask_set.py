@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from everyframe.losses.mask_points import point_sample, present_classes, sample_masks
-from everyframe.losses.mask_set import MaskSetLoss, assign, count_masks, matching_costs, point_losses
+from everyframe.losses.mask_set import MaskSetLoss, Matches, assign, count_masks, matching_costs, point_losses
 
 K, Q, D = 4, 6, 8
 
@@ -167,6 +167,88 @@ def test_class_weights_and_no_object() -> None:
     target[matches.query] = matches.klass
     want = F.cross_entropy(logits[0, 0], target, torch.tensor([1.0, 2.0, 3.0, 4.0, 0.2]))
     assert loss.class_loss(logits, matches, [True]).item() == pytest.approx(want.item(), rel=1e-6)
+
+
+# -- what is not known -------------------------------------------------------------------------------------------------
+
+
+def no_match() -> Matches:
+    return Matches(*(torch.empty(0, dtype=torch.long) for _ in range(4)))
+
+
+def test_share_of_a_mask_on_labelled_pixels_by_hand() -> None:
+    """The left half of the frame is labelled; masks: left, right, everything, 3/4 left and 1/4 right."""
+    labels = torch.zeros(1, 8, 16, dtype=torch.uint8)
+    labels[..., 8:] = 255
+    left, right = torch.zeros(2, 8, 16)
+    left[:, :8], right[:, 8:] = 1, 1
+    pixels = torch.stack([left, right])[None]  # D = 2
+    queries = torch.tensor([[40.0, -40], [-40, 40], [40, 40], [1.0986123, -1.0986123]]).view(1, 1, 4, 2)
+    torch.manual_seed(0)
+    share = MaskSetLoss(points=20_000).known_share(queries, pixels, labels)
+    torch.testing.assert_close(share, torch.tensor([[[1.0, 0.0, 0.5, 0.75]]]), atol=0.03, rtol=0)
+
+
+def test_queries_on_ignored_pixels_are_spared() -> None:
+    """Three queries without a mask; one lies on unknown ground alone and one by a half: -log of "no object"."""
+    logits = torch.randn(1, 1, 3, K + 1)
+    share = torch.tensor([[[1.0, 0.5, 0.0]]])
+    got = MaskSetLoss(no_object=0.1).class_loss(logits, no_match(), [True], share)
+    own = -logits.log_softmax(-1)[0, 0, :, K]
+    assert got.item() == pytest.approx(((own[0] + 0.5 * own[1]) / 1.5).item(), rel=1e-6)
+    assert MaskSetLoss().class_loss(logits, no_match(), [True], 0 * share).item() == 0
+
+
+def test_matched_queries_are_never_spared() -> None:
+    logits = torch.randn(1, 1, 3, K + 1)
+    zero = torch.tensor([0])
+    matches = Matches(zero, zero, zero, torch.tensor([2]))
+    got = MaskSetLoss().class_loss(logits, matches, [True], torch.zeros(1, 1, 3))
+    assert got.item() == pytest.approx(-logits.log_softmax(-1)[0, 0, 0, 2].item(), rel=1e-6)
+
+
+def test_sparing_reaches_the_whole_loss() -> None:
+    """Where nothing is ignored it changes nothing; where much is, the class loss."""
+    logits, embeddings, pixels, labels = batch(size=(24, 32))
+
+    def loss(spare: bool, labels: Tensor) -> dict[str, float]:
+        torch.manual_seed(1)
+        found = MaskSetLoss(points=64, spare_ignored=spare)(logits, embeddings, pixels, labels)
+        return {name: value.item() for name, value in found.items()}
+
+    full = torch.where(labels == 255, 0, labels)
+    assert loss(True, full) == pytest.approx(loss(False, full))
+    plain, spared = loss(False, labels), loss(True, labels)
+    assert (plain["mask"], plain["dice"]) == (spared["mask"], spared["dice"])
+    assert abs(plain["class"] - spared["class"]) > 1e-3
+
+
+def test_classes_that_the_labels_do_not_know_count_as_no_object() -> None:
+    """Two images of the same predictions; the second one's labels know classes 0 and 1 of 4."""
+    logits = torch.randn(1, 2, 3, K + 1).expand(2, -1, -1, -1)
+    supported = torch.tensor([[True] * 4, [True, True, False, False]])
+    p = logits[0].softmax(-1)
+    plain, merged = -p[..., K].log(), -(p[..., K] + p[..., 2] + p[..., 3]).log()
+    everything = MaskSetLoss(support="merge").class_loss(logits, no_match(), [True, True], supported=supported)
+    assert everything.item() == pytest.approx((plain.mean(1) + merged.mean(1)).sum().item() / 2, rel=1e-6)
+    weighed = MaskSetLoss(support="weigh").class_loss(logits, no_match(), [True, True], supported=supported)
+    assert weighed.item() == pytest.approx(plain.mean(1).sum().item(), rel=1e-6)  # one divisor for equal images
+    only = MaskSetLoss(support="weigh").class_loss(logits[:1], no_match(), [True], supported=supported[1:])
+    assert only.item() == pytest.approx(plain.mean(1).sum().item(), rel=1e-6)
+    off = MaskSetLoss().class_loss(logits, no_match(), [True, True], supported=supported)
+    assert off.item() == pytest.approx(plain.mean(1).sum().item(), rel=1e-6)
+
+
+def test_weight_of_no_object_beside_a_match_falls_with_the_known_classes() -> None:
+    """One matched query of weight 1, two unmatched ones of weight 0.1 * 2 / 4."""
+    logits = torch.randn(1, 1, 3, K + 1)
+    zero = torch.tensor([0])
+    matches = Matches(zero, zero, zero, zero)
+    supported = torch.tensor([[True, True, False, False]])
+    got = MaskSetLoss(support="weigh").class_loss(logits, matches, [True], supported=supported)
+    own = -logits.log_softmax(-1)[0, 0]
+    want = (own[0, 0] + 0.05 * (own[1, K] + own[2, K])) / 1.1
+    assert got.item() == pytest.approx(want.item(), rel=1e-6)
 
 
 def test_hard_points_are_mostly_near_the_border_of_the_mask() -> None:

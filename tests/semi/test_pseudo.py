@@ -61,6 +61,37 @@ def test_probabilities_are_those_of_the_upsampled_logits() -> None:
     assert 0 < (labels == 255).float().mean() < 1
 
 
+def scores_of(pixels: list[list[float]]) -> torch.Tensor:
+    """[N, K] scores of single pixels -> [1, K, 1, N]."""
+    return torch.tensor(pixels).T[None, :, None]
+
+
+def test_scores_of_mask_heads_become_probabilities() -> None:
+    """Sums of class times mask probability, by hand: sure; sure of little; two sure queries; overlapping; nothing."""
+    scores = scores_of([[0.95, 0.02], [0.30, 0.01], [1.80, 0.10], [0.90, 0.90], [0.0, 0.0]])
+    kept = {
+        # bounded: 0.95 / 1, 0.30 / 1, 1.80 / 1.90 = 0.947, 0.90 / 1.80 = 0.5, 0
+        ("bounded", 0.94): [0, 255, 0, 255, 255],
+        ("bounded", 0.949): [0, 255, 255, 255, 255],
+        ("bounded", 0.29): [0, 0, 0, 0, 255],
+        # l1: 0.95 / 0.97 = 0.979, 0.30 / 0.31 = 0.968, 0.947, 0.5, 0
+        ("l1", 0.96): [0, 0, 255, 255, 255],
+        ("l1", 0.94): [0, 0, 0, 255, 255],
+        # the softmax of 1.8 against 0.1 is 0.846: as logits these scores are never sure
+        ("softmax", 0.9): [255] * 5,
+    }
+    for (confidence, threshold), labels in kept.items():
+        assert pseudo_labels(scores, (1, 5), threshold, confidence).tolist() == [[labels]], (confidence, threshold)
+
+
+def test_scores_are_upsampled_before_they_are_divided() -> None:
+    scores = scores_of([[1.0, 0.0], [0.0, 0.5]])
+    # At 4 columns: 1, 0.75, 0.25, 0 of class 0 and 0, 0.125, 0.375, 0.5 of class 1.
+    assert pseudo_labels(scores, (1, 4), 0.7, "bounded").tolist() == [[[0, 0, 255, 255]]]
+    assert pseudo_labels(scores, (1, 4), 0.7, "l1").tolist() == [[[0, 0, 255, 1]]]
+    assert pseudo_labels(scores, (1, 4), 0.5, "l1").tolist() == [[[0, 0, 1, 1]]]
+
+
 def test_loss_is_divided_by_all_pixels_that_are_no_padding() -> None:
     """-ln 0.8 and -ln 0.5 at the two kept pixels; three pixels are inside, the fourth is padding."""
     logits = logits_of([[0.8, 0.2], [0.5, 0.5], [0.9, 0.1], [0.1, 0.9]])
@@ -120,3 +151,8 @@ def test_cutmix_pastes_the_next_clip() -> None:
 def test_options_that_make_no_sense_are_refused(options: dict[str, float]) -> None:
     with pytest.raises(InputError, match=f"teacher.{next(iter(options))}: expected"):
         Teaching(**options)
+
+
+def test_confidence_of_mask_heads_is_checked() -> None:
+    with pytest.raises(InputError, match="expected one of softmax, bounded, l1, came 'sure'"):
+        Teaching(mask_confidence="sure")  # type: ignore[arg-type]

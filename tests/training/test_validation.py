@@ -27,7 +27,7 @@ def rows(path: Path) -> list[dict[str, str]]:
 def test_scores_are_those_of_predictions_by_hand(tmp_path: Path) -> None:
     video, model = write_video(tmp_path, 3), tiny_model()
     scores = VideoScores(SPACE)
-    scores.update(model, video, torch.device("cpu"))
+    scores.observe(model, video, torch.device("cpu"))
     counts = np.zeros((2, 2))
     stream = Stream(model, "cpu")
     for frame in iter_frames(video):
@@ -52,11 +52,11 @@ def test_frames_without_label_maps_are_seen_and_not_counted(tmp_path: Path) -> N
     step = model.step
     model.step = lambda frame, state=None: seen.append(frame) or step(frame, state)  # type: ignore[method-assign]
     scores = VideoScores(SPACE)
-    scores.update(model, video, torch.device("cpu"))
+    scores.observe(model, video, torch.device("cpu"))
     assert len(seen) == 3
     labels = read_labels(video, 2, SPACE)
     assert labels is not None
-    assert scores.matrix.sum() == (labels != 255).sum()
+    assert scores.confusion.sum() == (labels != 255).sum()
 
 
 def test_model_of_the_best_validation_is_exported(tmp_path: Path) -> None:

@@ -117,7 +117,15 @@ class ClipDataset(Dataset[Clip]):
             t = len(indices)
             inside, hidden = labels[t] != IGNORE, None if self.hidden is None else labels[t + 1 :]
             labels, labelled = labels[:t], labelled[:t]
-        return Clip(images, labels, labelled, roles, torch.tensor(indices), (video.name,), inside, hidden)
+        supported = self._supported(video)
+        return Clip(images, labels, labelled, roles, torch.tensor(indices), (video.name,), inside, hidden, supported)
+
+    def _supported(self, video: VideoRef) -> Tensor:
+        """Return the classes that masks of the video can hold, bool [K]: fewer where another data set's are mapped."""
+        if video.space is None:
+            return torch.ones(len(self.label_space), dtype=torch.bool)
+        ids = torch.tensor(sorted(set(video.space.raw_to_train.values()) - {IGNORE}), dtype=torch.long)
+        return torch.zeros(len(self.label_space), dtype=torch.bool).index_fill_(0, ids, True)
 
     def _beside(self, number: int, queries: Sequence[int], labels: Tensor) -> Tensor:
         """Return what is cut beside the label maps: a map of zeros, then the hidden label maps of the queries."""

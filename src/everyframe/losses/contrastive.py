@@ -28,6 +28,9 @@ from everyframe.frames import IGNORE
 Positives = Literal["clip", "same-frame", "cross-frame"]
 """Which cells of its class an anchor is drawn to: all of the clip's, those of its own frame, those of other frames."""
 
+STRETCH = 128
+"""Terms of the gradient that a CPU sums up at a stretch in float32."""
+
 LOWEST_TEMPERATURE = 0.025
 """Below it exp(s_ij) of two opposite features leaves the range of float32."""
 
@@ -40,6 +43,7 @@ def contrastive_loss(
     products: torch.dtype | None = None,
     tile: int | None = None,
     dense: bool = False,
+    negatives: int = 0,
 ) -> Tensor:
     """Return the contrastive loss of one clip, exact, with memory O(M C + tile^2) for M labelled cells.
 
@@ -55,6 +59,8 @@ def contrastive_loss(
         tile: cells along the side of a tile; None: 1024 on a CPU, where a tile then fits the cache, 4096 elsewhere.
         dense: make all M x M products at once and leave the gradient to autograd: the form that others use, for
             comparison.
+        negatives: 0 takes all cells of other classes as negatives; a number draws that many of them uniformly, anew at
+            each call and the same ones for all anchors of a class.
 
     Returns:
         Scalar, float32 (float64).
@@ -62,14 +68,14 @@ def contrastive_loss(
     Raises:
         InputError: an option is out of range, or the sizes differ.
     """
-    _check(features, labels, temperature, positives, tile)
+    _check(features, labels, temperature, positives, tile, negatives)
     frames = torch.arange(len(labels), device=labels.device).view(-1, 1, 1).expand_as(labels)
     taken = labels != IGNORE
     classes, frames = labels[taken].long(), frames[taken]
     order = (classes * len(labels) + frames).argsort(stable=True)  # classes in blocks: most tiles need no mask
     wide = features.dtype if features.dtype == torch.float64 else torch.float32
     z = F.normalize(features.permute(0, 2, 3, 1)[taken][order].to(wide), dim=1)
-    pairs = _Pairs.of(classes[order], frames[order], positives)
+    pairs = _Pairs.of(classes[order], frames[order], positives, negatives)
     if dense:
         return _dense(z, pairs, temperature)
     tile = tile or (1024 if z.device.type == "cpu" else 4096)
@@ -77,51 +83,28 @@ def contrastive_loss(
     return value
 
 
-def cell_labels(labels: Tensor, size: tuple[int, int], purity: float | None = None) -> Tensor:
-    """Bring label maps to the cells of a feature map.
-
-    Args:
-        labels: uint8 [N, H, W], train ids and `IGNORE`.
-        size: (h, w) of the features.
-        purity: None takes the pixel at each cell's centre; a number in 0..1 takes the most frequent class of the cell
-            (the lowest of equals) where its share of the cell's pixels is at least that, and ignores the other cells.
-
-    Returns:
-        uint8 [N, h, w].
-    """
-    if tuple(labels.shape[-2:]) == tuple(size):
-        return labels
-    if purity is None:
-        return F.interpolate(labels[:, None], size, mode="nearest-exact")[:, 0]
-    winner = torch.full((len(labels), *size), IGNORE, dtype=labels.dtype, device=labels.device)
-    share = torch.zeros(winner.shape, device=labels.device)
-    for k in labels.unique().tolist():
-        if k != IGNORE:
-            own = F.adaptive_avg_pool2d((labels == k).float(), size)
-            better = (own > share) & (own >= purity)
-            winner[better] = k
-            share = torch.maximum(own, share)
-    return winner
-
-
 class _Pairs(NamedTuple):
-    """Who is whose positive and negative: of M cells, sorted by class and frame, all int64 [M] but `weight`.
+    """Who is whose positive and negative: of M cells, sorted by class and frame.
 
     Attributes:
-        classes: class of each cell, ascending.
-        frames: frame of each cell.
+        classes: class of each cell, ascending, int64 [M].
+        frames: frame of each cell, int64 [M].
         weight: float64 [M], 1 / (number of valid anchors x number of the anchor's positives); 0 where not valid.
         positives: see `Positives`.
+        drawn: cells that were drawn as negatives of each of R classes, bool [R, M]; None: all of other classes.
+        rank: row of `drawn` of each cell, int64 [M].
     """
 
     classes: Tensor
     frames: Tensor
     weight: Tensor
     positives: Positives
+    drawn: Tensor | None
+    rank: Tensor
 
     @classmethod
-    def of(cls, classes: Tensor, frames: Tensor, positives: Positives) -> _Pairs:
-        """Count positives and negatives of each cell from histograms."""
+    def of(cls, classes: Tensor, frames: Tensor, positives: Positives, negatives: int = 0) -> _Pairs:
+        """Count positives and negatives of each cell from histograms, and draw negatives where not all count."""
         span = int(frames.max()) + 1 if len(frames) else 1
         both = classes * span + frames
         same_class = torch.bincount(classes, minlength=1)[classes]
@@ -129,18 +112,34 @@ class _Pairs(NamedTuple):
         count = {"clip": same_class - 1, "same-frame": same_frame - 1, "cross-frame": same_class - same_frame}
         valid = (count[positives] > 0) & (same_class < len(classes))
         weight = valid.double() / (valid.sum() * count[positives]).clamp_min(1)
-        return cls(classes, frames, weight, positives)
+        present, rank = classes.unique(return_inverse=True)
+        drawn = _draw(present, classes, negatives) if 0 < negatives < len(classes) else None
+        return cls(classes, frames, weight, positives, drawn, rank)
 
-    def masks(self, rows: slice, columns: slice) -> tuple[Tensor, Tensor]:
-        """(positive, of the same class) of a tile, bool [rows, columns]."""
-        same = self.classes[rows, None] == self.classes[columns]
-        positive = same
+    def positive(self, rows: slice, columns: slice) -> Tensor:
+        """Whether a row and a column attract each other, bool [rows, columns]."""
+        positive = self.classes[rows, None] == self.classes[columns]
         if self.positives != "clip":
             in_frame = self.frames[rows, None] == self.frames[columns]
-            positive = same & (in_frame if self.positives == "same-frame" else ~in_frame)
+            positive = positive & (in_frame if self.positives == "same-frame" else ~in_frame)
         if rows == columns and self.positives != "cross-frame":
-            positive = positive.clone().fill_diagonal_(False)
-        return positive, same
+            positive.fill_diagonal_(False)
+        return positive
+
+    def negative(self, rows: slice, columns: slice) -> tuple[Tensor, Tensor]:
+        """Whether the columns are negatives of the rows, and the rows of the columns, both bool [rows, columns]."""
+        if self.drawn is None:
+            other = self.classes[rows, None] != self.classes[columns]
+            return other, other
+        return self.drawn[self.rank[rows], columns], self.drawn[self.rank[columns], rows].T
+
+
+def _draw(present: Tensor, classes: Tensor, count: int) -> Tensor:
+    """Draw `count` cells of other classes for each class that is there (all, where there are fewer): bool [R, M]."""
+    own = present[:, None] == classes
+    keys = torch.rand(own.shape, device=classes.device).masked_fill_(own, 2)
+    chosen = keys.topk(count, dim=1, largest=False).indices
+    return torch.zeros_like(own).scatter_(1, chosen, True) & ~own
 
 
 def _dense(z: Tensor, pairs: _Pairs, temperature: float) -> Tensor:
@@ -148,11 +147,10 @@ def _dense(z: Tensor, pairs: _Pairs, temperature: float) -> Tensor:
     if not len(z):
         return z.sum()
     everything = slice(0, len(z))
-    positive, same = pairs.masks(everything, everything)
     scores = z @ z.T / temperature
     lowest = torch.finfo(z.dtype).min
-    negatives = scores.masked_fill(same, lowest).logsumexp(1, keepdim=True)
-    single = F.softplus(negatives - scores, threshold=80).masked_fill(~positive, 0)
+    negatives = scores.masked_fill(~pairs.negative(everything, everything)[0], lowest).logsumexp(1, keepdim=True)
+    single = F.softplus(negatives - scores, threshold=80).masked_fill(~pairs.positive(everything, everything), 0)
     return (single.sum(1) * pairs.weight.to(z.dtype)).sum()
 
 
@@ -188,13 +186,16 @@ def _tiles(classes: Tensor, side: int) -> list[_Tile]:
 class _TiledNCE(torch.autograd.Function):
     """The loss tile by tile, each tile made anew where it is needed.
 
-    With e_ij = exp(s_ij - 1/temperature), which lies in float32's range because |z| = 1, and A_i the sum of e_ij over
-    the negatives: r_ip = exp(N_i - s_ip) = A_i / e_ip, l_i = mean log(1 + r_ip). The gradient with respect to s is
+    With e_ij = exp(s_ij), which lies in float32's range because |z| = 1, and A_i the sum of e_ij over the negatives:
+    r_ip = exp(N_i - s_ip) = A_i / e_ip, l_i = mean log(1 + r_ip). The gradient with respect to s is
 
         G_ip = -w_i r_ip / (1 + r_ip)   (positives)      G_ij = h_i e_ij,  h_i = -sum_p G_ip / A_i   (negatives)
 
     and z's is (G + G^T) z / temperature. s and e are symmetric, so that a tile serves its mirror image as well: half
     the products, half the exponentials.
+
+    The temperature is shared by the two factors of a product: y = z / sqrt(temperature), s = y . y. Dividing s itself
+    would round exponents of 10 and more once again, which is most of the error that float32 leaves in the gradient.
     """
 
     @staticmethod
@@ -203,74 +204,70 @@ class _TiledNCE(torch.autograd.Function):
     ) -> Tensor:
         tiles = _tiles(pairs.classes, side)
         weight = pairs.weight.to(z.dtype)
+        y = z * temperature**-0.5
         with torch.autocast(z.device.type, enabled=False):
-            negatives = _negative_sums(z, pairs, tiles, temperature, products)
-            value, pull = _pull(z, pairs, tiles, temperature, products, weight, negatives)
-        ctx.save_for_backward(z, weight, negatives, pull)
+            negatives = _negative_sums(y, pairs, tiles, products)
+            value, pull = _pull(y, pairs, tiles, products, weight, negatives)
+        ctx.save_for_backward(y, weight, negatives, pull)
         ctx.rest = pairs, tiles, temperature, products
         return value
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
-        z, weight, negatives, pull = ctx.saved_tensors
+        y, weight, negatives, pull = ctx.saved_tensors
         pairs, tiles, temperature, products = ctx.rest
-        push = pull / negatives.clamp_min(torch.finfo(z.dtype).tiny)
-        gradient = torch.zeros_like(z)
-        with torch.autocast(z.device.type, enabled=False):
-            for tile, e in _exponentials(z, tiles, temperature, products):
+        push = pull / negatives.clamp_min(torch.finfo(y.dtype).tiny)
+        gradient = torch.zeros_like(y)
+        with torch.autocast(y.device.type, enabled=False):
+            for tile, e in _exponentials(y, tiles, products):
                 rows, columns = tile.rows, tile.columns
-                slope = push[rows, None] + push[columns]
-                if tile.negative:
-                    slope.mul_(e)
+                if tile.negative and pairs.drawn is None:
+                    slope = push[rows, None] + push[columns]
                 else:
-                    positive, same = pairs.masks(rows, columns)
-                    slope.mul_(e).masked_fill_(same, 0)
+                    of_rows, of_columns = pairs.negative(rows, columns)
+                    slope = push[rows, None] * of_rows
+                    slope += push[columns] * of_columns
+                slope.mul_(e)
+                if not tile.negative:
                     drawn = _sigmoid(negatives[rows, None], e) * weight[rows, None]
                     drawn += _sigmoid(negatives[columns], e) * weight[columns]
-                    slope -= drawn.masked_fill_(~positive, 0)
-                gradient[rows] += _product(slope, z[columns], products)
+                    slope -= drawn.masked_fill_(~pairs.positive(rows, columns), 0)
+                _add_product(gradient[rows], slope, y[columns], products)
                 if not tile.diagonal:
-                    gradient[columns] += _product(slope.T, z[rows], products)
-        return gradient.mul_(upstream[0] / temperature), None, None, None, None
+                    _add_product(gradient[columns], slope.T, y[rows], products)
+        return gradient.mul_(upstream[0] * temperature**-0.5), None, None, None, None
 
 
-def _exponentials(
-    z: Tensor, tiles: list[_Tile], temperature: float, products: torch.dtype | None
-) -> Iterator[tuple[_Tile, Tensor]]:
-    """Yield each tile with exp(s - 1/temperature)."""
+def _exponentials(y: Tensor, tiles: list[_Tile], products: torch.dtype | None) -> Iterator[tuple[_Tile, Tensor]]:
+    """Yield each tile with e = exp(s)."""
     for tile in tiles:
-        scores = _product(z[tile.rows], z[tile.columns].T, products)
-        yield tile, scores.sub_(1).div_(temperature).exp_()
+        yield tile, _product(y[tile.rows], y[tile.columns].T, products).exp_()
 
 
-def _negative_sums(
-    z: Tensor, pairs: _Pairs, tiles: list[_Tile], temperature: float, products: torch.dtype | None
-) -> Tensor:
+def _negative_sums(y: Tensor, pairs: _Pairs, tiles: list[_Tile], products: torch.dtype | None) -> Tensor:
     """A: the sum of e over the negatives of each cell, [M]."""
-    sums = z.new_zeros(len(z))
-    for tile, e in _exponentials(z, tiles, temperature, products):
-        if not tile.negative:
-            e.masked_fill_(pairs.masks(tile.rows, tile.columns)[1], 0)
-        sums[tile.rows] += e.sum(1)
+    sums = y.new_zeros(len(y))
+    for tile, e in _exponentials(y, tiles, products):
+        if pairs.drawn is not None:
+            of_rows, of_columns = pairs.negative(tile.rows, tile.columns)
+            sums[tile.rows] += (e * of_rows).sum(1)
+            e.mul_(of_columns)
+        else:
+            if not tile.negative:
+                e.mul_(pairs.negative(tile.rows, tile.columns)[0])
+            sums[tile.rows] += e.sum(1)
         if not tile.diagonal:
             sums[tile.columns] += e.sum(0)
     return sums
 
 
 def _pull(
-    z: Tensor,
-    pairs: _Pairs,
-    tiles: list[_Tile],
-    temperature: float,
-    products: torch.dtype | None,
-    weight: Tensor,
-    negatives: Tensor,
+    y: Tensor, pairs: _Pairs, tiles: list[_Tile], products: torch.dtype | None, weight: Tensor, negatives: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The loss, and -sum_p G_ip of each cell, [M]; only tiles with a class on both sides are looked at."""
-    losses, pull = z.new_zeros(len(z)), z.new_zeros(len(z))
-    mixed = [tile for tile in tiles if not tile.negative]
-    for tile, e in _exponentials(z, mixed, temperature, products):
-        others = ~pairs.masks(tile.rows, tile.columns)[0]
+    losses, pull = y.new_zeros(len(y)), y.new_zeros(len(y))
+    for tile, e in _exponentials(y, [tile for tile in tiles if not tile.negative], products):
+        others = ~pairs.positive(tile.rows, tile.columns)
         sides = [(tile.rows, negatives[tile.rows, None], 1), (tile.columns, negatives[tile.columns], 0)]
         for own, sums, dim in sides[:1] if tile.diagonal else sides:
             losses[own] += (sums / e).log1p_().masked_fill_(others, 0).sum(dim)
@@ -292,7 +289,18 @@ def _product(a: Tensor, b: Tensor, products: torch.dtype | None) -> Tensor:
     return a.to(products).float() @ b.to(products).float()  # a CPU would round the sums as well
 
 
-def _check(features: Tensor, labels: Tensor, temperature: float, positives: str, tile: int | None) -> None:
+def _add_product(total: Tensor, a: Tensor, b: Tensor, products: torch.dtype | None) -> None:
+    """Add a @ b to `total`. On a CPU in short sums: one of a thousand terms leaves half as much rounding again."""
+    if products is not None or a.is_cuda or a.dtype == torch.float64:
+        total += _product(a, b, products)
+        return
+    for left, right in zip(a.split(STRETCH, dim=1), b.split(STRETCH), strict=True):
+        total.addmm_(left, right)
+
+
+def _check(
+    features: Tensor, labels: Tensor, temperature: float, positives: str, tile: int | None, negatives: int
+) -> None:
     if features.ndim != 4 or labels.shape != (features.shape[0], *features.shape[2:]):
         raise InputError(
             f"contrastive loss: expected features [T, C, h, w] and labels [T, h, w], came {list(features.shape)} and "
@@ -308,3 +316,5 @@ def _check(features: Tensor, labels: Tensor, temperature: float, positives: str,
         )
     if tile is not None and tile < 1:
         raise InputError(f"contrastive loss: expected a tile of at least 1 cell, came {tile}")
+    if negatives < 0:
+        raise InputError(f"contrastive loss: expected 0 negatives (all of them) or more, came {negatives}")

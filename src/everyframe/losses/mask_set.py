@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -24,6 +24,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from everyframe.losses.mask_points import Draw, point_sample, present_classes, sample_masks
+
+Support = Literal["ignore", "merge", "weigh"]
+"""What queries without a mask are told of images whose labels know some of the K classes alone.
+
+"ignore": that they show no object, as everywhere. "merge": that they show no object or a class that the labels do not
+know, -log of the sum of those probabilities. "weigh": no object, weighed by the share of the classes that are known.
+"""
 
 
 class Matches(NamedTuple):
@@ -56,6 +63,9 @@ class MaskSetLoss:
         oversample: candidates for the uncertain points, as a multiple of `points`.
         importance: share of the points that are the most uncertain of the candidates; the others are random.
         respect_ignore: points on ignored pixels do not count. Published training counts them against every mask.
+        spare_ignored: a query without a mask is told that it shows no object only as far as its own mask lies on
+            labelled pixels: where nobody knows what is there, it may be right. For label maps with large unknown parts.
+        support: see `Support`.
     """
 
     cost_class: float = 2.0
@@ -67,6 +77,8 @@ class MaskSetLoss:
     oversample: float = 3.0
     importance: float = 0.75
     respect_ignore: bool = True
+    spare_ignored: bool = False
+    support: Support = "ignore"
 
     def __call__(
         self,
@@ -76,6 +88,7 @@ class MaskSetLoss:
         labels: Tensor,
         num_masks: Tensor | float | None = None,
         draw: Draw = torch.rand,
+        supported: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Return the losses of all predictions, each summed over the A predictions, unweighted.
 
@@ -87,6 +100,7 @@ class MaskSetLoss:
             num_masks: divisor of the mask and Dice losses; `count_masks(labels, Q)` when left out. Distributed
                 training gives its mean over the processes.
             draw: see `Draw`.
+            supported: bool [N, K], the classes that the labels of each image know; needed for a `support`.
 
         Returns:
             "class": weighted mean cross entropy; "mask": binary cross entropy, mean over points, sum over masks over
@@ -100,8 +114,10 @@ class MaskSetLoss:
                 num_masks = float(sum(min(len(found), class_logits.shape[2]) for found in classes))
             divisor = torch.as_tensor(num_masks, device=pixels.device).clamp(min=1)
             mask, dice = self.mask_losses(matches, mask_embeddings, pixels, labels, draw)
+            share = self.known_share(mask_embeddings, pixels, labels, draw) if self.spare_ignored else None
+            counted = [len(found) > 0 for found in classes]
             return {
-                "class": self.class_loss(class_logits, matches, [len(found) > 0 for found in classes]),
+                "class": self.class_loss(class_logits, matches, counted, share, supported),
                 "mask": mask.sum() / divisor,
                 "dice": dice.sum() / divisor,
             }
@@ -145,8 +161,33 @@ class MaskSetLoss:
         klass = [classes[i][target] for i in range(n) for target in [index[index[:, 0] == i, 3]]]
         return Matches(index[:, 0], index[:, 1], index[:, 2], torch.cat(klass) if klass else index[:, 3])
 
-    def class_loss(self, class_logits: Tensor, matches: Matches, counted: Sequence[bool]) -> Tensor:
-        """Return the weighted mean cross entropy of the classes, summed over predictions; unmatched: "no object"."""
+    @torch.no_grad()
+    def known_share(self, mask_embeddings: Tensor, pixels: Tensor, labels: Tensor, draw: Draw = torch.rand) -> Tensor:
+        """Return which share of each query's mask lies on labelled pixels, [N, A, Q], from random points."""
+        points = draw(len(pixels), self.points, 2, device=pixels.device)
+        image = torch.arange(len(pixels), device=pixels.device)
+        _, known = sample_masks(labels, image, image, points)  # of no class in particular
+        masks = (mask_embeddings @ point_sample(pixels, points)[:, None]).sigmoid()  # N A Q P
+        inside = (masks @ known[:, None, :, None].to(masks.dtype)).squeeze(-1)
+        return inside / masks.sum(-1).clamp(min=torch.finfo(masks.dtype).tiny)
+
+    def class_loss(
+        self,
+        class_logits: Tensor,
+        matches: Matches,
+        counted: Sequence[bool],
+        share: Tensor | None = None,
+        supported: Tensor | None = None,
+    ) -> Tensor:
+        """Return the weighted mean cross entropy of the classes, summed over predictions; unmatched: "no object".
+
+        Args:
+            class_logits: [N, A, Q, K + 1].
+            matches: whose classes the matched queries are to predict.
+            counted: of each image, whether it has labels.
+            share: weight of unmatched queries [N, A, Q], see `known_share`.
+            supported: see `__call__`.
+        """
         k = class_logits.shape[-1] - 1
         target = torch.full(class_logits.shape[:3], k, device=class_logits.device)
         target[matches.image, matches.output, matches.query] = matches.klass
@@ -155,7 +196,16 @@ class MaskSetLoss:
             weights[:k] = torch.tensor(self.class_weights, device=weights.device)
         weights[k] = self.no_object
         weight = weights[target] * torch.tensor(counted, device=weights.device)[:, None, None]
+        free = target == k
+        if share is not None:
+            weight = torch.where(free, weight * share, weight)
         loss = F.cross_entropy(class_logits.flatten(0, 2), target.flatten(), reduction="none").view(target.shape)
+        if supported is not None and self.support == "weigh":
+            weight = torch.where(free, weight * supported.float().mean(1)[:, None, None], weight)
+        if supported is not None and self.support == "merge":
+            known = F.pad(supported, (0, 1))[:, None, None]  # N 1 1 K+1; "no object" is what it may be
+            rest = class_logits.masked_fill(known, float("-inf")).logsumexp(-1)
+            loss = torch.where(free, class_logits.logsumexp(-1) - rest, loss)
         by_output = (loss * weight).sum((0, 2)) / weight.sum((0, 2)).clamp(min=torch.finfo(torch.float32).tiny)
         return by_output.sum()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -12,6 +13,16 @@ from everyframe.errors import InputError
 from everyframe.frames import IGNORE
 from everyframe.losses import pixel
 from everyframe.losses.distributed import mean_over_processes
+
+Confidence = Literal["softmax", "bounded", "l1"]
+"""How class scores become the probability that is held against the threshold.
+
+"softmax": of logits. The others are for heads that predict masks, whose scores are no logits: S_k, the sum over
+queries of class probability times mask probability, is 0 where no query sees anything and about 1 where one query is
+sure; its softmax is nearly flat, so that no pixel would ever reach a threshold. "bounded": S_k / max(1, sum of S): what
+is missing to 1 is the probability that nothing is there, and where queries overlap their shares count. "l1": S_k / sum
+of S: the share of class k among the classes, however little of them there is.
+"""
 
 
 @dataclass(frozen=True)
@@ -24,6 +35,7 @@ class Teaching:
         momentum: of the teacher in the long run, see `teacher_momentum`.
         ramp: share of the run in which the weight rises to its value, see `ramp_up`; 0: at once.
         cutmix: probability with which a box of the next clip of the batch is pasted into a clip, see `cutmix`.
+        mask_confidence: what is held against the threshold for heads that predict masks, see `Confidence`.
         validate_student: score the student beside the teacher at each validation, which then takes twice the time.
     """
 
@@ -32,6 +44,7 @@ class Teaching:
     momentum: float = 0.999
     ramp: float = 0.2
     cutmix: float = 0.0
+    mask_confidence: Confidence = "bounded"
     validate_student: bool = True
 
     def __post_init__(self) -> None:
@@ -40,6 +53,9 @@ class Teaching:
         for name in ("threshold", "momentum", "ramp", "cutmix"):
             if not 0 <= (value := getattr(self, name)) <= 1:
                 raise InputError(f"teacher.{name}: expected a number in 0..1, came {value:g}")
+        if self.mask_confidence not in get_args(Confidence):
+            known = ", ".join(get_args(Confidence))
+            raise InputError(f"teacher.mask_confidence: expected one of {known}, came {self.mask_confidence!r}")
 
     def weight_at(self, step: int, steps: int) -> float:
         """Return the weight of the pseudo-label loss at a step of a run of `steps` optimiser steps."""
@@ -57,24 +73,36 @@ def ramp_up(step: int, length: float) -> float:
 
 
 @torch.no_grad()
-def pseudo_labels(logits: Tensor, size: tuple[int, int], threshold: float = 0.9) -> Tensor:
+def pseudo_labels(
+    scores: Tensor, size: tuple[int, int], threshold: float = 0.9, confidence: Confidence = "softmax"
+) -> Tensor:
     """Return the class of the largest probability where that reaches the threshold, 255 elsewhere.
 
     Args:
-        logits: [N, K, h, w] of the teacher; upsampled before the softmax, one image at a time, in float32.
+        scores: class scores [N, K, h, w] of the teacher, logits or sums over masks as `confidence` says; upsampled
+            before anything else, one image at a time, in float32.
         size: (H, W).
         threshold: 0 keeps every pixel.
+        confidence: see `Confidence`.
 
     Returns:
         uint8 [N, H, W].
     """
-    labels = torch.empty(len(logits), *size, dtype=torch.uint8, device=logits.device)
-    for n in range(len(logits)):
-        full = pixel.upsample(logits[n : n + 1], size)
+    labels = torch.empty(len(scores), *size, dtype=torch.uint8, device=scores.device)
+    for n in range(len(scores)):
+        full = pixel.upsample(scores[n : n + 1], size)
         best, winner = full.max(1)
-        probability = (best - full.logsumexp(1)).exp()
+        probability = _probability(best, full, confidence)
         labels[n] = torch.where(probability >= threshold, winner, IGNORE).to(torch.uint8)[0]
     return labels
+
+
+def _probability(best: Tensor, scores: Tensor, confidence: Confidence) -> Tensor:
+    """The probability [N, H, W] of the largest of scores [N, K, H, W]."""
+    if confidence == "softmax":
+        return (best - scores.logsumexp(1)).exp()
+    total = scores.sum(1)
+    return best / total.clamp(min=1 if confidence == "bounded" else torch.finfo(total.dtype).tiny)
 
 
 def pseudo_label_loss(logits: Tensor, labels: Tensor, inside: Tensor) -> Tensor:

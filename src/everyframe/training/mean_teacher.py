@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,9 +12,11 @@ from everyframe.data.layout import VideoRef
 from everyframe.data.listing import digest
 from everyframe.data.photometric import StrongPhotometric
 from everyframe.data.sampling import clip_rng
-from everyframe.frames import Clip
+from everyframe.frames import IGNORE, Clip, Role
+from everyframe.losses.distributed import mean_over_processes
 from everyframe.models.segmenter import Prediction, Segmenter
 from everyframe.semi.pseudo import (
+    Confidence,
     Teaching,
     coverage,
     cutmix,
@@ -24,6 +27,7 @@ from everyframe.semi.pseudo import (
 )
 from everyframe.semi.statistics import unrecorded_statistics
 from everyframe.semi.teacher import Teacher
+from everyframe.training.objectives_mask import pseudo_label_objective
 from everyframe.training.supervised import Supervised
 from everyframe.training.validation import MONITOR, VideoScores
 
@@ -42,6 +46,8 @@ class MeanTeacher(Supervised):
     that the teacher is sure of. Temporal models see adjacent and reference frames in both. The teacher is what is
     validated, exported, and called the best.
 
+    Heads that predict masks learn from pseudo-labels by their set loss, see `pseudo_label_objective`.
+
     Args:
         model: the student.
         teaching: weight, threshold, momentum, ramp.
@@ -56,6 +62,9 @@ class MeanTeacher(Supervised):
         self.teacher = Teacher(model, teaching.momentum)
         self.student_scores = VideoScores(model.label_space)
         self.change_colors = StrongPhotometric()
+        masks = model.head.predicts == "masks"
+        self.set_loss = pseudo_label_objective(self.objective) if masks else None
+        self.confidence: Confidence = teaching.mask_confidence if masks else "softmax"
 
     @property
     def exported(self) -> Segmenter:
@@ -69,23 +78,42 @@ class MeanTeacher(Supervised):
         labelled, unlabelled = batch["labelled"], batch["unlabelled"]
         targets = self.targets(unlabelled)  # before the student's graph takes its memory
         watched = self.watch(targets, unlabelled, labelled)
-        costs = self.objective(self.model(labelled.images, labelled.roles), labelled)
+        costs = self.objective(self.model(labelled.images, labelled.roles), labelled, self.global_step)
         images, targets, inside = self.student_view(unlabelled, targets)
         with unrecorded_statistics(self.model):  # they are the teacher's, which sees colours as they are
-            logits = query_logits(self.model, self.model(images, unlabelled.roles))
-        queries = targets.shape[1]
-        cost = pseudo_label_loss(logits, targets.flatten(0, 1), inside.repeat_interleave(queries, 0))
+            prediction = self.model(images, unlabelled.roles)
+        cost = self.pseudo_label_cost(prediction, unlabelled, targets, inside)
         weight = self.teaching.weight_at(self.global_step, self.steps)
         costs = {**costs, "pseudo_label": cost, "loss": costs["loss"] + weight * cost}
         self.log_costs(costs, len(labelled.videos), pseudo_label_weight=weight, **watched)
         return {name: cost if name == "loss" else cost.detach() for name, cost in costs.items()}
+
+    def pseudo_label_cost(self, prediction: Prediction, clip: Clip, targets: Tensor, inside: Tensor) -> Tensor:
+        """Return what the student's prediction of an unlabelled clip costs; half as sure a teacher makes half the cost.
+
+        Args:
+            prediction: of the student.
+            clip: the unlabelled clips.
+            targets: pseudo-labels of the query frames, uint8 [B, Q, H, W].
+            inside: bool [B, H, W], no padding.
+        """
+        if self.set_loss is None:
+            maps, counted = targets.flatten(0, 1), inside.repeat_interleave(targets.shape[1], 0)
+            return pseudo_label_loss(query_logits(self.model, prediction), maps, counted)
+        targets = targets.where(inside[:, None], IGNORE)
+        labels = torch.full_like(clip.labels, IGNORE)
+        labels[:, [t for t, role in enumerate(clip.roles) if role is Role.QUERY]] = targets
+        known, every = (targets != IGNORE).sum(), inside.sum() * targets.shape[1]
+        share = mean_over_processes(known.float()) / mean_over_processes(every.float()).clamp(min=1)
+        return share * self.set_loss(prediction, replace(clip, labels=labels))["loss"]
 
     @torch.no_grad()
     def targets(self, clip: Clip) -> Tensor:
         """Return the teacher's pseudo-labels of the query frames: uint8 [B, Q, H, W]."""
         logits = query_logits(self.teacher.model, self.teacher.model(clip.images, clip.roles))
         size = (clip.images.shape[-2], clip.images.shape[-1])
-        return pseudo_labels(logits, size, self.teaching.threshold).unflatten(0, (len(clip.images), -1))
+        labels = pseudo_labels(logits, size, self.teaching.threshold, self.confidence)
+        return labels.unflatten(0, (len(clip.images), -1))
 
     def student_view(self, clip: Clip, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return what the student is shown of unlabelled clips, on their device.
@@ -130,7 +158,7 @@ class MeanTeacher(Supervised):
         """Score the teacher, and beside it the student."""
         super().validation_step(video, batch_index)
         if video is not None and self.teaching.validate_student:
-            self.student_scores.update(self.model, video, self.device)
+            self.student_scores.observe(self.model, video, self.device)
 
     def collect_scores(self) -> dict[str, Any]:
         """See `Supervised.collect_scores`."""

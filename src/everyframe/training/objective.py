@@ -23,7 +23,7 @@ class Objective(nn.Module):
     """A weighted sum of named terms.
 
     A new loss is one more entry: a function, or an `nn.Module` where it owns parameters (they are then trained,
-    moved and saved with the rest).
+    moved and saved with the rest). Terms that change over a run have an attribute `step` and are told it.
 
     Args:
         terms: name -> (weight, term). Terms of weight 0 are left out.
@@ -36,8 +36,18 @@ class Objective(nn.Module):
             if isinstance(term, nn.Module):
                 self.add_module(name, term)
 
-    def forward(self, prediction: Prediction, clip: Clip) -> dict[str, Tensor]:
-        """Return every term by name, unweighted, and their weighted sum as "loss"."""
+    def forward(self, prediction: Prediction, clip: Clip, step: int | None = None) -> dict[str, Tensor]:
+        """Return every term by name, unweighted, and their weighted sum as "loss".
+
+        Args:
+            prediction: of the model.
+            clip: the batch.
+            step: optimiser steps done before this one, for terms that change over a run; None: as it was.
+        """
+        if step is not None:
+            for _, term in self.terms.values():
+                if hasattr(term, "step"):
+                    term.step = step
         values = {name: term(prediction, clip) for name, (_, term) in self.terms.items()}
         total = torch.stack([weight * values[name] for name, (weight, _) in self.terms.items()]).sum()
         return {**values, "loss": total}

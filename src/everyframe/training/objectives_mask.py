@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, field, replace
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -11,19 +11,21 @@ from torch import Tensor
 from everyframe.errors import InputError
 from everyframe.frames import Clip
 from everyframe.losses.distributed import mean_over_processes
-from everyframe.losses.mask_set import MaskSetLoss, count_masks
+from everyframe.losses.mask_set import MaskSetLoss, Support, count_masks
 from everyframe.models.segmenter import Prediction
-from everyframe.training.objective import Term
+from everyframe.training.objective import Objective, Term
 
 
 @dataclass(frozen=True)
 class MaskOptions:
-    """What a set of queries costs; the defaults are Mask2Former's and ViT-Adapter's.
+    """What a set of queries costs; the defaults are Mask2Former's and ViT-Adapter's, 2 / 5 / 5.
 
     Attributes:
         classification: weight of the cross entropy of the queries' classes.
         mask: weight of the binary cross entropy of the masks (1 in VSPW 2023's table of weights).
         dice: weight of the Dice loss of the masks.
+        auxiliary: weight of the cross entropy of auxiliary class scores, where there are any: those of an auxiliary
+            head, or those by which SSLTM gathers its regions.
         cost_class: weight of the class in the matching of queries and classes.
         cost_mask: weight of the masks' cross entropy in the matching.
         cost_dice: weight of the masks' Dice loss in the matching.
@@ -33,11 +35,17 @@ class MaskOptions:
         oversample: candidates for the uncertain ones among these points, as a multiple of them.
         importance: share of the points that are uncertain ones.
         respect_ignore: ignored pixels count for nothing. Off, as published: they are outside of every mask.
+        spare_ignored: queries whose masks lie on ignored pixels are not told that they show no object, see
+            `MaskSetLoss`. (On pseudo-labels they never are.)
+        support: what queries without a mask are told of clips whose labels know some of the classes alone, as those of
+            a further data set do: "ignore" that they show no object, "merge" or "weigh" less, see
+            `everyframe.losses.mask_set.Support`. Needs `Clip.supported`.
     """
 
     classification: float = 2.0
     mask: float = 5.0
     dice: float = 5.0
+    auxiliary: float = 0.4
     cost_class: float = 2.0
     cost_mask: float = 5.0
     cost_dice: float = 5.0
@@ -47,9 +55,11 @@ class MaskOptions:
     oversample: float = 3.0
     importance: float = 0.75
     respect_ignore: bool = True
+    spare_ignored: bool = False
+    support: Support = "ignore"
 
     def __post_init__(self) -> None:
-        weights = {name: getattr(self, name) for name in ("classification", "mask", "dice")}
+        weights = {name: getattr(self, name) for name in ("classification", "mask", "dice", "auxiliary")}
         if min(weights.values()) < 0 or self.classification <= 0 or self.mask + self.dice <= 0:
             given = ", ".join(f"{name}={weight:g}" for name, weight in weights.items())
             raise InputError(
@@ -60,20 +70,16 @@ class MaskOptions:
                 "masks: expected points and oversample of 1 or more and importance in 0..1, came "
                 f"points={self.points}, oversample={self.oversample:g}, importance={self.importance:g}"
             )
+        if self.support not in get_args(Support):
+            raise InputError(f"masks.support: expected one of {', '.join(get_args(Support))}, came {self.support!r}")
 
     def terms(self) -> dict[str, tuple[float, Term]]:
-        """Return the terms for an `Objective`: "class", "mask" and "mask_dice"."""
-        shared = SetLossOnce(
-            MaskSetLoss(
-                self.cost_class, self.cost_mask, self.cost_dice, self.no_object, self.class_weights, self.points,
-                self.oversample, self.importance, self.respect_ignore,
-            )
+        """Return the terms of the queries for an `Objective`: "class", "mask" and "mask_dice"."""
+        loss = MaskSetLoss(
+            self.cost_class, self.cost_mask, self.cost_dice, self.no_object, self.class_weights, self.points,
+            self.oversample, self.importance, self.respect_ignore, self.spare_ignored, self.support,
         )  # fmt: skip
-        return {
-            "class": (self.classification, partial(shared, "class")),
-            "mask": (self.mask, partial(shared, "mask")),
-            "mask_dice": (self.dice, partial(shared, "dice")),
-        }
+        return set_terms(loss, {"class": self.classification, "mask": self.mask, "mask_dice": self.dice})
 
 
 @dataclass
@@ -95,8 +101,56 @@ class SetLossOnce:
 
     def compute(self, prediction: Prediction, clip: Clip) -> dict[str, Tensor]:
         """Return all parts for the query frames of all clips."""
+        frames = clip.query_labels.shape[1]
         outputs = {name: value.flatten(0, 1) for name, value in prediction.outputs.items()}
         labels = clip.query_labels.flatten(0, 1)
         queries = outputs["class_logits"].shape[2]
         masks = torch.tensor(float(count_masks(labels, queries)), device=labels.device)
-        return self.loss(**outputs, labels=labels, num_masks=mean_over_processes(masks))
+        supported = None if self.loss.support == "ignore" else _supported(clip).repeat_interleave(frames, 0)
+        return self.loss(**outputs, labels=labels, num_masks=mean_over_processes(masks), supported=supported)
+
+
+@dataclass(frozen=True)
+class SetTerm:
+    """One part of the set loss as a term."""
+
+    shared: SetLossOnce
+    part: str
+
+    def __call__(self, prediction: Prediction, clip: Clip) -> Tensor:
+        """See `Term`."""
+        return self.shared(self.part, prediction, clip)
+
+
+PARTS = {"class": "class", "mask": "mask", "mask_dice": "dice"}
+"""Name of a term -> part of `MaskSetLoss`."""
+
+
+def set_terms(loss: MaskSetLoss, weights: dict[str, float]) -> dict[str, tuple[float, Term]]:
+    """Return the terms of a set loss by their names in `PARTS`, with these weights."""
+    shared = SetLossOnce(loss)
+    return {name: (weight, SetTerm(shared, PARTS[name])) for name, weight in weights.items()}
+
+
+def pseudo_label_objective(objective: Objective) -> Objective | None:
+    """Return what a pseudo-labelled clip costs a head that predicts masks; None if the objective is of another head.
+
+    The set loss of the labelled clips with the same weights. Where the teacher was unsure, nobody is told anything:
+    ignored pixels count for nothing, and queries that lie on them need not say that they show no object.
+    """
+    terms = {name: (weight, term) for name, (weight, term) in objective.terms.items() if isinstance(term, SetTerm)}
+    found = next((term for _, term in terms.values() if isinstance(term, SetTerm)), None)
+    if found is None:
+        return None
+    loss = replace(found.shared.loss, respect_ignore=True, spare_ignored=True, support="ignore")
+    return Objective(set_terms(loss, {name: weight for name, (weight, _) in terms.items()}))
+
+
+def _supported(clip: Clip) -> Tensor:
+    """The classes that the labels of each clip know, bool [B, K]."""
+    if clip.supported is None:
+        raise InputError(
+            "masks.support: expected clips that say which classes their labels know (Clip.supported), came some that "
+            "do not; it is for training on several data sets, leave it 'ignore' for one"
+        )
+    return clip.supported

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -28,9 +28,10 @@ from everyframe.models.checkpoint import load_segmenter
 from everyframe.models.ops.warp import warp
 from everyframe.models.segmenter import Prediction, Segmenter
 from everyframe.models.temporal.prototypes import CategoryPrototypes
-from everyframe.training.objective import Objective, Term, pixel_objective
+from everyframe.models.temporal.ssltm import SSLTM
+from everyframe.training.objective import AuxiliaryCrossEntropy, Objective, Term, pixel_objective
 from everyframe.training.objective_boundary import EdgeOptions
-from everyframe.training.objective_contrastive import ContrastiveTerm, feature_channels
+from everyframe.training.objective_contrastive import contrastive_term
 from everyframe.training.objectives_mask import MaskOptions
 
 
@@ -46,11 +47,16 @@ def video_objective(
     pair_distillation: float = 0.1,
     multi_frame_distillation: float = 0.1,
     contrastive: float = 0.0,
-    contrastive_feature: int | str = "pixels",
-    contrastive_temperature: float = 0.1,
+    contrastive_feature: int | str | list[int | str] | None = None,
+    contrastive_temperature: float | Literal["contrastiveseg", "moco", "moco-v2"] = 0.1,
     contrastive_positives: Positives = "clip",
+    contrastive_negatives: int = 0,
+    contrastive_anchors: int = 0,
+    contrastive_anchors_per_class: int = 100,
+    contrastive_jointly: bool = False,
     contrastive_purity: float | None = None,
     contrastive_projection: int = 256,
+    contrastive_warmup: int = 0,
     edges: float = 0.0,
     edge_attention: float = 0.0,
     inverse_form: float = 0.0,
@@ -73,11 +79,19 @@ def video_objective(
         multi_frame_distillation: weight of the multi-frame dependency loss; needs two query frames.
         contrastive: weight of the contrastive loss between the cells of a clip (0.1 in VSPW 2023), all frames of it;
             see `everyframe.losses.contrastive`.
-        contrastive_feature: name in the head's embedding, or number of a backbone map.
-        contrastive_temperature: by which products of features are divided.
+        contrastive_feature: name in the head's embedding, or number of a backbone map (0 the finest); the mean over
+            several; left out, the head's shared map: "pixels", of Mask2Former its encoder's finest map ("memory2").
+        contrastive_temperature: by which products of features are divided, or whose it is: ContrastiveSeg's 0.1, MoCo's
+            0.07, MoCo v2's 0.2.
         contrastive_positives: which cells of its class attract a cell: the clip's, its own frame's, other frames'.
+        contrastive_negatives: cells of other classes that repel a cell, drawn anew in each step; 0: all of the clip.
+        contrastive_anchors: cells of a clip that take part at all, half of them where the model is wrong (1024 in
+            ContrastiveSeg); 0: all.
+        contrastive_anchors_per_class: at most so many of them are of one class.
+        contrastive_jointly: cells of all clips of a batch meet, not of each by itself.
         contrastive_purity: label of a cell: None the pixel at its centre; else the most frequent one from this share.
         contrastive_projection: channels to which the feature is projected for this loss alone; 0 for no projection.
+        contrastive_warmup: optimiser steps without this loss at the start of the run.
         edges: weight of an edge detector's loss (0.3 in InverseForm), see `EdgeOptions` for this and the next four.
         edge_attention: weight of a second cross entropy at the edges seen (0.1).
         inverse_form: weight of the transform between seen and true edges (0.3).
@@ -87,13 +101,15 @@ def video_objective(
     """
     terms: dict[str, tuple[float, Term]]
     if model.head.predicts == "masks":
-        terms = (masks or MaskOptions()).terms()
+        chosen = masks or MaskOptions()
+        terms = chosen.terms()
+        if model.head.auxiliary is not None or isinstance(model.temporal, SSLTM):
+            terms["auxiliary"] = (chosen.auxiliary, AuxiliaryCrossEntropy())
     else:
         pixels = pixel_objective(**options)  # (a call of its own: the command line reads its options here)
         terms = dict(pixels.terms)
-    own = getattr(model.temporal, "prototypes", None)
-    if isinstance(own, CategoryPrototypes):
-        terms["prototypes"] = (prototypes, PrototypeLoss(own))
+    if isinstance(model.temporal, SSLTM) and model.temporal.prototypes is not None:
+        terms["prototypes"] = (prototypes, PrototypeLoss(model.temporal.prototypes, model.temporal.site.key))
     terms["motion"] = (motion, MotionLoss(model, motion_mask, flow))
     if distill_from is not None:
         teacher = DistillationTeacher(load_segmenter(distill_from))
@@ -103,13 +119,18 @@ def video_objective(
     if contrastive:
         terms["contrastive"] = (
             contrastive,
-            ContrastiveTerm(
+            contrastive_term(
+                model,
                 contrastive_feature,
-                contrastive_temperature,
-                contrastive_positives,
-                contrastive_purity,
-                channels=feature_channels(model, contrastive_feature),
-                projection=contrastive_projection,
+                contrastive_projection,
+                temperature=contrastive_temperature,
+                positives=contrastive_positives,
+                purity=contrastive_purity,
+                negatives=contrastive_negatives,
+                anchors=contrastive_anchors,
+                anchors_per_class=contrastive_anchors_per_class,
+                jointly=contrastive_jointly,
+                warmup=contrastive_warmup,
             ),
         )
     terms |= EdgeOptions(edges, edge_attention, inverse_form, edge_regressor, edge_radius).terms(model)
@@ -118,13 +139,19 @@ def video_objective(
 
 @dataclass(frozen=True)
 class PrototypeLoss:
-    """Shows the labelled query frames, as they were before any temporal module, to the prototypes."""
+    """Shows the labelled query frames, as they were before any temporal module, to the prototypes.
+
+    Attributes:
+        prototypes: whose space is that of a map in the frames' embedding.
+        key: name of that map.
+    """
 
     prototypes: CategoryPrototypes
+    key: str = "pixels"
 
     def __call__(self, prediction: Prediction, clip: Clip) -> Tensor:
         """See `Term`; the prototypes move (by "ema") or are made to (by "mse")."""
-        pixels = _of_queries(prediction.features.embedding["pixels"], clip)
+        pixels = _of_queries(prediction.features.embedding[self.key], clip)
         return self.prototypes.observe(pixels.flatten(0, 1), clip.query_labels.flatten(0, 1))
 
 

@@ -151,7 +151,7 @@ def train(
         model: the segmenter, trained in place.
         data: `ClipDataModule`, or any data module with its `batches_per_epoch` and `val_videos`.
         out: folder of the run, see `RunFolder`.
-        objective: what a batch costs; `pixel_objective()` when left out.
+        objective: what a batch costs; `video_objective(model)` when left out.
         optimization: optimiser and schedule; `Optimization()` when left out.
         teacher: with a weight above 0, Mean Teacher training: the data module gives labelled and unlabelled clips, and
             the teacher is validated and saved in place of `model`.

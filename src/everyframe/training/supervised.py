@@ -12,7 +12,8 @@ from torch import Tensor
 from everyframe.data.layout import VideoRef
 from everyframe.frames import Clip
 from everyframe.models.segmenter import Segmenter
-from everyframe.training.objective import Objective, pixel_objective
+from everyframe.training.objective import Objective
+from everyframe.training.objectives_temporal import video_objective
 from everyframe.training.optim import Optimization
 from everyframe.training.validation import VideoScores
 
@@ -22,7 +23,7 @@ class Supervised(LightningModule):
 
     Args:
         model: the segmenter.
-        objective: what a batch costs; `pixel_objective()` when left out.
+        objective: what a batch costs; `video_objective(model)` when left out.
         optimization: optimiser and schedule.
         steps: length of the run in optimiser steps, for the schedule.
     """
@@ -36,7 +37,7 @@ class Supervised(LightningModule):
     ) -> None:
         super().__init__()
         self.model = model
-        self.objective = objective or pixel_objective()
+        self.objective = objective or video_objective(model)
         self.optimization = optimization or Optimization()
         self.steps = steps
         self.scores = VideoScores(model.label_space)
@@ -50,7 +51,7 @@ class Supervised(LightningModule):
     def training_step(self, clip: Clip, batch_index: int) -> dict[str, Tensor]:
         """Return the cost of a batch of clips and its terms."""
         prediction = self.model(clip.images, clip.roles)
-        costs = self.objective(prediction, clip)
+        costs = self.objective(prediction, clip, self.global_step)
         self.log_costs(costs, len(clip.videos))
         return {name: cost if name == "loss" else cost.detach() for name, cost in costs.items()}
 
@@ -63,7 +64,7 @@ class Supervised(LightningModule):
     def validation_step(self, video: VideoRef | None, batch_index: int) -> None:
         """Label every frame of a video and count; None stands for no video (see `validation.video_loader`)."""
         if video is not None:
-            self.scores.update(self.exported, video, self.device)
+            self.scores.observe(self.exported, video, self.device)
 
     def on_validation_epoch_end(self) -> None:
         """Log the scores."""

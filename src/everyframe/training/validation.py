@@ -5,37 +5,31 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
-from torchmetrics import Metric
 
 from everyframe.data.layout import VideoRef
 from everyframe.data.reading import iter_frames, read_labels
 from everyframe.inference.stream import Stream
 from everyframe.labels import LabelSpace
-from everyframe.metrics.functional import class_iou, confusion_matrix, mean_iou, pixel_accuracy
+from everyframe.metrics.functional import class_iou, mean_iou, pixel_accuracy
+from everyframe.metrics.stateful import MeanIoU
 from everyframe.models.segmenter import Segmenter
 
 MONITOR = "val/mIoU_in-ground-truth"
 """The score that decides which model is the best: mean IoU over the classes that occur in the ground truth."""
 
 
-class VideoScores(Metric):
-    """One confusion matrix over all labelled pixels of all videos, summed over the processes when computed.
+class VideoScores(MeanIoU):
+    """`MeanIoU` that labels videos itself and says more: one confusion matrix over all labelled pixels of all videos.
 
     Args:
         label_space: the K classes.
     """
 
-    full_state_update = False
-    matrix: Tensor
-
     def __init__(self, label_space: LabelSpace) -> None:
-        super().__init__()
+        super().__init__(len(label_space))
         self.label_space = label_space
-        k = len(label_space)
-        self.add_state("matrix", torch.zeros(k, k, dtype=torch.int64), dist_reduce_fx="sum")
 
-    def update(self, model: Segmenter, video: VideoRef, device: torch.device) -> None:
+    def observe(self, model: Segmenter, video: VideoRef, device: torch.device) -> None:
         """Label every frame of a video, in order, and count those that have a label map.
 
         Args:
@@ -51,12 +45,11 @@ class VideoScores(Metric):
             predicted = stream.step(frame)
             labels = read_labels(video, frame.index, self.label_space, frame.size)
             if labels is not None:
-                counts = confusion_matrix(predicted, labels, len(self.label_space))
-                self.matrix += torch.as_tensor(counts, device=self.matrix.device)[:, : len(self.label_space)]
+                self.update(torch.from_numpy(predicted), torch.from_numpy(labels))
 
-    def compute(self) -> dict[str, Any]:
+    def compute(self) -> dict[str, Any]:  # type: ignore[override]
         """Return {name as logged: score} and, under "class_iou", the IoU of each class (NaN where it has no pixels)."""
-        matrix = self.matrix.cpu().numpy()
+        matrix = self.confusion.cpu().numpy()
         return {
             MONITOR: float(mean_iou(matrix, "in-ground-truth")),
             "val/mIoU_union": float(mean_iou(matrix, "union>0")),
