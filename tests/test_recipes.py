@@ -47,6 +47,8 @@ def test_recipe_trains(name: str, videos: Path, tmp_path: Path) -> None:
         "model.pretrained": False,
         "data.data": f"vspw:{videos}",
         "data.crop": 32,
+        "data.base": None,
+        "masks.points": 256,
         "data.batch_size": 2,
         "data.workers": 0,
         "steps": 2,

@@ -21,15 +21,19 @@ class BeitAttention(nn.Module):
         heads: they divide D.
         grid: (h, w) of the patches that the bias table is learned on; None has no table.
         qkv_bias: whether queries and values have a bias.
+        dropout: of what the attention adds, in training.
     """
 
-    def __init__(self, width: int, heads: int, grid: tuple[int, int] | None, qkv_bias: bool = True) -> None:
+    def __init__(
+        self, width: int, heads: int, grid: tuple[int, int] | None, qkv_bias: bool = True, dropout: float = 0.0
+    ) -> None:
         super().__init__()
         self.heads, self.grid = heads, grid
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.q_bias = nn.Parameter(torch.zeros(width)) if qkv_bias else None
         self.v_bias = nn.Parameter(torch.zeros(width)) if qkv_bias else None
         self.projection = nn.Linear(width, width)
+        self.dropout = nn.Dropout(dropout)
         self.relative_position_bias_table = None
         if grid is not None:
             self.relative_position_bias_table = nn.Parameter(torch.zeros(table_rows(grid), heads))
@@ -44,7 +48,8 @@ class BeitAttention(nn.Module):
         mask = None
         if self.relative_position_bias_table is not None:
             mask = relative_position_bias(self.relative_position_bias_table, self.grid, grid).to(query.dtype)
-        return self.projection(F.scaled_dot_product_attention(query, key, value, mask).transpose(1, 2).flatten(2))
+        out = F.scaled_dot_product_attention(query, key, value, mask).transpose(1, 2).flatten(2)
+        return self.dropout(self.projection(out))
 
 
 class Beit(nn.Module):
@@ -64,7 +69,7 @@ class Beit(nn.Module):
         absolute_positions: whether patches have learned positions (EVA-01). The class token's is unused, as published.
         layer_scale: start of the layer scale; None has none.
         drop_path: probability of leaving a branch out in training, rising linearly from 0 to this.
-        dropout: of the embedded tokens and of what the perceptrons add, in training.
+        dropout: of the embedded tokens and of what attentions and perceptrons add, in training (BEiT's `drop_rate`).
         out_indices: blocks after which a map is returned; negative ones count from the end.
         in_channels: channels of the frame.
 
@@ -111,7 +116,7 @@ class Beit(nn.Module):
         self.blocks = nn.ModuleList(
             ScaledBlock(
                 width,
-                BeitAttention(width, heads, self.grid if relative_positions else None, qkv_bias),
+                BeitAttention(width, heads, self.grid if relative_positions else None, qkv_bias, dropout),
                 gelu_mlp(width, int(width * mlp_ratio), dropout),
                 layer_scale,
                 drop_path * i / max(depth - 1, 1),
