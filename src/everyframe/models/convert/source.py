@@ -22,7 +22,7 @@ WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
 """Where training programs put the weights inside a checkpoint."""
 
 
-class Inert(dict):  # type: ignore[type-arg]
+class Inert(dict):
     """Stands for an object of another program's class: takes what the file says of it and does nothing."""
 
     def __setstate__(self, state: object) -> None:
@@ -44,14 +44,12 @@ _HARMLESS: list[Any] = [
     (Inert, "yacs.config.CfgNode"),
     (_inert_getattr, "builtins.getattr"),
     (_inert_getattr, "__builtin__.getattr"),
-    (np._core.multiarray._reconstruct, "numpy.core.multiarray._reconstruct"),  # type: ignore[attr-defined]
-    (np._core.multiarray._reconstruct, "numpy._core.multiarray._reconstruct"),  # type: ignore[attr-defined]
-    (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),
-    (np._core.multiarray.scalar, "numpy._core.multiarray.scalar"),
+    *((rebuild, f"numpy.{core}.multiarray.{rebuild.__name__}")
+      for core in ("core", "_core") for rebuild in (np.zeros(1).__reduce__()[0], np.float64(1).__reduce__()[0])),
     np.ndarray,
     np.dtype,
     *(type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64, np.int32, np.bool_)),
-]
+]  # fmt: skip
 
 
 @dataclass(slots=True)
