@@ -21,6 +21,7 @@ from everyframe.models.convert.keys import nested
 from everyframe.models.convert.positions import fit_positions
 from everyframe.models.convert.reheading import ClassLayer, averaged_rows, class_layers
 from everyframe.models.ops.relative_position import resize_table
+from everyframe.models.warm_start import start_from
 from everyframe.models.zoo import create_model
 
 SOURCE = LabelSpace(("sedan", "bus", "road", "sky"))
@@ -208,11 +209,11 @@ def test_timms_resnet_with_a_fresh_head(tmp_path: Path, capsys: pytest.CaptureFi
         torch.testing.assert_close(ours.backbone(image)[1], theirs.forward_intermediates(image)[1][2])
 
     # Training starts from it, with whatever head and classes; another backbone is refused.
-    started = create_model("ocr-resnet18", SOURCE, weights=str(tmp_path / "m"), head={"width": 16})
+    started = create_model("ocr-resnet18", SOURCE, head={"width": 16})
+    start_from(started, tmp_path / "m")
     assert torch.equal(started.backbone.layer3[0].conv1.weight, ours.backbone.layer3[0].conv1.weight)
-    assert "weights" not in started.config["options"]
-    with pytest.raises(InputError, match="expected the backbone of 'ocr-tiny', came that of 'psp-resnet18'"):
-        create_model("ocr-tiny", SOURCE, weights=str(tmp_path / "m"))
+    with pytest.raises(InputError, match="init: expected a model with the backbone of ocr-tiny, came psp-resnet18"):
+        start_from(create_model("ocr-tiny", SOURCE), tmp_path / "m")
 
 
 def test_beit_becomes_the_trunk_of_an_adapter(tmp_path: Path) -> None:
@@ -267,7 +268,8 @@ def test_backbones_of_other_sizes_are_refused(tmp_path: Path) -> None:
 def test_weights_of_another_frame_size_start_a_model(tmp_path: Path) -> None:
     path, model = adapter_file(tmp_path, 128)
     convert(path, tmp_path / "m")
-    started = create_model("mask2former-beit-adapter-micro", SOURCE, backbone={"size": 64}, weights=str(tmp_path / "m"))
+    started = create_model("mask2former-beit-adapter-micro", SOURCE, backbone={"size": 64})
+    start_from(started, tmp_path / "m")
     torch.testing.assert_close(started.state_dict()[KEY], resize_table(model.state_dict()[KEY], (8, 8), (4, 4)))
 
 

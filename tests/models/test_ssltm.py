@@ -108,10 +108,10 @@ def test_kept_keys_and_values_equal_attention_from_pixels() -> None:
     """With one block frames are kept as keys and values: the same as computing them from the frames each time."""
     module, head = make(context="none", prototypes=0)
     query, *others = (frame(head) for _ in range(3))
-    block = module.blocks[0]
+    pixels, block = query.embedding["pixels"], module.blocks[0]
     memory = module.gather(others, [Role.ADJACENT] * 2, head)
     with torch.no_grad():
-        got = module.attend_adjacent(query.embedding["pixels"], memory.adjacent)
+        got = module.attend_adjacent(pixels, module.remember(pixels), memory.adjacent)
         x = torch.stack([f.embedding["pixels"].movedim(1, -1) for f in (*others, query)], dim=1)
         want = block(x[:, -1], block.key_values(x), 2).movedim(-1, 1)
     torch.testing.assert_close(got, want)
@@ -121,10 +121,10 @@ def test_two_blocks_let_adjacent_frames_change_too() -> None:
     module, head = make(depth=2, context="none", prototypes=0)
     assert count_parameters(module.blocks[0]) == count_parameters(module.blocks[1])
     query, *others = (frame(head) for _ in range(3))
-    memory = module.gather(others, [Role.ADJACENT] * 2, head)
+    pixels, memory = query.embedding["pixels"], module.gather(others, [Role.ADJACENT] * 2, head)
     x = [f.embedding["pixels"].movedim(1, -1) for f in (*others, query)]
     with torch.no_grad():
-        got = module.attend_adjacent(query.embedding["pixels"], memory.adjacent)
+        got = module.attend_adjacent(pixels, module.remember(pixels), memory.adjacent)
         for block in module.blocks:
             kv = torch.stack([block.key_values(f) for f in x], dim=1)
             x = [block(f, kv, t) for t, f in enumerate(x)]

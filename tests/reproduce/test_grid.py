@@ -32,7 +32,8 @@ def test_row_names_a_recipe_and_options_that_exist(name: str, scale: str, row: R
     config = resolve(read_recipe(row.recipe), options, row.recipe)
     assert config["data"]["budget"] == row.overrides["data.budget"]
     if scale == "small":
-        assert (config["steps"], tuple(config["data"]["crop"])) == (1200, (96, 128))
+        crop = row.overrides.get("data.crop", (96, 128))
+        assert (config["steps"], tuple(config["data"]["crop"])) == (1200, crop)
 
 
 @pytest.mark.parametrize(("name", "row"), [(n, row) for n, s, row in ROWS if s == "small"],
@@ -108,6 +109,15 @@ def test_more_data_reach_the_rows_that_join_them_and_only_those(tmp_path: Path) 
     }
     words = trained["one label, joined"]
     assert words[words.index("--data.also") + 1] == other
+
+
+def test_a_single_member_is_scored_once_more_with_other_views(tmp_path: Path) -> None:
+    cells = {cell.row.label: cell for cell in plan(Setting("other-attempts", "vspw:/videos", tmp_path, seeds=1))}
+    step = cells["flow smoothing 0.4"].steps[0]
+    model = str(cells["as it is"].folder / "run" / "model")
+    assert step.words[:3] == ("evaluate", "--model", model)
+    assert step.words[step.words.index("--smooth") + 1] == "0.4"
+    assert len(cells["flow smoothing 0.4"].steps) == 1
 
 
 def test_rows_are_picked_by_pattern_and_bring_their_members(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from everyframe.errors import InputError
 from everyframe.models.checkpoint import load_segmenter
+from everyframe.models.convert.positions import fit_positions, is_position, positioned
 from everyframe.models.convert.reheading import ClassLayer, class_layers, rehead
 from everyframe.models.segmenter import Segmenter
 from everyframe.models.temporal.prototypes import CategoryPrototypes
@@ -47,7 +48,8 @@ def start_from(model: Segmenter, source: str | Path) -> WarmStart:
     """Give a model the weights of another where they have the same name and shape.
 
     Class layers follow the names of the classes: a class that both have keeps its weights, others start fresh. The
-    other model may lack a part (a temporal module, say) or have another head, but the backbones must be the same.
+    other model may lack a part (a temporal module, say) or have another head, but the backbones must be the same;
+    positions learned for another frame size are fitted.
 
     Args:
         model: changed in place.
@@ -60,6 +62,9 @@ def start_from(model: Segmenter, source: str | Path) -> WarmStart:
     other = load_segmenter(nested if nested.is_dir() else source)
     theirs: dict[str, Tensor] = dict(other.state_dict())
     ours = model.state_dict()
+    if any(is_position(name) and name in ours and ours[name].shape != value.shape for name, value in theirs.items()):
+        place = positioned(other.backbone)
+        theirs = dict(fit_positions(theirs, model, None if place is None else place[1])[0])
     reheaded: dict[str, str] = {}
     if other.label_space.names != model.label_space.names:
         shared = {name: i for i, name in enumerate(model.label_space.names)}

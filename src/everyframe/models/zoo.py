@@ -172,7 +172,6 @@ def create_model(
     label_space: LabelSpace,
     *,
     pretrained: bool = False,
-    weights: str | None = None,
     backbone: Options | None = None,
     head: Options | None = None,
     temporal: Options | None = None,
@@ -185,7 +184,6 @@ def create_model(
         name: a key of `MODELS`, or "SYSTEM-timm:NAME".
         label_space: classes and colours.
         pretrained: whether the backbone's weights are downloaded (they come from timm's pages on the hub).
-        weights: folder of a saved model to start from; its backbone must fit, of the rest is taken what fits.
         backbone: options of the backbone, by the names of its constructor, for example {"drop_path": 0.2}.
         head: options of the head, for example {"width": 256}; "auxiliary" may hold those of an `FCNHead`.
         temporal: options of the temporal module, for example {"hidden": 64}.
@@ -217,10 +215,6 @@ def create_model(
     model = Segmenter(body, top, label_space, time, mean, std)
     given = {part: chosen for part, chosen in options.items() if chosen}
     model.config = {"name": name, "options": {**given, "mean": list(mean), "std": list(std)}}
-    if weights is not None:
-        from everyframe.models.convert.saved import start_from
-
-        start_from(model, weights)
     return model
 
 

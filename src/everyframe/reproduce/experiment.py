@@ -26,7 +26,9 @@ class Row:
         without: options of the caller that this row leaves out, such as "data.also" in the row without more data.
         loop: options of `everyframe self-train`, which then runs in the place of `everyframe train`.
         members: labels of rows whose models, of the same seed, are joined; nothing is trained then, and `recipe` is "".
-        join: "mean", "vote", or "soft" (the weight of two members that is best on the split, see `sweep`).
+        join: "mean", "vote", or "soft" (the weight of two members that is best on the split, see `sweep`); "" for a
+            single member, which is scored once more.
+        views: words of `everyframe evaluate` with which a single member is scored, such as ("--smooth", "0.4").
         x: where the row stands on the horizontal axis of a line plot.
         series: which line of that plot it belongs to.
     """
@@ -38,6 +40,7 @@ class Row:
     loop: Overrides | None = None
     members: tuple[str, ...] = ()
     join: str = ""
+    views: tuple[str, ...] = ()
     x: float | None = None
     series: str = ""
 
@@ -126,12 +129,7 @@ SYSTEMS: dict[str, str] = {
 }
 """Label -> system of the zoo: the rows of table 1."""
 
-BORROWED: dict[str, str] = {"psp-tiny": "ocr-tiny", "tcb-ocr-memory-tiny": "tcb-ocr-tiny"}
-"""Models without a recipe of their own -> whose recipe trains them."""
-
 
 def row(label: str, model: str, *overrides: Overrides, **more: Any) -> Row:
-    """Return the row that trains `model` by its own recipe, or by the one of `BORROWED`."""
-    named: Overrides = {"model.name": model} if model in BORROWED else {}
-    joined = {key: value for part in (named, *overrides) for key, value in part.items()}
-    return Row(label, BORROWED.get(model, model), joined, **more)
+    """Return the row that trains `model` by its own recipe."""
+    return Row(label, model, {key: value for part in overrides for key, value in part.items()}, **more)

@@ -174,8 +174,11 @@ def _joined(setting: Setting, row: Row, seed: int) -> Cell:
     models = [str(_folder(setting, by_label[label], seed) / "run" / "model") for label in row.members]
     report, sweep = folder / "report", folder / "sweep"
     scored = ("--data", setting.data, "--split", setting.split, "--quiet")
-    run = ("ensemble", "run", *models, *scored, "--out", str(report))
     done = report / "results.json"
+    if not row.join:
+        again = ("evaluate", "--model", *models, *scored, *row.views, "--out", str(report))
+        return Cell(row, seed, folder, (Step("evaluate", again, done),))
+    run = ("ensemble", "run", *models, *scored, "--out", str(report))
     if row.join != "soft":
         return Cell(row, seed, folder, (Step("evaluate", (*run, "--method", row.join), done),))
     found = sweep / "sweep.json"

@@ -123,12 +123,13 @@ class SSLTM(TemporalModule):
         x = pixels.movedim(1, -1)
         return self.blocks[0].key_values(x) if len(self.blocks) == 1 else x
 
-    def attend_adjacent(self, pixels: Tensor, adjacent: Tensor) -> Tensor:
+    def attend_adjacent(self, pixels: Tensor, own: Tensor, adjacent: Tensor) -> Tensor:
         """Run the spatial-temporal transformer for the query frame.
 
         Args:
             pixels: the query's, [N, D, h, w].
-            adjacent: what `remember` kept of the adjacent frames, in time order, [N, A, h, w, C'].
+            own: what `remember` keeps of it, [N, h, w, C'].
+            adjacent: the same of the adjacent frames, in time order, [N, A, h, w, C'].
 
         Returns:
             [N, D, h, w].
@@ -136,8 +137,7 @@ class SSLTM(TemporalModule):
         query = pixels.movedim(1, -1)
         at = min(self.before, adjacent.shape[1])
         if len(self.blocks) == 1:
-            own = self.blocks[0].key_values(query)[:, None]
-            key_values = torch.cat([adjacent[:, :at], own, adjacent[:, at:]], dim=1)
+            key_values = torch.cat([adjacent[:, :at], own[:, None], adjacent[:, at:]], dim=1)
             return self.blocks[0](query, key_values, at).movedim(-1, 1)
         frames = [*adjacent[:, :at].unbind(1), query, *adjacent[:, at:].unbind(1)]
         for i, block in enumerate(self.blocks):
@@ -184,12 +184,13 @@ class SSLTM(TemporalModule):
     def forward(self, query: Features, memory: Memory, head: nn.Module) -> tuple[Embedding, Memory]:
         """See `TemporalModule.forward`."""
         pixels, own = query.embedding[self.site.key], query.embedding["regions"]
+        kept = self.remember(pixels) if self.blocks else pixels.new_zeros(len(pixels), *pixels.shape[2:], 0)
         if not isinstance(memory, ClipContext):
-            memory, context = self._stream(query, memory)
+            memory, context = self._stream(query, kept, memory)
         else:
             context = memory
         if context.adjacent is not None:
-            pixels = self.attend_adjacent(pixels, context.adjacent)
+            pixels = self.attend_adjacent(pixels, kept, context.adjacent)
         asks, known = None, None
         if self.prototypes is not None:
             asks = self.site.query(pixels, head)
@@ -199,10 +200,9 @@ class SSLTM(TemporalModule):
 
     # -- streams -----------------------------------------------------------------------------------------------------
 
-    def _stream(self, query: Features, memory: StreamMemory | None) -> tuple[StreamMemory, ClipContext]:
-        """Return the memory after this frame, and what this frame may look at."""
-        pixels, own = query.embedding[self.site.key], query.embedding["regions"]
-        kept = self.remember(pixels) if self.blocks else pixels.new_zeros(len(pixels), *pixels.shape[2:], 0)
+    def _stream(self, query: Features, kept: Tensor, memory: StreamMemory | None) -> tuple[StreamMemory, ClipContext]:
+        """Return the memory after this frame, of which `kept` is remembered, and what this frame may look at."""
+        own = query.embedding["regions"]
         reach = max((-offset for offset in self.adjacent), default=0)
         ring, recent = advance(memory.ring if memory else None, kept, query.maps[0], reach, self.cut_threshold)
         reference = own if memory is None or len(memory.reference) != len(own) else memory.reference
