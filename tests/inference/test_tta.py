@@ -56,6 +56,8 @@ def test_score_norms_by_hand() -> None:
     assert none.tolist() == [[[[1.5, 1.5]], [[1.0, 1.0]]]]
     l1, _ = Flip(Fixed(scores), "l1").step(FRAME[:1])  # (3/4 + 0) / 2 and (1/4 + 1) / 2
     torch.testing.assert_close(l1.exp(), torch.tensor([[[[0.375, 0.375]], [[0.625, 0.625]]]]))
+    again, _ = Flip(Flip(Fixed(scores), "l1"), "l1").step(FRAME[:1])  # what it averages are logits already
+    torch.testing.assert_close(again, l1)
     with pytest.raises(ValueError, match="score_norm"):
         Flip(Fixed(scores), "l2")  # type: ignore[arg-type]
 

@@ -73,6 +73,20 @@ def test_wrappers_from_the_inside_out(run: Path, tmp_path: Path) -> None:
     assert set(view_settings()) == {"window", "stride", "flip", "scales"}
 
 
+def test_rare_classes_of_heads_that_predict_masks(tmp_path: Path) -> None:
+    """The logarithm of the classes' shares is adjusted, and not the sums of masks, whatever is averaged before."""
+    (tmp_path / "prior.json").write_text(json.dumps({"road": 90, "car": 9, "bike": 1}))
+    model = create_model("mask2former-tiny", SPACE).eval()
+    frame = torch.randint(0, 256, (1, 3, 32, 48), dtype=torch.uint8)
+    adjusted = with_views(model, flip=True, prior=tmp_path / "prior.json", logit_adjustment=1.0)
+    with torch.no_grad():
+        both = [model.step(frame)[0], model.step(frame.flip(-1))[0].flip(-1)]
+        shares = sum(scores / scores.sum(1, keepdim=True) for scores in both) / 2
+        got, _ = adjusted.step(frame)
+    prior = torch.tensor([0.9, 0.09, 0.01])[:, None, None]
+    torch.testing.assert_close(got.softmax(1), (shares / prior) / (shares / prior).sum(1, keepdim=True))
+
+
 def test_options_that_need_each_other(tmp_path: Path) -> None:
     for options in ({"logit_adjustment": 1.0}, {"prior": tmp_path / "prior.json"}):
         with pytest.raises(InputError, match="say both --logit-adjustment and --prior"):

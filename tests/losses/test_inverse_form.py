@@ -95,3 +95,5 @@ def test_weights_tell_the_sizes() -> None:
     torch.testing.assert_close(again(a, b), regressor(a, b))
     with pytest.raises(InputError, match="expected the weights of a transform regressor"):
         TransformRegressor.from_state({"conv.weight": torch.zeros(3, 3)}, "other.safetensors")
+    with pytest.raises(InputError, match="expected the weights of a transform regressor"):
+        TransformRegressor.from_state({name: x for name, x in published.items() if not name.endswith("2.bias")})

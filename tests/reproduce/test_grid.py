@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from everyframe.cli.evaluate import _parser
 from everyframe.errors import InputError
+from everyframe.evaluate import evaluate
 from everyframe.labels import LabelSpace
 from everyframe.models.zoo import create_model
 from everyframe.reproduce.experiment import SCALES, Row
@@ -118,6 +120,7 @@ def test_a_single_member_is_scored_once_more_with_other_views(tmp_path: Path) ->
     assert step.words[:3] == ("evaluate", "--model", model)
     assert step.words[step.words.index("--smooth") + 1] == "0.4"
     assert len(cells["flow smoothing 0.4"].steps) == 1
+    _parser(evaluate).parse_args(step.words[1:])  # exits on an option that `everyframe evaluate` does not have
 
 
 def test_rows_are_picked_by_pattern_and_bring_their_members(tmp_path: Path) -> None:

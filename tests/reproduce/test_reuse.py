@@ -38,6 +38,14 @@ def test_same_commands_are_taken_over_with_their_files_and_their_time(
             assert step.produces.read_bytes() == twin.read_bytes()
 
 
+def test_results_that_were_moved_are_taken(setting: Make, player: Player, tmp_path: Path) -> None:
+    first = setting()
+    run(first, player, [])
+    player.forget()
+    run(replace(first, out=tmp_path / "second"), player, [first.out.rename(tmp_path / "moved")])
+    assert player.calls == []
+
+
 def test_other_options_are_trained(setting: Make, player: Player, tmp_path: Path) -> None:
     first = setting()
     run(first, player, [])

@@ -138,3 +138,11 @@ def test_masks_have_no_logits_to_attend_with() -> None:
     with pytest.raises(InputError, match="came one for masks; leave it out"):
         video_objective(model, edges=0.3, edge_attention=0.1)
     assert isinstance(video_objective(model, edges=0.3), Objective)
+
+
+def test_models_whose_frames_have_no_pixels_of_their_own_are_refused() -> None:
+    model = create_model("mask2former-ssltm-tiny", SPACE)
+    clip = Clip.stack([make_clip(2)])
+    objective = video_objective(model, edges=0.3)
+    with pytest.raises(InputError, match=r"set model\.temporal\.at: pixels"):
+        objective.terms["edges"][1](model(clip.images, clip.roles), clip)

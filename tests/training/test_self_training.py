@@ -117,6 +117,16 @@ def test_threshold_zero_keeps_every_pixel(videos: Path, tmp_path: Path) -> None:
     assert results == {"frames": 3, "coverage": 1.0}
 
 
+def test_masks_are_held_against_the_threshold_as_shares(videos: Path, tmp_path: Path) -> None:
+    data = ClipDataModule(f"vspw:{videos}", budget=1)
+    model = create_model("mask2former-tiny", data.label_space).eval()
+    with torch.no_grad():
+        model.head.cls_embed.weight.zero_()
+        model.head.cls_embed.bias.zero_()[0] = 20.0  # all queries are sure of the first class
+    results = label_videos(model, data.train_videos[:1], tmp_path, scales=(1.0, 1.5), device="cpu")
+    assert results["coverage"] == 1
+
+
 def test_files_can_hold_ignored_pixels_whatever_the_classes_are() -> None:
     plain = LabelSpace(("a", "b"))
     assert with_ignore(plain) is plain

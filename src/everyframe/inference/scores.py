@@ -11,7 +11,8 @@ from torch import Tensor
 
 ScoreNorm = Literal["softmax", "none", "l1"]
 """What is averaged: "softmax" probabilities; "none" the scores as they come; "l1" scores divided by their sum over
-the classes (for heads whose scores are sums of mask probabilities, which a softmax would flatten).
+the classes (for heads whose scores are sums of mask probabilities, which a softmax would flatten). Such sums are never
+negative; scores with a negative one among them are logits, those of an average of views say, and go through a softmax.
 
 After "softmax" and "l1" the mean is a probability, and its logarithm is handed on: the softmax of that is the mean
 again, so averages of averages are averages, and downstream every predictor speaks logits."""
@@ -47,10 +48,10 @@ def resized(scores: Tensor, size: tuple[int, int]) -> Tensor:
 
 def normalized(scores: Tensor, norm: ScoreNorm) -> Tensor:
     """Return a new float32 tensor that may be averaged."""
-    if norm == "softmax":
+    if norm == "softmax" or (norm == "l1" and bool((scores < 0).any())):
         return scores.float().softmax(1)
     if norm == "l1":
-        positive = scores.float().clamp_min(0)
+        positive = scores.float()
         return positive / positive.sum(1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
     return scores.float().clone()
 
@@ -58,6 +59,14 @@ def normalized(scores: Tensor, norm: ScoreNorm) -> Tensor:
 def as_logits(mean: Tensor, norm: ScoreNorm) -> Tensor:
     """Return the logits whose softmax is `mean`; scores of norm "none" are logits already."""
     return mean if norm == "none" else mean.clamp_min(torch.finfo(torch.float32).tiny).log()
+
+
+def own_norm(predictor: object) -> ScoreNorm:
+    """Return how a model's scores become probabilities: "l1" for heads that predict masks, "softmax" for logits.
+
+    Models say so by `predicts`, their own or their head's; wrappers hand on logits.
+    """
+    return "l1" if getattr(getattr(predictor, "head", predictor), "predicts", "logits") == "masks" else "softmax"
 
 
 def check_norm(norm: str) -> None:

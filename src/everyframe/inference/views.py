@@ -10,7 +10,7 @@ from everyframe.errors import InputError
 from everyframe.flow import Flow
 from everyframe.inference.predictor import Predictor
 from everyframe.inference.prior import LogitAdjustment, read_class_pixels
-from everyframe.inference.scores import ScoreNorm
+from everyframe.inference.scores import ScoreNorm, own_norm
 from everyframe.inference.smoothing import FlowSmoothing
 from everyframe.inference.specialist_choice import SpecialistChoice
 from everyframe.inference.specialists import Specialists
@@ -60,7 +60,8 @@ def with_views(
         specialists: specialists.json of `everyframe ensemble specialists`, whose specialists then look at each frame in
             the same ways; see `Specialists`.
         logit_adjustment: lambda, see `LogitAdjustment`; needs `prior`.
-        prior: JSON of the classes' pixels in the training labels, see `read_class_pixels`.
+        prior: JSON of the classes' pixels in the training labels, see `read_class_pixels`. With it, and with `smooth`,
+            heads that predict masks are averaged by "l1", see `ScoreNorm`: a softmax would flatten their scores.
         smooth: weight of the frame before, 0 up to but not 1, see `FlowSmoothing`.
         smooth_flow: optical flow along which is smoothed.
 
@@ -74,25 +75,29 @@ def with_views(
             f"logit adjustment: expected a strength and the classes' pixels, came strength {logit_adjustment:g} and "
             f"prior {prior}; say both --logit-adjustment and --prior"
         )
+    norm: ScoreNorm = "softmax"
     looking: Views = {"window": window, "stride": stride, "flip": flip, "scales": scales, "offline": offline}
     if specialists is not None:
         choice = SpecialistChoice.load(specialists)
         others = [with_views(name, **looking) for name in choice.members[1:]]
-        norm = cast(ScoreNorm, choice.score_norm)
-        predictor: Predictor = Specialists([with_views(model, **looking), *others], choice.alphas, norm)
+        mixed = cast(ScoreNorm, choice.score_norm)
+        predictor: Predictor = Specialists([with_views(model, **looking), *others], choice.alphas, mixed)
     else:
         predictor = loaded(model)
+        if prior is not None or smooth:
+            norm = own_norm(predictor)
         if offline:
             predictor = _offline(predictor)
         if window is not None:
             predictor = Window(predictor, window, stride)
         if scales:
-            predictor = Scales(predictor, scales)
+            predictor = Scales(predictor, scales, score_norm=norm)
         if flip:
-            predictor = Flip(predictor)
+            predictor = Flip(predictor, norm)
     if prior is not None:
-        predictor = LogitAdjustment(predictor, read_class_pixels(prior), logit_adjustment)
-    return FlowSmoothing(predictor, smooth, smooth_flow) if smooth else predictor
+        predictor = LogitAdjustment(predictor, read_class_pixels(prior), logit_adjustment, norm)
+        norm = "softmax"  # what it returns are logits
+    return FlowSmoothing(predictor, smooth, smooth_flow, score_norm=norm) if smooth else predictor
 
 
 def _offline(model: Any) -> Predictor:

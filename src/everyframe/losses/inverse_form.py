@@ -54,7 +54,8 @@ class TransformRegressor(nn.Module):
         layers = {".".join(key): value for key, value in found.items() if key[0] in {"0", "2", "4"}}
         first, last = layers.get("0.weight"), layers.get("4.weight")
         tile = 0 if first is None else round((first.shape[-1] / 2) ** 0.5)
-        if first is None or last is None or 2 * tile * tile != first.shape[-1]:
+        whole = layers.keys() == {f"{i}.{part}" for i in (0, 2, 4) for part in ("weight", "bias")}
+        if first is None or last is None or not whole or 2 * tile * tile != first.shape[-1]:
             raise InputError(
                 f"{source}: expected the weights of a transform regressor (layers 0, 2 and 4), came "
                 f"{', '.join(list(state)[:4])}; train one with `everyframe.training.inverse_form.train_regressor`"

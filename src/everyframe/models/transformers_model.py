@@ -34,6 +34,8 @@ class TransformersModel(nn.Module, ABC):
         label_space: classes, in the order of the network's outputs.
     """
 
+    predicts = "logits"
+    """What its scores are: "logits" of each pixel, or sums over "masks"; as of our own heads."""
     input_type = "images"
     """What the network sees: "images" one by one, or "videos"."""
     processor_options: Mapping[str, Any] = MappingProxyType({})
@@ -96,6 +98,7 @@ class MaskModel(TransformersModel):
         mask_size: (h, w) to which masks are enlarged before their sigmoid; None leaves them.
     """
 
+    predicts = "masks"
     # Padding serves batches of pictures of different sizes; the frames of a batch have one.
     processor_options: Mapping[str, Any] = MappingProxyType({"pad_size": None})
 
@@ -126,6 +129,8 @@ class SquareMaskModel(TransformersModel):
     library's semantic post-processing forgets the padding and stretches it over the frame; here it is cut off, as its
     panoptic post-processing does.
     """
+
+    predicts = "masks"
 
     def __init__(self, network: nn.Module, processor: Any, label_space: LabelSpace) -> None:
         super().__init__(network, processor, label_space)
@@ -176,6 +181,7 @@ class OnlineMaskModel(TransformersModel):
     network's own layers: the numbers are those of one clip as long as the video.
     """
 
+    predicts = "masks"
     input_type = "videos"
     processor_options: Mapping[str, Any] = MappingProxyType({"do_sample_frames": False})
 

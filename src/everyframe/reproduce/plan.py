@@ -173,17 +173,17 @@ def _joined(setting: Setting, row: Row, seed: int) -> Cell:
     by_label = {other.label: other for other in setting.rows}
     models = [str(_folder(setting, by_label[label], seed) / "run" / "model") for label in row.members]
     report, sweep = folder / "report", folder / "sweep"
-    scored = ("--data", setting.data, "--split", setting.split, "--quiet")
+    scored = ("--data", setting.data, "--split", setting.split)
     done = report / "results.json"
     if not row.join:
         again = ("evaluate", "--model", *models, *scored, *row.views, "--out", str(report))
         return Cell(row, seed, folder, (Step("evaluate", again, done),))
-    run = ("ensemble", "run", *models, *scored, "--out", str(report))
+    run = ("ensemble", "run", *models, *scored, "--quiet", "--out", str(report))
     if row.join != "soft":
         return Cell(row, seed, folder, (Step("evaluate", (*run, "--method", row.join), done),))
     found = sweep / "sweep.json"
     steps = (
-        Step("sweep", ("ensemble", "sweep", *models, *scored, "--out", str(sweep)), found),
+        Step("sweep", ("ensemble", "sweep", *models, *scored, "--quiet", "--out", str(sweep)), found),
         Step("evaluate", (*run, "--tau-from", str(found)), done),
     )
     return Cell(row, seed, folder, steps)

@@ -6,6 +6,7 @@ SSLTM from one label per video is a row of `table1`, of `stt`, of `gcc` and of `
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -35,7 +36,10 @@ class Finished:
         """The command of a step that reached its end, without its folder; None for one that did not."""
         if step not in self.record["done"]:
             return None
-        return str(self.record["commands"][step]).replace(str(self.folder), HERE)
+        # As it was called then: the results may lie elsewhere now, or be named from another folder.
+        words = shlex.split(self.record["commands"]["train"])
+        folder = str(Path(words[words.index("--out") + 1]).parent) if "--out" in words else str(self.folder)
+        return str(self.record["commands"][step]).replace(folder, HERE)
 
 
 @dataclass

@@ -17,9 +17,11 @@ from everyframe.inference.labelmap import confidence_map, label_map
 from everyframe.inference.outputs import Labelled, LabelWriter, whole_file, writing
 from everyframe.inference.pipeline import ReadAhead, WriteBehind
 from everyframe.inference.predictor import Predictor
+from everyframe.inference.scores import ScoreNorm, as_logits, normalized, own_norm
 from everyframe.inference.stream import Stream, to_numpy
+from everyframe.inference.tta import Flip, Scales
+from everyframe.inference.views import loaded
 from everyframe.labels import LabelSpace
-from everyframe.predict import with_views
 
 RECORD = "pseudo_labels.json"
 """Which videos are done, with counts of pixels: what a loop that goes on reads."""
@@ -45,7 +47,8 @@ def label_videos(
         model: a saved model's folder, or a built one.
         videos: their labelled frames are seen by the model and not written.
         out: folder of the pseudo-labels.
-        threshold: pixels whose probability is below become 255; 0 keeps all.
+        threshold: pixels whose probability is below become 255; 0 keeps all. Of heads that predict masks the
+            probability is the class's share, see "l1" of `ScoreNorm`.
         scales: see `everyframe.inference.tta.Scales`; empty: the frame as it is.
         flip: average with the mirrored frame.
         truth: the same videos by name, with labels to measure by; they go nowhere else.
@@ -58,10 +61,16 @@ def label_videos(
     Raises:
         InputError: the model or a video cannot be used, or the folder cannot be written.
     """
-    stream = Stream(with_views(model, scales=scales, flip=flip), device)
+    predictor = loaded(model)
+    norm = own_norm(predictor)
+    if scales:
+        predictor = Scales(predictor, scales, score_norm=norm)
+    if flip:
+        predictor = Flip(predictor, norm)
+    stream = Stream(predictor, device)
 
     def label(video: VideoRef, writer: LabelWriter) -> Counter[str] | None:
-        return _label_video(stream, video, writer, threshold, (truth or {}).get(video.name), stop)
+        return _label_video(stream, norm, video, writer, threshold, (truth or {}).get(video.name), stop)
 
     return write_labels(videos, stream.label_space, out, label)
 
@@ -120,6 +129,7 @@ def with_ignore(space: LabelSpace) -> LabelSpace:
 
 def _label_video(
     stream: Stream,
+    norm: ScoreNorm,
     video: VideoRef,
     writer: LabelWriter,
     threshold: float,
@@ -138,7 +148,7 @@ def _label_video(
     stream.reset()
     with writer, ReadAhead(iter_frames(video)) as frames, WriteBehind(write) as behind:
         for frame in frames:
-            labels = _sure_labels(stream, frame, threshold)  # labelled frames too: a memory needs every frame
+            labels = _sure_labels(stream, norm, frame, threshold)  # labelled frames too: a memory needs every frame
             if frame.index not in labelled:
                 behind.put(Labelled(frame, labels))
             if stop():
@@ -146,8 +156,10 @@ def _label_video(
     return counts
 
 
-def _sure_labels(stream: Stream, frame: Frame, threshold: float) -> NDArray[np.uint8]:
+def _sure_labels(stream: Stream, norm: ScoreNorm, frame: Frame, threshold: float) -> NDArray[np.uint8]:
     logits = stream.logits(frame)
+    if norm == "l1":
+        logits = as_logits(normalized(logits, norm), norm)
     labels = label_map(logits, frame.size)
     if threshold > 0:
         labels[confidence_map(logits, frame.size) < threshold] = IGNORE

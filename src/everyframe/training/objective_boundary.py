@@ -86,7 +86,13 @@ class EdgeTerm(nn.Module):
 
     def logits(self, prediction: Prediction, clip: Clip) -> Tensor:
         """Return the query frames' logits of an edge, [B*Q, 1, H, W] at the size of the labels."""
-        pixels = prediction.features.embedding["pixels"].unflatten(0, (-1, len(clip.roles)))
+        embedding = prediction.features.embedding
+        if "pixels" not in embedding:  # other frames join before the head makes them
+            raise InputError(
+                f"objective.edges: expected a model whose frames have their own pixels, came {', '.join(embedding)}; "
+                f"set model.temporal.at: pixels, or leave edges out"
+            )
+        pixels = embedding["pixels"].unflatten(0, (-1, len(clip.roles)))
         asked = [t for t, role in enumerate(clip.roles) if role is Role.QUERY]
         size = (clip.labels.shape[-2], clip.labels.shape[-1])
         return upsample(self.detector(pixels[:, asked].flatten(0, 1)), size)

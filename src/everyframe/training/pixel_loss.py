@@ -51,8 +51,9 @@ class PixelLoss:
         return relaxed_cross_entropy(logits, labels, self.border, self.strict, weights, divisor=labelled)
 
     def weights(self, labels: Tensor, num_classes: int) -> Tensor | None:
-        """Return the weights of the classes in a batch of labels, [K], or None."""
+        """Return the weights of the classes in a batch of labels, that of all processes together: [K], or None."""
         if not self.frequency:
             return self.class_weights
-        rare = pixel.frequency_weights(pixel.class_counts(labels, num_classes), bound=self.frequency)
+        counts = mean_over_processes(pixel.class_counts(labels, num_classes).float())
+        rare = pixel.frequency_weights(counts, bound=self.frequency)
         return rare if self.class_weights is None else rare * self.class_weights.to(rare)
