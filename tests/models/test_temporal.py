@@ -16,16 +16,18 @@ from everyframe.models.segmenter import Segmenter
 from everyframe.models.temporal.base import Features, map_tensors, state_bytes
 from everyframe.models.temporal.gru import ConvGRU
 from everyframe.models.temporal.ssltm import SSLTM
-from everyframe.models.zoo import SYSTEMS, create_model
+from everyframe.models.zoo import SINGLE_SCALE, SYSTEMS, create_model
 
 SPACE = LabelSpace(("a", "b", "c"))
 SIZE = (45, 62)
 
-# Heads differ little under one temporal module: all of them alone, two with the rest.
+# Heads differ little under one temporal module: all of them alone, two with the rest, Mask2Former with SSLTM.
 TRIED = [
     name
     for name, (head, time) in SYSTEMS.items()
-    if not time or name == "mask2former-ssltm" or (head in ("ocr", "psp") and time != "etc")
+    if (not time and head in SINGLE_SCALE)
+    or name == "mask2former-ssltm"
+    or (head in ("ocr", "psp") and time not in ("", "etc") and name != "psp-ssltm")
 ]
 
 
