@@ -137,6 +137,8 @@ def test_masks_have_no_logits_to_attend_with() -> None:
     model = create_model("mask2former-tiny", SPACE)
     with pytest.raises(InputError, match="came one for masks; leave it out"):
         video_objective(model, edges=0.3, edge_attention=0.1)
+    with pytest.raises(InputError, match="for motion and distill_from, came one for masks"):
+        video_objective(model, motion=0.1)
     assert isinstance(video_objective(model, edges=0.3), Objective)
 
 

@@ -98,9 +98,17 @@ def video_objective(
         edge_regressor: file of the network that measures this transform.
         edge_radius: pixels to each side of a border that are edge.
         **options: of `pixel_objective`.
+
+    Raises:
+        InputError: an option is out of range, or the model lacks what it is for.
     """
     terms: dict[str, tuple[float, Term]]
     if model.head.predicts == "masks":
+        if motion or distill_from is not None:
+            raise InputError(
+                "objective: expected a head that predicts logits for motion and distill_from, came one for masks; "
+                "leave them out"
+            )
         chosen = masks or MaskOptions()
         terms = chosen.terms()
         if model.head.auxiliary is not None or isinstance(model.temporal, SSLTM):
