@@ -42,7 +42,8 @@ def main(arguments: list[str]) -> int:
         _run(
             "train", RECIPE, "--data", f"folder:{out / data}", "--out", out / name, "--steps", options.steps,
             "--validate_every", options.steps, "--data.crop", list(SIZE), "--data.per", "video",
-            "--data.workers", 0, "--optimizer.warmup", 40, "--data.seed", options.seed, "--seed", options.seed,
+            "--data.workers", 0, "--data.photometric", "false", "--data.scale", [0.75, 1.5], "--optimizer.lr", 0.003,
+            "--optimizer.warmup", 40, "--data.seed", options.seed, "--seed", options.seed,
         )  # fmt: skip
 
     _say("Label every frame of new videos, and measure against the full ground truth")

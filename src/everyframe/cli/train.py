@@ -15,6 +15,7 @@ USAGE = """usage: everyframe train RECIPE [--option value ...]
   --data SPEC        LAYOUT:ROOT, for example vspw:/data/VSPW_480p; a bare path is a folder of your own videos
   --out FOLDER       where the run writes: model/, checkpoints/, logs/, config.yaml
   --unlabeled DIR... more videos, without labels: a teacher labels them for training (Mean Teacher, --teacher.weight 1)
+  --init MODEL       start from the weights of another model (folder, hub id); class layers by the names of classes
   --resume [FILE]    go on from the last checkpoint of --out if there is one (or from FILE); `--resume auto` is the same
   --SECTION.KEY X    any option: --data.batch_size 4, --optimizer.lr 1e-4, --trainer.devices 2 --trainer.strategy ddp
   --list             list the recipes

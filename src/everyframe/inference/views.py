@@ -112,14 +112,7 @@ def loaded(model: str | Path | Predictor) -> Predictor:
         return model
     from everyframe.models.checkpoint import load
 
-    return load(model_path(model))
-
-
-def model_path(model: str | Path) -> str | Path:
-    """Return where a model lies: of the folder of a training run its `model`, else what came."""
-    within = Path(model) / "model"
-    is_run = (within / "config.json").is_file() and not (Path(model) / "config.json").exists()
-    return within if is_run else model
+    return load(model)
 
 
 def view_settings(**views: Any) -> dict[str, Any]:
@@ -146,6 +139,7 @@ def view_notes(model: str | Path | Predictor, predictor: Predictor) -> list[str]
         model: as it was named.
         predictor: what `with_views` made of it.
     """
+    from everyframe.models.checkpoint import model_path
     from everyframe.models.offline import Offline
 
     notes = []

@@ -95,7 +95,7 @@ def load(
     same ways. No code of a folder is run, and nothing but tensors is read from its weights.
 
     Args:
-        path: folder or hub id; an existing folder wins.
+        path: folder of a model or of a training run, or hub id; an existing folder wins.
         strict: refuse weights that do not fit the model exactly; otherwise take what fits and log the rest.
         device: where the model goes.
         allow_pickle: for models of `transformers` without safetensors, read pytorch_model.bin; tensors only.
@@ -106,7 +106,7 @@ def load(
     Raises:
         InputError: not found, not a model that can be run, damaged, or weights that do not fit.
     """
-    folder = Path(path)
+    folder = Path(model_path(path))
     on_hub = not folder.exists()
     if on_hub:
         folder = hub.download(str(path), (CONFIG,))
@@ -120,6 +120,13 @@ def load(
     if on_hub:
         folder = hub.download(str(path), (CONFIG, WEIGHTS))
     return _build(folder, read_config(folder), strict).to(device).eval()
+
+
+def model_path(model: str | Path) -> str | Path:
+    """Return where a model lies: of the folder of a training run its `model`, else what came."""
+    within = Path(model) / "model"
+    is_run = (within / CONFIG).is_file() and not (Path(model) / CONFIG).exists()
+    return within if is_run else model
 
 
 def load_segmenter(path: str | Path, *, strict: bool = True, device: str | torch.device = "cpu") -> Segmenter:

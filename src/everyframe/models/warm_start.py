@@ -58,8 +58,7 @@ def start_from(model: Segmenter, source: str | Path) -> WarmStart:
     Raises:
         InputError: no model there, or of another backbone.
     """
-    nested = Path(source) / "model"
-    other = load_segmenter(nested if nested.is_dir() else source)
+    other = load_segmenter(source)
     theirs: dict[str, Tensor] = dict(other.state_dict())
     ours = model.state_dict()
     if any(is_position(name) and name in ours and ours[name].shape != value.shape for name, value in theirs.items()):

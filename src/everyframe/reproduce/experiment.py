@@ -77,7 +77,7 @@ SCALES: dict[str, Scale] = {
             "data.workers": 0,
             "optimizer.lr": 0.003,
             "teacher.momentum": 0.98,  # 0.999 is for tens of thousands of steps: of 1200, it would average them all
-            "teacher.threshold": 0.7,  # at 0.9 only sky, road and walls are taught, which the student knows
+            "teacher.threshold": 0.7,  # at 0.9 it teaches what the student knows already
             "teacher.cutmix": 1.0,
             "teacher.validate_student": False,
         },

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from inspect import signature
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -109,6 +111,7 @@ def video_objective(
                 "objective: expected a head that predicts logits for motion and distill_from, came one for masks; "
                 "leave them out"
             )
+        _refuse_pixel_options(options)
         chosen = masks or MaskOptions()
         terms = chosen.terms()
         if model.head.auxiliary is not None or isinstance(model.temporal, SSLTM):
@@ -282,3 +285,14 @@ def _query_pairs(images: Tensor, clip: Clip, name: str) -> list[tuple[Tensor, Te
     if len(frames) < 2:
         raise InputError(f"objective.{name}: expected clips of two query frames or more, came 1; set data.queries: 2")
     return list(pairwise(frames))
+
+
+def _refuse_pixel_options(options: Mapping[str, Any]) -> None:
+    """Options of `pixel_objective` that differ from its defaults would do nothing on a head that predicts masks."""
+    known = signature(pixel_objective).parameters
+    changed = [name for name, value in options.items() if name not in known or value != known[name].default]
+    if changed:
+        raise InputError(
+            f"objective: expected a head that predicts logits for {', '.join(changed)}, came one for masks, whose "
+            f"losses are set under masks (--masks.class_weights, ...); leave them out"
+        )
