@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from predictors import Fixed, Remember, video
 
 from everyframe.errors import InputError
+from everyframe.inference.scores import as_probable
 from everyframe.inference.stream import Stream
 from everyframe.inference.tta import Flip, Scales
 from everyframe.inference.window import Window
@@ -112,3 +113,10 @@ def test_refuses_no_scale() -> None:
     for scales in ((), (0.0, 1.0), (-1.0,)):
         with pytest.raises(InputError, match="factors above 0"):
             Scales(Remember(), scales)
+
+
+def test_sums_of_masks_become_shares_and_logits_stay() -> None:
+    """Masks of 0.2, 0.6 and 0.8 in sum: probabilities of 1/8, 3/8 and 1/2, not a softmax of nearly equal numbers."""
+    sums = torch.tensor([0.2, 0.6, 0.8]).view(1, 3, 1, 1)
+    torch.testing.assert_close(as_probable(sums, "l1").softmax(1).flatten(), torch.tensor([0.125, 0.375, 0.5]))
+    assert as_probable(sums, "softmax") is sums

@@ -73,6 +73,13 @@ def test_wrappers_from_the_inside_out(run: Path, tmp_path: Path) -> None:
     assert set(view_settings()) == {"window", "stride", "flip", "scales"}
 
 
+def test_specialists_of_another_model_are_refused(run: Path, tmp_path: Path) -> None:
+    choice = SpecialistChoice(("models/other", str(run / "bike")), "d", "l1", 0.0, (0.0,), {}, {"bike": 0.5}, None)
+    choice.save(tmp_path / "specialists.json")
+    with pytest.raises(InputError, match="expected the model models/other, beside which these specialists were chosen"):
+        with_views(run, specialists=tmp_path / "specialists.json")
+
+
 def test_rare_classes_of_heads_that_predict_masks(tmp_path: Path) -> None:
     """The logarithm of the classes' shares is adjusted, and not the sums of masks, whatever is averaged before."""
     (tmp_path / "prior.json").write_text(json.dumps({"road": 90, "car": 9, "bike": 1}))

@@ -61,6 +61,16 @@ def as_logits(mean: Tensor, norm: ScoreNorm) -> Tensor:
     return mean if norm == "none" else mean.clamp_min(torch.finfo(torch.float32).tiny).log()
 
 
+def as_probable(scores: Tensor, norm: ScoreNorm) -> Tensor:
+    """Return scores whose softmax is the probability of a class: sums of masks are shares of their sum then.
+
+    Args:
+        scores: [B, K, h, w].
+        norm: what `own_norm` says of the model that they come from.
+    """
+    return as_logits(normalized(scores, norm), norm) if norm == "l1" else scores
+
+
 def own_norm(predictor: object) -> ScoreNorm:
     """Return how a model's scores become probabilities: "l1" for heads that predict masks, "softmax" for logits.
 

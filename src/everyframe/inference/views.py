@@ -79,6 +79,7 @@ def with_views(
     looking: Views = {"window": window, "stride": stride, "flip": flip, "scales": scales, "offline": offline}
     if specialists is not None:
         choice = SpecialistChoice.load(specialists)
+        _check_general(model, choice.members[0], specialists)
         others = [with_views(name, **looking) for name in choice.members[1:]]
         mixed = cast(ScoreNorm, choice.score_norm)
         predictor: Predictor = Specialists([with_views(model, **looking), *others], choice.alphas, mixed)
@@ -98,6 +99,19 @@ def with_views(
         predictor = LogitAdjustment(predictor, read_class_pixels(prior), logit_adjustment, norm)
         norm = "softmax"  # what it returns are logits
     return FlowSmoothing(predictor, smooth, smooth_flow, score_norm=norm) if smooth else predictor
+
+
+def _check_general(model: str | Path | Predictor, chosen: str, file: str | Path) -> None:
+    """Refuse another general model than the one beside which the specialists' shares were chosen."""
+    from everyframe.models.checkpoint import model_path
+
+    if not isinstance(model, str | Path) or not chosen:
+        return
+    if Path(model_path(model)).resolve() != Path(model_path(chosen)).resolve():
+        raise InputError(
+            f"{file}: expected the model {chosen}, beside which these specialists were chosen, came {model}; "
+            f"run `everyframe ensemble specialists` with {model}"
+        )
 
 
 def _offline(model: Any) -> Predictor:

@@ -17,7 +17,7 @@ from everyframe.inference.labelmap import confidence_map, label_map
 from everyframe.inference.outputs import Labelled, LabelWriter, whole_file, writing
 from everyframe.inference.pipeline import ReadAhead, WriteBehind
 from everyframe.inference.predictor import Predictor
-from everyframe.inference.scores import ScoreNorm, as_logits, normalized, own_norm
+from everyframe.inference.scores import ScoreNorm, as_probable, own_norm
 from everyframe.inference.stream import Stream, to_numpy
 from everyframe.inference.tta import Flip, Scales
 from everyframe.inference.views import loaded
@@ -157,9 +157,7 @@ def _label_video(
 
 
 def _sure_labels(stream: Stream, norm: ScoreNorm, frame: Frame, threshold: float) -> NDArray[np.uint8]:
-    logits = stream.logits(frame)
-    if norm == "l1":
-        logits = as_logits(normalized(logits, norm), norm)
+    logits = as_probable(stream.logits(frame), norm)
     labels = label_map(logits, frame.size)
     if threshold > 0:
         labels[confidence_map(logits, frame.size) < threshold] = IGNORE
