@@ -1,0 +1,222 @@
+"""The layout of one's own videos: folders of pictures, video files, masks from CVAT."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from layout_files import mask, picture, text
+
+from everyframe.data.layouts import SPLITS, load_split
+from everyframe.data.reading import read_labels
+from everyframe.errors import InputError
+
+# -- folder ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    for name in ("b", "a", "c"):
+        for i in (1, 2, 10):
+            picture(tmp_path / f"videos/{name}/frame_{i}.jpg")
+    mask(tmp_path / "masks/a/frame_10.png")
+    mask(tmp_path / "masks/b/frame_1.png")
+    text(tmp_path / "classes.yaml", "0: ignore", "1: road", "2: {name: car, color: [0, 0, 142]}", "7: car")
+    return tmp_path
+
+
+def test_folder(own: Path) -> None:
+    videos, space = load_split(own, "all")
+    assert [video.name for video in videos] == ["a", "b", "c"]
+    assert [frame.name for frame in videos[0].frames] == ["frame_1", "frame_2", "frame_10"]
+    assert [video.labelled for video in videos] == [(2,), (0,), ()]
+    assert space.names == ("road", "car")
+    assert space.palette[1] == (0, 0, 142)
+    assert space.encode(np.array([0, 1, 2, 7], np.uint8)).tolist() == [255, 0, 1, 1]
+
+
+def test_folder_without_lists_holds_one_labelled_video_out(own: Path) -> None:
+    # md5("b") = 92eb5f... > md5("a") = 0cc175...: `a` is held out.
+    assert [v.name for v in load_split(own, "val")[0]] == ["a"]
+    assert [v.name for v in load_split(own, "train")[0]] == ["b", "c"]
+    assert SPLITS["folder"](own) == ["train", "val"]
+    with pytest.raises(InputError, match=r"test\.txt"):
+        load_split(own, "test")
+
+
+def test_folder_held_out_share(own: Path) -> None:
+    for i in range(12):
+        picture(own / f"videos/v{i}/0.jpg")
+        mask(own / f"masks/v{i}/0.png")
+    train, val = ({v.name for v in load_split(own, split)[0]} for split in ("train", "val"))
+    assert (len(train), len(val)) == (13, 2)  # 14 labelled videos: two held out; `c` is unlabelled
+    assert not train & val
+
+
+def test_folder_with_lists(own: Path) -> None:
+    text(own / "val.txt", "b")
+    assert [v.name for v in load_split(own, "train")[0]] == ["a", "c"]
+    text(own / "train.txt", "c", "a")
+    assert [v.name for v in load_split(own, "train")[0]] == ["c", "a"]
+    text(own / "train.txt", "c", "nobody")
+    with pytest.raises(InputError, match=r"train\.txt: 1 of 2 names have no data .*nobody"):
+        load_split(own, "train")
+
+
+def test_folder_one_labelled_video_cannot_be_held_out(own: Path) -> None:
+    (own / "masks/a/frame_10.png").unlink()
+    assert [v.name for v in load_split(own, "train")[0]] == ["a", "b", "c"]
+    with pytest.raises(InputError, match="fewer than two labelled videos"):
+        load_split(own, "val")
+
+
+def test_folder_mask_without_frame(own: Path) -> None:
+    mask(own / "masks/a/frame_3.png")
+    with pytest.raises(InputError, match=r"frame_3\.png: a mask without a frame of that name"):
+        load_split(own, "all")
+
+
+def test_folder_without_classes_or_videos(own: Path) -> None:
+    (own / "classes.yaml").unlink()
+    with pytest.raises(InputError, match=r"classes\.yaml: expected the names of the classes, found no file; write it"):
+        load_split(own, "all")
+    with pytest.raises(InputError, match=r"videos: expected a folder with video files or frame folders"):
+        load_split(f"folder:{own / 'videos'}", "all")
+
+
+def test_folder_two_videos_of_one_name(own: Path) -> None:
+    (own / "videos/a.mp4").write_bytes(b"x")
+    with pytest.raises(InputError, match=r"a\.mp4: expected one video per name"):
+        load_split(own, "all")
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (["0: ignore"], "at least one class"),
+        (["1: road", "1: car"], "1 stands there twice"),
+        (["1: no"], "expected a class name, came False; write it in quotes"),
+        (["one: road"], "whole numbers before the colons"),
+        (["1: {name: road, colour: [1, 2]}"], "red, green, blue"),
+        (["1: {nam: road}"], "expected name, color or ignore, came nam"),
+        (["1: {name: a, color: [1, 1, 1]}", "2: {name: b, color: [1, 1, 1]}"], "another colour for each id"),
+        (["just text"], "one line per class id"),
+        (["1: [a"], "expected YAML"),
+    ],
+)
+def test_classes_file_errors(own: Path, lines: Iterable[str], message: str) -> None:
+    text(own / "classes.yaml", *lines)
+    with pytest.raises(InputError, match=rf"classes\.yaml: .*{message}"):
+        load_split(own, "all")
+
+
+def test_classes_as_a_list_and_hex_colours(own: Path) -> None:
+    text(own / "classes.yaml", "- road", "- car")
+    assert load_split(own, "all")[1].encode(np.array([0, 1], np.uint8)).tolist() == [0, 1]
+    text(own / "classes.yaml", "1: {name: road, color: '#0a0B0c'}")
+    assert load_split(own, "all")[1].colors == {(10, 11, 12): 1}
+
+
+# -- video files -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def with_file(own: Path, make_video: Callable[[Path, int], None]) -> Path:
+    make_video(own / "videos/film.mp4", 7)
+    return own
+
+
+@pytest.fixture
+def make_video() -> Callable[[Path, int], None]:
+    from fractions import Fraction
+
+    from everyframe.io.video import VideoWriter
+
+    def make(path: Path, frames: int) -> None:
+        with VideoWriter(path, size=(32, 48), rate=Fraction(25)) as writer:
+            for i in range(frames):
+                writer.write(np.full((32, 48, 3), 20 * i, np.uint8), i / 25)
+
+    return make
+
+
+def test_folder_with_a_video_file(with_file: Path) -> None:
+    mask(with_file / "masks/film/000002.png", size=(32, 48))
+    mask(with_file / "masks/film/frame_6.png", size=(32, 48))
+    film = next(v for v in load_split(with_file, "all")[0] if v.name == "film")
+    assert (len(film.frames), film.labelled, film.file) == (7, (2, 6), with_file / "videos/film.mp4")
+
+
+def test_folder_mask_numbers_that_do_not_fit(with_file: Path) -> None:
+    mask(with_file / "masks/film/7.png", size=(32, 48))
+    with pytest.raises(
+        InputError, match=r"7\.png: .*film\.mp4 does not have: it has frames 0\.\.6; count frames from 0"
+    ):
+        load_split(with_file, "all")
+    (with_file / "masks/film/7.png").rename(with_file / "masks/film/last.png")
+    with pytest.raises(InputError, match="a mask without a frame number"):
+        load_split(with_file, "all")
+
+
+def test_folder_damaged_video(with_file: Path) -> None:
+    (with_file / "videos/film.mp4").write_bytes(b"")
+    with pytest.raises(InputError, match=r"film\.mp4: the video cannot be read"):
+        load_split(with_file, "all")
+
+
+# -- CVAT ------------------------------------------------------------------------------------------------------------
+
+LABELMAP = ("# label:color_rgb:parts:actions", "background:0,0,0::", "car:10,20,30::", "road:1,2,3::")
+
+
+def cvat_masks(path: Path) -> None:
+    rgb = np.zeros((4, 6, 3), np.uint8)
+    rgb[0], rgb[1] = (10, 20, 30), (1, 2, 3)
+    mask(path, rgb)
+
+
+def test_cvat_export_beside_one_video(own: Path) -> None:
+    cvat_masks(own / "masks/c/SegmentationClass/frame_2.png")
+    cvat_masks(own / "masks/c/SegmentationObject/frame_2.png")
+    text(own / "masks/c/labelmap.txt", *LABELMAP)
+    with pytest.raises(InputError, match=r"labelmap\.txt: .*background too; add a line `<id>: \{name: background\}`"):
+        load_split(own, "all")
+    text(own / "classes.yaml", "0: {name: background, ignore: true}", "1: road", "2: car")
+    videos, space = load_split(own, "all")
+    c = videos[2]
+    assert c.labelled == (1,)
+    assert read_labels(c, 1, space)[:, 0].tolist() == [1, 0, 255, 255]  # type: ignore[index]
+    assert (read_labels(videos[0], 2, space) == 0).all()  # video `a` is still read by the ids of classes.yaml
+
+
+def test_cvat_export_as_root(tmp_path: Path) -> None:
+    for i in range(3):
+        picture(tmp_path / f"JPEGImages/frame_{i:06d}.jpg")
+    cvat_masks(tmp_path / "SegmentationClass/frame_000001.png")
+    mask(tmp_path / "SegmentationClass/frame_000002.png", 2)  # grey: the number of the line, from 0
+    text(tmp_path / "labelmap.txt", *LABELMAP)
+    (video,), space = load_split(tmp_path, "all")
+    assert (video.name, len(video.frames), video.labelled) == (tmp_path.name, 3, (1, 2))
+    assert space.names == ("background", "car", "road")
+    assert read_labels(video, 1, space)[:, 0].tolist() == [1, 2, 0, 0]  # type: ignore[index]
+    assert (read_labels(video, 2, space) == 2).all()
+    assert len(load_split(f"images:{tmp_path}", "all")[0]) == 3
+
+
+def test_cvat_export_of_a_video_without_images(tmp_path: Path, make_video: Callable[[Path, int], None]) -> None:
+    cvat_masks(tmp_path / "SegmentationClass/frame_000001.png")
+    text(tmp_path / "labelmap.txt", *LABELMAP)
+    with pytest.raises(InputError, match="export again with 'Save images', or copy the video there"):
+        load_split(tmp_path, "all")
+    make_video(tmp_path / "drive.mp4", 3)
+    (video,), _ = load_split(tmp_path, "all")
+    assert (video.name, video.labelled) == ("drive", (1,))
+
+
+def test_cvat_damaged_labelmap(own: Path) -> None:
+    mask(own / "masks/c/SegmentationClass/frame_2.png")
+    text(own / "masks/c/labelmap.txt", "background;0,0,0")
+    with pytest.raises(InputError, match=r"labelmap\.txt:1: expected `name:red,green,blue::`"):
+        load_split(own, "all")
