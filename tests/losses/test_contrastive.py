@@ -1,3 +1,5 @@
+"""The contrastive loss pair by pair, tiled beside dense, at its limits; and which cells take part."""
+
 from __future__ import annotations
 
 import math
@@ -8,7 +10,7 @@ import torch
 from torch import Tensor
 
 from everyframe.errors import InputError
-from everyframe.losses.contrastive import contrastive_loss
+from everyframe.losses.contrastive import LOWEST_TEMPERATURE, contrastive_loss
 from everyframe.losses.contrastive_cells import cell_labels, sample_anchors
 
 
@@ -180,11 +182,24 @@ def test_anchors_without_predictions_are_any_cells_of_the_class() -> None:
 def test_lowest_temperature_stays_finite_and_equal() -> None:
     features, labels = clip()
     x = features.float().requires_grad_()
-    value = contrastive_loss(x, labels, 0.025, tile=16)
+    value = contrastive_loss(x, labels, LOWEST_TEMPERATURE, tile=16)
     value.backward()
-    assert value.item() == pytest.approx(contrastive_loss(features, labels, 0.025, dense=True).item(), rel=1e-5)
+    assert value.item() == pytest.approx(
+        contrastive_loss(features, labels, LOWEST_TEMPERATURE, dense=True).item(), rel=1e-5
+    )
     assert x.grad is not None
     assert x.grad.isfinite().all()
+
+
+def test_many_negatives_on_the_anchor_and_its_positive_opposite() -> None:
+    """The largest ratio that there is: 8098 negatives with s = 1 / T, one positive with s = -1 / T."""
+    features = torch.zeros(1, 2, 90, 90)
+    features[:, 0] = 1
+    features[:, 0, 0, 1] = -1
+    labels = torch.ones(1, 90, 90, dtype=torch.uint8)
+    labels[0, 0, :2] = 0
+    value = contrastive_loss(features, labels, LOWEST_TEMPERATURE)
+    assert value.item() == pytest.approx(contrastive_loss(features.double(), labels, LOWEST_TEMPERATURE).item())
 
 
 def test_gradcheck() -> None:

@@ -82,3 +82,11 @@ def test_logits_of_any_resolution() -> None:
 def test_pictures_without_a_region_are_refused() -> None:
     with pytest.raises(InputError, match="at least 8 pixels a side, came 7x24; use larger crops"):
         region_loss(torch.randn(1, 3, 7, 24), torch.zeros(1, 7, 24, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize(("pool", "least"), [(1, 3), (2, 4), (3, 7), (4, 8)])
+def test_smallest_picture_for_each_size_of_cells(pool: int, least: int) -> None:
+    labels = torch.zeros(1, least, least, dtype=torch.uint8)
+    assert region_loss(torch.randn(1, 3, least, least), labels, pool=pool).isfinite()
+    with pytest.raises(InputError, match=f"at least {least} pixels a side"):
+        region_loss(torch.randn(1, 3, least - 1, 24), torch.zeros(1, least - 1, 24, dtype=torch.uint8), pool=pool)

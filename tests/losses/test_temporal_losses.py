@@ -15,7 +15,7 @@ from everyframe.losses.temporal import (
     motion_loss,
     pair_distillation,
     photometric_mask,
-    self_distillation,
+    self_similarity,
     similarity,
 )
 
@@ -72,16 +72,23 @@ def test_teacher_may_be_wider_and_any_rotation_of_its_channels_is_as_good() -> N
     rotation, _ = torch.linalg.qr(torch.randn(6, 6))
     teacher = tuple(torch.einsum("dc,nchw->ndhw", rotation[:, :4], x) for x in student)
     assert pair_distillation(student, teacher) < 1e-12
-    assert self_distillation(student[0], teacher[0], pool=1) < 1e-12
+    torch.testing.assert_close(self_similarity(student[0], 1), self_similarity(teacher[0], 1))
     assert pair_distillation(student, teacher[::-1]) > 1e-3
 
 
-def test_self_distillation_pools_first() -> None:
-    x, y = torch.randn(1, 4, 4, 6), torch.randn(1, 4, 4, 6)
-    pooled = [F.avg_pool2d(m, 2) for m in (x, y)]
-    torch.testing.assert_close(self_distillation(x, y), F.mse_loss(similarity(pooled[0], pooled[0]),
-                                                                   similarity(pooled[1], pooled[1])))  # fmt: skip
-    assert self_distillation(x[..., :1, :1], y[..., :1, :1], pool=16).isfinite()  # maps smaller than the pool
+def test_self_similarity_pools_first() -> None:
+    x = torch.randn(1, 4, 4, 6)
+    pooled = F.avg_pool2d(x, 2)
+    torch.testing.assert_close(self_similarity(x, 2), similarity(pooled, pooled))
+    torch.testing.assert_close(self_similarity(x[..., :1, :1], 16), torch.ones(1, 1, 1))  # smaller than the pool
+
+
+@pytest.mark.parametrize("form", ["cosine", "etc"])
+def test_similarity_is_float32_under_autocast(form: str) -> None:
+    first, second = torch.randn(1, 64, 3, 4), torch.randn(1, 64, 3, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = similarity(first, second, form)
+    assert torch.equal(got, similarity(first, second, form))
 
 
 def test_multi_frame_loss_sees_order_and_trains_student_and_lstm() -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from cases import Builder, Case
 from torch import Tensor
+from torch.nn import functional as F
 
-from everyframe.losses.temporal import knowledge_distillation, pair_distillation, self_distillation
+from everyframe.losses.temporal import knowledge_distillation, pair_distillation, self_similarity
 
 SIDE_WEIGHT = 0.4
 """Factor of the neighbouring frames where all three count."""
@@ -23,7 +24,10 @@ def distillation(case: Case) -> dict[str, Tensor]:
     current, forward, backward = "cur", "frame", "frame_b"
     features = [pair(frame, "fea") for frame in (current, forward)]
     student, teacher = zip(*features, strict=True)
-    own = {frame: self_distillation(*pair(frame, "fea")) for frame in (current, forward, backward)}
+    own = {
+        frame: F.mse_loss(*(self_similarity(x, pool=2) for x in pair(frame, "fea")))
+        for frame in (current, forward, backward)
+    }
     return {
         "kd": kd(current) + kd(forward),
         "kd_T4": kd(current, 4) + kd(forward, 4),

@@ -31,8 +31,8 @@ Positives = Literal["clip", "same-frame", "cross-frame"]
 STRETCH = 128
 """Terms of the gradient that a CPU sums up at a stretch in float32."""
 
-LOWEST_TEMPERATURE = 0.025
-"""Below it exp(s_ij) of two opposite features leaves the range of float32."""
+LOWEST_TEMPERATURE = 0.03
+"""At it the largest ratio A_i / e_ip of M cells, M exp(2 / temperature), stays in float32's range up to M = 10^9."""
 
 
 def contrastive_loss(

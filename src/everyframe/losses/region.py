@@ -64,10 +64,11 @@ def region_loss(logits: Tensor, labels: Tensor, radius: int = 3, pool: int = 4) 
         InputError: pictures so small that they hold no region.
     """
     size = (labels.shape[-2], labels.shape[-1])
-    if min(size) // pool + 1 < radius:
+    least = pool * radius - 2 * (pool // 2)  # cells begin half a cell outside of the picture
+    if min(size) < least:
         raise InputError(
-            f"region loss: expected label maps of at least {pool * (radius - 1)} pixels a side, came {size[0]}x"
-            f"{size[1]}; use larger crops"
+            f"region loss: expected label maps of at least {least} pixels a side, came {size[0]}x{size[1]}; use larger "
+            f"crops"
         )
 
     def bound(image: Tensor, n: int) -> Tensor:

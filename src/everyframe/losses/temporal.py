@@ -71,11 +71,13 @@ def similarity(first: Tensor, second: Tensor, form: SimilarityForm = "cosine") -
         form: "cosine"; or "etc", ETC's code, whose product of cells i and j is divided by the lengths of first(j) and
             second(i) - the norms are swapped.
     """
-    a, b = first.flatten(2).float(), second.flatten(2).float()
-    if form == "cosine":
-        return F.normalize(a, dim=1).transpose(1, 2) @ F.normalize(b, dim=1)
-    lengths = b.norm(dim=1)[:, :, None] * a.norm(dim=1)[:, None, :]
-    return (a.transpose(1, 2) @ b) / lengths.clamp(min=1e-12)
+    # In float32 whatever autocast says: what is compared later are small differences of cosines.
+    with torch.autocast(first.device.type, enabled=False):
+        a, b = first.flatten(2).float(), second.flatten(2).float()
+        if form == "cosine":
+            return F.normalize(a, dim=1).transpose(1, 2) @ F.normalize(b, dim=1)
+        lengths = b.norm(dim=1)[:, :, None] * a.norm(dim=1)[:, None, :]
+        return (a.transpose(1, 2) @ b) / lengths.clamp(min=1e-12)
 
 
 def pair_distillation(
@@ -93,14 +95,8 @@ def pair_distillation(
     return F.mse_loss(similarity(*student, form), wanted)
 
 
-def self_distillation(student: Tensor, teacher: Tensor, pool: int = 2) -> Tensor:
-    """Return the same within one frame, on maps averaged over cells of `pool` x `pool`: features [N, C, h, w]."""
-    with torch.no_grad():
-        wanted = _self_similarity(teacher, pool)
-    return F.mse_loss(_self_similarity(student, pool), wanted)
-
-
-def _self_similarity(x: Tensor, pool: int) -> Tensor:
+def self_similarity(x: Tensor, pool: int) -> Tensor:
+    """Return how the cells of one map [N, C, h, w] relate, averaged over `pool` x `pool` before: [N, cells, cells]."""
     x = F.avg_pool2d(x, min(pool, *x.shape[-2:]))
     return similarity(x, x)
 
@@ -129,7 +125,7 @@ class MultiFrameDistillation(nn.Module):
 
     def encode(self, frames: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Return the ConvLSTM's last (hidden, cell) state, each [N, hidden, cells, cells]."""
-        maps = [_self_similarity(frame, self.pool)[:, None] for frame in frames]
+        maps = [self_similarity(frame, self.pool)[:, None] for frame in frames]
         h = c = maps[0].new_zeros(len(maps[0]), self.hidden, *maps[0].shape[-2:])
         for x in maps:
             keep, write, candidate, show = self.gates(torch.cat([x, h], dim=1)).chunk(4, dim=1)
