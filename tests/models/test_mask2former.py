@@ -87,6 +87,15 @@ def test_scores_by_hand() -> None:
     torch.testing.assert_close(larger[0, 0, 0], torch.tensor([0.0, -7.5, -22.5, -30.0]).sigmoid())
 
 
+def test_scores_are_float32_under_autocast() -> None:
+    """In bfloat16 a twentieth of these cells would have two best classes."""
+    logits, masks = torch.randn(1, 100, 125), torch.randn(1, 100, 30, 30)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = semantic_scores(logits, masks)
+    assert torch.equal(got, semantic_scores(logits, masks))
+    assert ((got == got.amax(1, keepdim=True)).sum(1) == 1).all()
+
+
 def test_enlarging_first() -> None:
     model = head(upsample_first=True).eval()
     with torch.no_grad():

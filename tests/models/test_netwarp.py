@@ -51,6 +51,17 @@ def test_untrained_flow_cnn_hands_the_flow_on() -> None:
         assert (FlowCNN("vspw").eval()(flow, *images) >= 0).all()
 
 
+def test_long_displacements_survive_autocast() -> None:
+    """bfloat16 knows 100 and 100.5, nothing between."""
+    cnn = FlowCNN().eval()
+    flow, images = torch.full((1, 2, 9, 11), 100.3), torch.rand(2, 1, 3, 9, 11) * 255
+    with torch.no_grad():
+        want = cnn(flow, *images)
+        with torch.autocast("cpu", torch.bfloat16):
+            got = cnn(flow, *images)
+    assert (got - want).abs().max() < 0.05
+
+
 def test_features_of_the_previous_frame_come_along_the_flow() -> None:
     """All weight on the past, exact flow of 8 pixels: the coarse map is the previous one, two cells further."""
     head = FCNHead((5,), (4,), 2, width=5, num_convs=0, concat_input=False).eval()

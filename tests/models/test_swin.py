@@ -174,3 +174,5 @@ def test_drop_path_leaves_samples_out_and_keeps_the_mean() -> None:
     assert torch.equal(y.amin((1, 2)), y.amax((1, 2)))  # whole samples
     assert abs(y.mean().item() - 1) < 0.05
     assert drop.eval()(x) is x
+    with pytest.raises(ValueError, match="at least 0 and below 1, came 1"):
+        DropPath(1.0)

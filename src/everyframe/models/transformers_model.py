@@ -111,7 +111,7 @@ class MaskModel(TransformersModel):
     def step(self, frame: Tensor, state: None = None) -> tuple[Tensor, None]:
         """Return scores [B, K, h, w] in 0..Q. See `TransformersModel.step`."""
         outputs = self.network(pixel_values=self.prepare(frame)["pixel_values"])
-        return _scores(outputs.class_queries_logits, outputs.masks_queries_logits, self.mask_size), None
+        return semantic_scores(outputs.class_queries_logits, outputs.masks_queries_logits, self.mask_size), None
 
 
 class Mask2FormerModel(MaskModel):
@@ -146,7 +146,7 @@ class SquareMaskModel(TransformersModel):
         """Return scores [B, K, h, w] in 0..Q. See `TransformersModel.step`."""
         prepared = self.prepare(frame)
         outputs = self.network(pixel_values=prepared["pixel_values"])
-        scores = _scores(outputs.class_queries_logits, outputs.masks_queries_logits, (self.side, self.side))
+        scores = semantic_scores(outputs.class_queries_logits, outputs.masks_queries_logits, (self.side, self.side))
         if self.processor.do_split_image:
             return self._merge(scores, prepared["patch_offsets"], frame), None
         height, width = self._resized(frame)
@@ -210,7 +210,7 @@ class OnlineMaskModel(TransformersModel):
         for layer in net.layers[fusion:]:
             hidden = layer(hidden)
         masks, classes = net.predict(net.layernorm(hidden))
-        return _scores(classes, masks), hidden[:, : net.config.num_queries].contiguous()
+        return semantic_scores(classes, masks), hidden[:, : net.config.num_queries].contiguous()
 
 
 FAMILIES: dict[str, tuple[str, type[TransformersModel]]] = {
@@ -225,11 +225,6 @@ FAMILIES: dict[str, tuple[str, type[TransformersModel]]] = {
     "videomt": ("VideomtForUniversalSegmentation", OnlineMaskModel),
 }
 """`model_type` in config.json -> the library's class, and how its outputs become scores."""
-
-
-def _scores(classes: Tensor, masks: Tensor, size: Sequence[int] | None = None) -> Tensor:
-    """`semantic_scores` in float32, as lower precisions round sums over many queries to ties."""
-    return semantic_scores(classes.float(), masks.float(), size)
 
 
 def _check_side(network: Any, size: tuple[int, int]) -> None:

@@ -12,11 +12,13 @@ class DropPath(nn.Module):
     importing it takes a second.)
 
     Args:
-        probability: of leaving the branch of a sample out.
+        probability: of leaving the branch of a sample out, below 1.
     """
 
     def __init__(self, probability: float) -> None:
         super().__init__()
+        if not 0 <= probability < 1:
+            raise ValueError(f"DropPath: expected a probability of at least 0 and below 1, came {probability:g}")
         self.probability = probability
 
     def forward(self, x: Tensor) -> Tensor:

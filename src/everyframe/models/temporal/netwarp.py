@@ -60,7 +60,9 @@ class FlowCNN(nn.Module):
     def forward(self, flow: Tensor, current: Tensor, previous: Tensor) -> Tensor:
         """Refine `flow` [N, 2, H, W] between frames in 0..255, [N, 3, H, W]."""
         refined = self.convs(torch.cat([flow, current, previous, previous - current], dim=1))
-        return self.join(torch.cat([flow, refined], dim=1))
+        # In float32 whatever autocast says: half precision rounds long displacements to whole cells.
+        with torch.autocast(flow.device.type, enabled=False):
+            return self.join(torch.cat([flow, refined.float()], dim=1))
 
 
 class NetWarp(TemporalModule):

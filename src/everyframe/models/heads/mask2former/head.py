@@ -164,14 +164,18 @@ class Mask2FormerHead(Head):
 def semantic_scores(class_logits: Tensor, masks: Tensor, size: Sequence[int] | None = None) -> Tensor:
     """Return sum over q of softmax(class)[q, k] * sigmoid(mask)[q], without "no object".
 
+    In float32 whatever autocast says: lower precisions round sums over many queries to ties between classes.
+
     Args:
         class_logits: [N, Q, K + 1].
         masks: logits [N, Q, h, w].
         size: enlarge the masks to this (H, W) before the sigmoid; None leaves them.
 
     Returns:
-        [N, K, h, w] or [N, K, H, W].
+        float32 [N, K, h, w] or [N, K, H, W].
     """
-    if size is not None:
-        masks = resize(masks, (size[0], size[1]))
-    return torch.einsum("nqk,nqhw->nkhw", F.softmax(class_logits, dim=-1)[..., :-1], masks.sigmoid())
+    with torch.autocast(masks.device.type, enabled=False):
+        class_logits, masks = class_logits.float(), masks.float()
+        if size is not None:
+            masks = resize(masks, (size[0], size[1]))
+        return torch.einsum("nqk,nqhw->nkhw", F.softmax(class_logits, dim=-1)[..., :-1], masks.sigmoid())
