@@ -19,6 +19,7 @@ from everyframe.data.synthetic import SyntheticVideos
 from everyframe.data.synthetic_write import write
 from everyframe.errors import InputError
 from everyframe.frames import Clip
+from everyframe.training.recipe import read_recipe, resolve
 
 
 @pytest.fixture(scope="module")
@@ -178,6 +179,27 @@ def test_unlabelled_clips_come_beside_the_labelled_ones(root: Path, tmp_path: Pa
     more = [batch for _ in range(6) for batch, _, _ in data.train_dataloader()]
     seen = {name for batch in [*batches, *more] for name in batch["unlabelled"].videos}
     assert len(seen) == 8
+
+
+def test_the_companion_frame_is_drawn_anew_each_epoch_and_alike_in_each_run(root: Path) -> None:
+    """ETC: the labelled frame is number 3 of 6, and its companion lies at 3 - stride where that is inside."""
+
+    def drawn(seed: int) -> list[tuple[int, ...]]:
+        frames = {"adjacent": (), "reference": None, "queries": 2, "stride": [1, 2, -1, -2, -3]}
+        batches = module(root, budget_frame="middle", seed=seed, **frames).train_dataloader()
+        return [tuple(pair) for _ in range(20) for batch in batches for pair in batch.indices.tolist()]
+
+    assert set(drawn(0)) == {(2, 3), (1, 3), (4, 3), (5, 3), (3, 0)}  # 3 + 3 is outside: the pair moves by a stride
+    assert drawn(0) == drawn(0) != drawn(1)
+
+
+@pytest.mark.parametrize(
+    ("name", "strides"),
+    [("etc-ocr-swin-small", [1, 2, -1, -2, -3]), ("etc-ocr-resnet101", [1, 2, -1, -2, -3]), ("etc-ocr-tiny", 1)],
+)
+def test_etc_at_published_scale_draws_its_companion_frame(root: Path, name: str, strides: object) -> None:
+    config = resolve(read_recipe(name), {"data.data": f"folder:{root}", "out": "x"}, name)
+    assert (config["data"]["queries"], config["data"]["stride"]) == (2, strides)
 
 
 class Recorder(LightningModule):

@@ -53,6 +53,13 @@ def video(name: str, frames: int, labelled: set[int]) -> VideoRef:
         (ClipSampling((), None, queries=4), 2, 1, (0, 0, 0, 1)),  # longer than the video: repeats its first frame
         (ClipSampling((), None, queries=3), 1, 0, (0, 0, 0)),
         (ClipSampling((-2, 2), "first", queries=2), 20, 9, (0, 6, 8, 9, 11)),  # around the run of queries
+        # a stride below 0 turns time around: the last query is the earliest frame
+        (ClipSampling((), None, queries=2, stride=-3), 20, 9, (12, 9)),
+        (ClipSampling((), None, queries=3, stride=-2, anchor="first"), 20, 9, (9, 7, 5)),
+        (ClipSampling((), None, queries=2, stride=-3), 20, 18, (18, 15)),  # moved into the video by whole strides
+        (ClipSampling((), None, queries=2, stride=-3), 3, 1, (2, 1)),  # longer than the video: clamped
+        (ClipSampling((), None, queries=2, stride=-3), 1, 0, (0, 0)),
+        (ClipSampling((-2, 1), None, queries=2, stride=-3), 20, 9, (14, 12, 9, 8)),
     ],
 )
 def test_train_indices(sampling: ClipSampling, frames: int, query: int, indices: tuple[int, ...]) -> None:
@@ -128,9 +135,49 @@ def test_clips_of_an_epoch() -> None:
     assert clip_queries(videos, "unlabelled") == [(0, (1,)), (1, (0, 1))]
 
 
+ETC = ClipSampling((), None, queries=2, stride=(1, 2, -1, -2, -3))
+"""Companion frame, then labelled frame: companion = labelled - stride."""
+
+
+@pytest.mark.parametrize(
+    ("frames", "query", "pairs"),
+    [
+        (30, 19, {(18, 19), (17, 19), (20, 19), (21, 19), (22, 19)}),
+        # At the ends the pair is moved inside by one stride: the companion lies on the other side, never outside.
+        (30, 0, {(0, 1), (0, 2), (1, 0), (2, 0), (3, 0)}),
+        (30, 29, {(28, 29), (27, 29), (29, 28), (29, 27), (29, 26)}),
+        (2, 0, {(0, 1), (0, 0), (1, 0)}),  # a stride that the video does not have: its end comes instead
+        (1, 0, {(0, 0)}),
+    ],
+)
+def test_companion_at_a_random_offset(frames: int, query: int, pairs: set[tuple[int, int]]) -> None:
+    drawn = [ETC.train(frames, query, clip_rng(0, i)).indices for i in range(200)]
+    assert set(drawn) == pairs
+    assert drawn == [ETC.train(frames, query, clip_rng(0, i)).indices for i in range(200)]
+    assert all(query in pair for pair in drawn)
+
+
+def test_offsets_are_drawn_evenly_and_a_single_one_draws_nothing() -> None:
+    drawn = [ETC.train(30, 19, clip_rng(0, i)).indices[0] for i in range(1000)]
+    assert all(160 < drawn.count(companion) < 240 for companion in (17, 18, 20, 21, 22))
+    assert ETC.test(30, 19).indices == (18, 19)  # the first of the list
+    untouched, used = rng(), rng()
+    ClipSampling((), None, queries=2, stride=3).train(30, 19, used)
+    assert used.bit_generator.state == untouched.bit_generator.state
+
+
 @pytest.mark.parametrize(
     "wrong",
-    [{"adjacent": (-3, 0)}, {"queries": 0}, {"stride": 0}, {"reference": -1}, {"reference": "last"}, {"anchor": "mid"}],
+    [
+        {"adjacent": (-3, 0)},
+        {"queries": 0},
+        {"stride": 0},
+        {"stride": (1, 0)},
+        {"stride": ()},
+        {"reference": -1},
+        {"reference": "last"},
+        {"anchor": "mid"},
+    ],
 )
 def test_wrong_arguments_are_named(wrong: dict) -> None:
     with pytest.raises(InputError, match="ClipSampling"):

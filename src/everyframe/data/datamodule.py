@@ -57,7 +57,7 @@ class ClipDataModule(LightningDataModule):
         adjacent: offsets of the adjacent frames, see `ClipSampling`, as are the next five.
         reference: distant frame: "far_end", "first", "random", a distance in frames, or None.
         queries: query frames per clip.
-        stride: frames between queries.
+        stride: frames from one query to the next; of several one is drawn for each clip.
         anchor: where in the queries the labelled frame lies.
         mirror: turn time around for every second clip.
         crop: side of the square crop, or (H, W).
@@ -91,7 +91,7 @@ class ClipDataModule(LightningDataModule):
         adjacent: Sequence[int] = (-3, 3),
         reference: Reference = "far_end",
         queries: int = 1,
-        stride: int = 1,
+        stride: int | Sequence[int] = 1,
         anchor: Anchor = "last",
         mirror: bool = False,
         crop: int | tuple[int, int] = 480,
@@ -113,7 +113,8 @@ class ClipDataModule(LightningDataModule):
         self.batch_size, self.unlabeled_batch_size = batch_size, unlabeled_batch_size
         self.hidden_labels, self.pseudo_labels = hidden_labels, pseudo_labels
         self.also = tuple(DataSource.of(source) for source in also)
-        self.sampling = ClipSampling(tuple(adjacent), reference, queries, stride, anchor, mirror)
+        strides = stride if isinstance(stride, int) else tuple(stride)
+        self.sampling = ClipSampling(tuple(adjacent), reference, queries, strides, anchor, mirror)
         self.geometry = Geometry(crop, scale, base, cat_max_ratio, flip)
         self.photometric = Photometric() if photometric else None
         self.per, self.batches_per_epoch, self.workers, self.seed = per, batches_per_epoch, workers, seed

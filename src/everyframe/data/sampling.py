@@ -52,7 +52,9 @@ class ClipSampling:
             "first"; "random": any frame; an integer: that many frames from the query towards the far end, at most to
             the end; None: no reference.
         queries: how many frames of the clip are queries. More than one for recurrent training and contrastive losses.
-        stride: frames between two queries.
+        stride: frames from one query to the next; below 0 the clip turns time around, as with `mirror`. Several: one is
+            drawn for every clip in training, the first is taken at test time. With two queries, the last one labelled,
+            (1, 2, -1, -2, -3) is ETC's training: the companion frame lies 1 or 2 before or 1, 2 or 3 after it.
         anchor: where in the run of queries the drawn (normally labelled) frame lies. "last" gives a recurrent module
             the longest past. The run is moved into the video where it fits.
         mirror: in training turn time around for every second clip: offsets change sign, roles stay (TCB).
@@ -60,12 +62,14 @@ class ClipSampling:
     Example:
         >>> ClipSampling(adjacent=(-3, 3), reference="first").test(frames=10, query=1).indices
         (0, 0, 1, 4)
+        >>> ClipSampling(adjacent=(), reference=None, queries=2, stride=-3).test(frames=10, query=5).indices
+        (8, 5)
     """
 
     adjacent: tuple[int, ...] = (-3, 3)
     reference: Reference = "far_end"
     queries: int = 1
-    stride: int = 1
+    stride: int | tuple[int, ...] = 1
     anchor: Anchor = "last"
     mirror: bool = False
 
@@ -73,9 +77,14 @@ class ClipSampling:
         object.__setattr__(self, "adjacent", tuple(int(offset) for offset in self.adjacent))
         if 0 in self.adjacent:
             raise InputError(f"ClipSampling.adjacent: 0 is the query itself, came {self.adjacent}; leave it out")
-        if self.queries < 1 or self.stride < 1:
+        if not isinstance(self.stride, int):
+            object.__setattr__(self, "stride", tuple(int(stride) for stride in self.stride))
+        if self.queries < 1:
+            raise InputError(f"ClipSampling.queries: expected 1 or more, came {self.queries}")
+        if not self.strides or 0 in self.strides:
             raise InputError(
-                f"ClipSampling: expected queries and stride of at least 1, came {self.queries} and {self.stride}"
+                f"ClipSampling.stride: expected frames from one query to the next, 1 or more (or below 0 to turn time "
+                f"around), or a list of such numbers, came {self.stride}"
             )
         distance = isinstance(self.reference, int) and self.reference >= 0
         if not distance and self.reference not in ("far_end", "first", "random", None):
@@ -85,6 +94,11 @@ class ClipSampling:
             )
         if self.anchor not in ("first", "last", "random"):
             raise InputError(f"ClipSampling.anchor: expected first, last or random, came {self.anchor!r}")
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """The strides that clips may have."""
+        return (self.stride,) if isinstance(self.stride, int) else self.stride
 
     @property
     def roles(self) -> tuple[Role, ...]:
@@ -103,7 +117,8 @@ class ClipSampling:
         Args:
             frames: N, number of frames of the video.
             query: position of the drawn frame, 0..N-1.
-            rng: decides mirrored time, random anchors and random references; drawn from only where these are asked for.
+            rng: decides mirrored time, random references, random anchors and one of several strides, in this order;
+                drawn from only where these are asked for.
         """
         sign = -1 if self.mirror and rng.random() < 0.5 else 1
         if self.reference == "random":
@@ -111,7 +126,9 @@ class ClipSampling:
         else:
             reference = self._fixed_reference(frames, query)
         anchor = int(rng.integers(self.queries)) if self.anchor == "random" else self._fixed_anchor()
-        return self._clip(frames, query, reference, anchor, sign)
+        several = len(self.strides) > 1
+        stride = self.strides[int(rng.integers(len(self.strides))) if several else 0]
+        return self._clip(frames, query, reference, anchor, sign * stride)
 
     def test(self, frames: int, query: int, offline: bool = False) -> ClipIndices:
         """Pick the clip around a query at test time: nothing is drawn, and the far end becomes the first frame.
@@ -134,18 +151,19 @@ class ClipSampling:
         turned_fits = query - high >= 0 and query - low < frames
         sign = -1 if self.mirror and leaves and turned_fits else 1
         anchor = self.queries - 1 if self.anchor == "random" else self._fixed_anchor()
-        return self._clip(frames, query, reference, anchor, sign)
+        return self._clip(frames, query, reference, anchor, sign * self.strides[0])
 
-    def _clip(self, frames: int, query: int, reference: int | None, anchor: int, sign: int) -> ClipIndices:
+    def _clip(self, frames: int, query: int, reference: int | None, anchor: int, step: int) -> ClipIndices:
         if not 0 <= query < frames:
             raise ValueError(f"ClipSampling: expected a query in 0..{frames - 1}, came {query}")
         before, after = self._split_offsets()
-        step, span = sign * self.stride, self.stride * (self.queries - 1)
+        sign, stride = (1 if step > 0 else -1), abs(step)
+        span = stride * (self.queries - 1)
         first = query - anchor * step
         low, high = min(first, first + sign * span), max(first, first + sign * span)
         if span < frames:  # the run of queries fits: move it inside instead of repeating the end frames
             # By whole strides, so that the drawn frame stays one of the queries.
-            first += self.stride * (_steps(-low, self.stride) - _steps(high - (frames - 1), self.stride))
+            first += stride * (_steps(-low, stride) - _steps(high - (frames - 1), stride))
         run = [first + i * step for i in range(self.queries)]
         indices = [
             *(() if reference is None else (reference,)),
