@@ -14,7 +14,7 @@ from everyframe.frames import Role
 from everyframe.labels import LabelSpace
 from everyframe.models.heads.ocr import OCRHead, gather_regions
 from everyframe.models.segmenter import Segmenter
-from everyframe.models.temporal.context_site import OCRSite, PixelSite, context_site
+from everyframe.models.temporal.context_site import OCRSite, PixelContext, PixelSite, context_site
 from everyframe.models.zoo import HEADS, SINGLE_SCALE, SYSTEMS, create_model
 
 CHANNELS, STRIDES, CLASSES = (8, 12, 16, 20), (4, 8, 16, 32), 3
@@ -85,12 +85,12 @@ def test_join_by_hand() -> None:
         site.gamma.fill_(1.0)
         pixels, regions, more = torch.randn(2, d, 5, 7), torch.randn(2, 4, d), torch.randn(2, d, 5, 7)
         found = site.attention(pixels, regions)
-        got = site.join({"regions": regions}, pixels, regions, None, more, head)
+        got = site.join({"regions": regions}, PixelContext(pixels, regions, context=more), head)
         assert set(got) == {"pixels"}
         torch.testing.assert_close(got["pixels"], pixels + found + more)
-        known = site.join({}, pixels, regions, site.query(pixels, head), None, head)["pixels"]
+        known = site.join({}, PixelContext(pixels, regions, site.query(pixels, head)), head)["pixels"]
         torch.testing.assert_close(known, pixels + found)
-        assert site.join({}, pixels, None, None, None, head)["pixels"] is pixels
+        assert site.join({}, PixelContext(pixels), head)["pixels"] is pixels
 
 
 @pytest.mark.parametrize("name", ["psp", "uper", "mask2former"])
@@ -118,7 +118,7 @@ def test_ocr_brings_its_own_attention() -> None:
     assert list(site.parameters()) == []
     embedding = {"pixels": torch.randn(1, 16, 4, 4), "regions": torch.randn(1, 3, 16), "auxiliary": torch.zeros(1)}
     pixels, context = torch.randn(1, 16, 4, 4), torch.randn(1, 16, 4, 4)
-    joined = site.join(embedding, pixels, None, None, context, head)
+    joined = site.join(embedding, PixelContext(pixels, context=context), head)
     assert set(joined) == {"pixels", "context", "auxiliary"}
     assert joined["pixels"] is pixels
 
@@ -186,7 +186,7 @@ def test_an_untrained_site_leaves_the_pixels_nearly_as_they_were() -> None:
     with torch.no_grad():
         begun = site.embed(maps(), head)
         pixels = begun["memory2"]
-        moved = site.join(begun, pixels, begun["regions"], None, None, head)["memory2"] - pixels
+        moved = site.join(begun, PixelContext(pixels, begun["regions"]), head)["memory2"] - pixels
     assert 0 < moved.square().mean().sqrt() < 0.2 * pixels.square().mean().sqrt()
 
 

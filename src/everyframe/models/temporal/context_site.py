@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,22 @@ from everyframe.models.heads.ocr import ObjectAttention, OCRHead, gather_regions
 from everyframe.models.ops.conv import classifier
 from everyframe.models.ops.resize import resize
 from everyframe.models.temporal.base import Embedding
+
+
+class PixelContext(NamedTuple):
+    """What time has made of a frame at its site.
+
+    Attributes:
+        pixels: what has become of its map, [N, D, h, w].
+        regions: contexts that pixels are to attend to, [N, M, D], or None.
+        query: query vectors of the pixels, [N, d_k, h, w], where they are known already.
+        context: further contexts of each pixel, [N, D, h, w], to be added, or None.
+    """
+
+    pixels: Tensor
+    regions: Tensor | None = None
+    query: Tensor | None = None
+    context: Tensor | None = None
 
 
 class ContextSite(nn.Module, ABC):
@@ -49,23 +65,12 @@ class ContextSite(nn.Module, ABC):
         """Return the query vectors [N, d_k, h, w] of pixels [N, D, h, w]."""
 
     @abstractmethod
-    def join(
-        self,
-        embedding: Embedding,
-        pixels: Tensor,
-        regions: Tensor | None,
-        query: Tensor | None,
-        context: Tensor | None,
-        head: Any,
-    ) -> Embedding:
+    def join(self, embedding: Embedding, given: PixelContext, head: Any) -> Embedding:
         """Return the embedding that the head predicts from.
 
         Args:
             embedding: the query frame's, from `embed`.
-            pixels: what has become of its map, [N, D, h, w].
-            regions: contexts that pixels are to attend to, [N, M, D], or None.
-            query: query vectors of the pixels, where they are known already.
-            context: further contexts of each pixel, [N, D, h, w], to be added, or None.
+            given: what takes the place of its map and regions.
             head: the head.
         """
 
@@ -84,19 +89,10 @@ class OCRSite(ContextSite):
         """See `ContextSite.query`."""
         return head.attention.query(pixels)
 
-    def join(
-        self,
-        embedding: Embedding,
-        pixels: Tensor,
-        regions: Tensor | None,
-        query: Tensor | None,
-        context: Tensor | None,
-        head: OCRHead,
-    ) -> Embedding:
-        """See `ContextSite.join`: the head does it in `predict`."""
-        given = {"pixels": pixels, "regions": regions, "query": query, "context": context}
-        rest = {name: x for name, x in embedding.items() if name not in given}
-        return {**rest, **{name: x for name, x in given.items() if x is not None}}
+    def join(self, embedding: Embedding, given: PixelContext, head: OCRHead) -> Embedding:
+        """See `ContextSite.join`: the head does it in `predict`, from entries of these names."""
+        rest = {name: x for name, x in embedding.items() if name not in given._fields}
+        return {**rest, **{name: x for name, x in given._asdict().items() if x is not None}}
 
 
 class PixelSite(ContextSite):
@@ -144,16 +140,9 @@ class PixelSite(ContextSite):
         """See `ContextSite.query`."""
         return self.attention.query(pixels)
 
-    def join(
-        self,
-        embedding: Embedding,
-        pixels: Tensor,
-        regions: Tensor | None,
-        query: Tensor | None,
-        context: Tensor | None,
-        head: Head,
-    ) -> Embedding:
+    def join(self, embedding: Embedding, given: PixelContext, head: Head) -> Embedding:
         """See `ContextSite.join`."""
+        pixels, regions, query, context = given
         if regions is not None:
             own = self.attention.attend(self.query(pixels, head) if query is None else query, regions)
             context = own if context is None else context + own

@@ -12,7 +12,7 @@ from everyframe.frames import Role
 from everyframe.models.heads.base import Head
 from everyframe.models.heads.ocr import ContextAttention
 from everyframe.models.temporal.base import Embedding, Features, Memory, TemporalModule
-from everyframe.models.temporal.context_site import context_site
+from everyframe.models.temporal.context_site import PixelContext, context_site
 from everyframe.models.temporal.prototypes import CategoryPrototypes
 from everyframe.models.temporal.ring import Ring, advance
 from everyframe.models.temporal.stt import SpatialTemporalBlock
@@ -191,12 +191,11 @@ class SSLTM(TemporalModule):
             context = memory
         if context.adjacent is not None:
             pixels = self.attend_adjacent(pixels, kept, context.adjacent)
-        asks, known = None, None
+        given = PixelContext(pixels, self.choose_regions(own, context.reference))
         if self.prototypes is not None:
             asks = self.site.query(pixels, head)
-            known = self.attend_prototypes(asks)
-        regions = self.choose_regions(own, context.reference)
-        return self.site.join(query.embedding, pixels, regions, asks, known, head), memory
+            given = given._replace(query=asks, context=self.attend_prototypes(asks))
+        return self.site.join(query.embedding, given, head), memory
 
     # -- streams -----------------------------------------------------------------------------------------------------
 
