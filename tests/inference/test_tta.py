@@ -8,10 +8,14 @@ import torch.nn.functional as F
 from predictors import Fixed, Remember, video
 
 from everyframe.errors import InputError
-from everyframe.inference.scores import as_probable
+from everyframe.inference.labelmap import confidence_map, label_map
+from everyframe.inference.predictor import scores_of
+from everyframe.inference.prior import LogitAdjustment
+from everyframe.inference.scores import own_confidence, view_norm
 from everyframe.inference.stream import Stream
 from everyframe.inference.tta import Flip, Scales
 from everyframe.inference.window import Window
+from everyframe.semi.pseudo import pseudo_labels
 
 FRAME = torch.randint(0, 256, (2, 3, 33, 47), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
@@ -115,8 +119,59 @@ def test_refuses_no_scale() -> None:
             Scales(Remember(), scales)
 
 
-def test_sums_of_masks_become_shares_and_logits_stay() -> None:
-    """Masks of 0.2, 0.6 and 0.8 in sum: probabilities of 1/8, 3/8 and 1/2, not a softmax of nearly equal numbers."""
-    sums = torch.tensor([0.2, 0.6, 0.8]).view(1, 3, 1, 1)
-    torch.testing.assert_close(as_probable(sums, "l1").softmax(1).flatten(), torch.tensor([0.125, 0.375, 0.5]))
-    assert as_probable(sums, "softmax") is sums
+class Sums(Fixed):
+    """Scores of a head that predicts masks."""
+
+    predicts = "masks"
+
+
+def test_views_of_masks_are_averaged_as_sums() -> None:
+    """A view that sees nothing has no say: sums (0.9, 0) and (0.02, 0.08) give 0.46 and 0.04.
+
+    A softmax of such sums is nearly flat, (0.711, 0.289) and (0.485, 0.515); shares would let the second view, which
+    sees next to nothing, pull as much as the first: (0.6, 0.4).
+    """
+    scores = torch.tensor([[[0.9, 0.02]], [[0.0, 0.08]]])  # 2 classes, 1 x 2 cells; the mirrored view swaps the cells
+    expected = torch.tensor([[[[0.46, 0.46]], [[0.04, 0.04]]]])
+    torch.testing.assert_close(Flip(Sums(scores)).step(FRAME[:1])[0], expected)
+    for nested in (Scales(Flip(Sums(scores)), (0.5, 1.0)), Flip(Window(Sums(scores), 96)), Flip(Flip(Sums(scores)))):
+        torch.testing.assert_close(nested.step(FRAME[:1])[0], expected)
+        assert scores_of(nested) == "masks"
+    shares, _ = Flip(Sums(scores), "l1").step(FRAME[:1])
+    torch.testing.assert_close(shares.exp(), torch.tensor([[[[0.6, 0.6]], [[0.4, 0.4]]]]))
+    flat, _ = Flip(Sums(scores), "softmax").step(FRAME[:1])
+    torch.testing.assert_close(flat.exp()[0, 0, 0, 0].item(), 0.5979, atol=1e-4, rtol=0)
+
+
+def test_two_equal_views_of_masks_change_nothing_between_cells_either() -> None:
+    scores = torch.rand(3, 4, 6)
+    both = torch.cat([scores, scores.flip(-1)], -1)  # looks the same in the mirror
+    merged, _ = Flip(Sums(both)).step(FRAME[:1])
+    torch.testing.assert_close(merged[0], both)
+
+
+def test_views_of_logits_are_averaged_as_probabilities() -> None:
+    assert (view_norm(Fixed(torch.zeros(2, 1, 2))), Flip(Remember()).score_norm) == ("softmax", "softmax")
+
+
+def test_confidence_by_hand() -> None:
+    """Sums 0.2, 0.1 leave 0.7 for nothing being there; 1.2, 0.4 overlap: 0.75; their logits are a softmax's."""
+    sums = torch.tensor([[[0.2, 1.2]], [[0.1, 0.4]]])[None]  # 1 K 1 2
+    model = Sums(sums[0])
+    assert own_confidence(model, sums) == "bounded"
+    torch.testing.assert_close(confidence_map(sums, (1, 2), "bounded"), torch.tensor([[[0.2, 0.75]]]))
+    logits, _ = Flip(model, "softmax").step(FRAME[:1])
+    assert own_confidence(Flip(model, "softmax"), logits) == "softmax"
+    assert own_confidence(Fixed(sums[0]), sums) == "softmax"
+    assert own_confidence(LogitAdjustment(model, {"class 0": 1, "class 1": 1}, 2.0, "l1"), sums) == "softmax"
+    # Halfway between two cells the sums are halfway: (0.7, 0.25), which is 0.7 of 1.
+    between = confidence_map(sums, (1, 6), "bounded")[0, 0]
+    torch.testing.assert_close(between[2], torch.tensor((0.2 * 4 + 1.2 * 2) / 6 / max(1, 0.3 * 4 / 6 + 1.6 * 2 / 6)))
+
+
+def test_one_measure_for_pseudo_labels_in_training_and_on_disk() -> None:
+    scores = torch.rand(1, 3, 5, 7) * torch.tensor([1.0, 0.5, 0.1])[None, :, None, None]
+    size = (20, 28)
+    sure = label_map(scores, size).where(confidence_map(scores, size, "bounded") >= 0.6, torch.tensor(255))
+    assert torch.equal(sure.byte(), pseudo_labels(scores, size, 0.6, "bounded"))
+    assert 0.05 < (sure == 255).float().mean() < 0.95

@@ -117,7 +117,7 @@ def test_threshold_zero_keeps_every_pixel(videos: Path, tmp_path: Path) -> None:
     assert results == {"frames": 3, "coverage": 1.0}
 
 
-def test_masks_are_held_against_the_threshold_as_shares(videos: Path, tmp_path: Path) -> None:
+def test_masks_are_held_against_the_threshold_by_what_is_missing_to_one(videos: Path, tmp_path: Path) -> None:
     data = ClipDataModule(f"vspw:{videos}", budget=1)
     model = create_model("mask2former-tiny", data.label_space).eval()
     with torch.no_grad():

@@ -275,7 +275,9 @@ def _members(options: argparse.Namespace) -> list[Member]:
             members.append(StoredMember(text, options.score_norm))
             continue
         where, window, stride = _window(text)
-        model = with_views(where, window=window, stride=stride, flip=options.flip, scales=options.scales)
+        model = with_views(
+            where, window=window, stride=stride, flip=options.flip, scales=options.scales, score_norm=options.score_norm
+        )
         members.append(LiveMember(name, model, options.device or "auto", options.dtype))
     return members
 

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
+from everyframe.inference.scores import SCORE_NORMS
 from everyframe.inference.views import Views
 
 RUNS_MODEL = (*Views.__annotations__, "device", "dtype")
@@ -25,6 +26,10 @@ def add_views(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--scales", type=float, nargs="+", metavar="FACTOR",
         help="average over the frame resized by these, such as 0.75 1 1.25",
+    )  # fmt: skip
+    group.add_argument(
+        "--score-norm", choices=SCORE_NORMS,
+        help="what --scales and --flip average (default: probabilities; of heads that predict masks none, their sums)",
     )  # fmt: skip
     group.add_argument(
         "--offline", action="store_const", const=True,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from everyframe.errors import InputError
-from everyframe.inference.predictor import Predictor, State, child_states, timing
+from everyframe.inference.predictor import Predictor, Scored, State, child_states, scores_of, timing
 from everyframe.inference.scores import ScoreNorm, as_logits, check_norm, normalized, resized
 
 
@@ -92,6 +92,7 @@ class Members(nn.Module, ABC):
             if isinstance(member, nn.Module):
                 self.add_module(str(i), member)
         self.label_space = members[0].label_space
+        self.predicts: Scored = "masks" if any(scores_of(member) == "masks" for member in members) else "logits"
         self.score_norm: ScoreNorm = score_norm
         self.full_resolution = full_resolution
 

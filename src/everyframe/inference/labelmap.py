@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from everyframe.models.ops.confidence import Confidence, winning_probability
+
 CHUNK = 32_768
 """Pixels interpolated at a time: bounds the extra memory to CHUNK * K floats, 16 MiB at K = 124."""
 
@@ -40,7 +42,7 @@ def label_map(logits: Tensor, size: tuple[int, int]) -> Tensor:
     return labels.view(-1, *size)
 
 
-def confidence_map(logits: Tensor, size: tuple[int, int]) -> Tensor:
+def confidence_map(logits: Tensor, size: tuple[int, int], confidence: Confidence = "softmax") -> Tensor:
     """Return the probability of the winning class: the largest softmax of the upsampled logits.
 
     Needs every class at every pixel, so it costs several times what `label_map` does; memory stays bounded alike.
@@ -48,17 +50,18 @@ def confidence_map(logits: Tensor, size: tuple[int, int]) -> Tensor:
     Args:
         logits: [B, K, h, w], any float type; computed in float32.
         size: (H, W) of the frame.
+        confidence: "softmax" of logits; for sums of masks see `Confidence`.
 
     Returns:
-        float32 [B, H, W] in 1/K..1.
+        float32 [B, H, W] in 0..1; of logits at least 1/K.
     """
     _check(logits, size)
     grid = _Grid(logits.float(), size)
-    confidence = torch.empty(logits.shape[0] * size[0] * size[1], device=logits.device)
-    for pixels in _ranges(confidence):
+    sure = torch.empty(logits.shape[0] * size[0] * size[1], device=logits.device)
+    for pixels in _ranges(sure):
         values = grid.interpolate(pixels)
-        confidence[pixels] = (values.amax(1) - values.logsumexp(1)).exp()
-    return confidence.view(-1, *size)
+        sure[pixels] = winning_probability(values.amax(1), values, confidence)
+    return sure.view(-1, *size)
 
 
 class _Grid:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from torch import Tensor, nn
 
@@ -10,6 +10,12 @@ from everyframe.labels import LabelSpace
 
 State = Any
 """What a predictor remembers between frames: a pytree of tensors of bounded size; None before the first frame."""
+
+
+Scored = Literal["logits", "masks"]
+"""What class scores are: logits of each pixel; or, of heads that predict masks, sums over queries of class probability
+times mask probability, of which none is negative. Wrappers that average "masks" as probabilities hand on logits all the
+same, some of them negative: that is how `everyframe.inference.scores` tells them apart."""
 
 
 class Predictor(Protocol):
@@ -69,8 +75,14 @@ def timing(predictor: Predictor) -> Timing:
     return Timing(getattr(predictor, "lookahead", 0), getattr(predictor, "preview", False))
 
 
+def scores_of(predictor: Predictor) -> Scored:
+    """Return what a predictor's scores are: as its `predicts` says, or its head's; logits where nobody says so."""
+    said = getattr(predictor, "predicts", None) or getattr(getattr(predictor, "head", None), "predicts", None)
+    return "masks" if said == "masks" else "logits"
+
+
 class Wrapper(nn.Module):
-    """A predictor around another one; it has the classes and the timing of that one.
+    """A predictor around another one; it has the classes, the timing and the kind of scores of that one.
 
     Args:
         predictor: what to run.
@@ -81,3 +93,4 @@ class Wrapper(nn.Module):
         self.predictor = predictor
         self.label_space = predictor.label_space
         self.lookahead, self.preview = timing(predictor)
+        self.predicts: Scored = scores_of(predictor)

@@ -56,6 +56,7 @@ class LogitAdjustment(Wrapper):
             raise InputError(f"prior: expected counts of pixels, 0 or more and not all 0, came {counts.tolist()}")
         counts = torch.where(counts > 0, counts, counts.max())
         self.register_buffer("log_prior", (counts / counts.sum()).log().float()[:, None, None], persistent=False)
+        self.predicts = "logits"
         self.strength = strength
         self.score_norm: ScoreNorm = score_norm
 

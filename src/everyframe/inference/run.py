@@ -16,7 +16,7 @@ from everyframe.inference.labelmap import confidence_map, label_map
 from everyframe.inference.lookahead import Answer, LookAhead, last_frame
 from everyframe.inference.outputs import Labelled, LabelWriter, Writer
 from everyframe.inference.pipeline import ReadAhead, Stopwatch, WriteBehind
-from everyframe.inference.scores import as_probable, own_norm
+from everyframe.inference.scores import own_confidence
 from everyframe.inference.state_file import UnsavableStateError, snapshot
 from everyframe.inference.stream import Stream, to_numpy
 from everyframe.inference.summary import VideoResult
@@ -118,8 +118,8 @@ class Run:
             labels = to_numpy(label_map(logits, frame.size)[0])
             confidence = None
             if self.confidence:
-                probable = as_probable(logits, own_norm(self.runner.predictor))
-                confidence = confidence_map(probable, frame.size)[0].cpu().numpy()
+                measure = own_confidence(self.runner.predictor, logits)
+                confidence = confidence_map(logits, frame.size, measure)[0].cpu().numpy()
         return Labelled(frame, labels, confidence)
 
     def _write(self, item: Labelled, writers: list[Writer], result: VideoResult) -> None:

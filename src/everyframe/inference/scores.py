@@ -9,6 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from everyframe.inference.predictor import Predictor, scores_of
+from everyframe.models.ops.confidence import Confidence
+
 ScoreNorm = Literal["softmax", "none", "l1"]
 """What is averaged: "softmax" probabilities; "none" the scores as they come; "l1" scores divided by their sum over
 the classes (for heads whose scores are sums of mask probabilities, which a softmax would flatten). Such sums are never
@@ -48,7 +51,7 @@ def resized(scores: Tensor, size: tuple[int, int]) -> Tensor:
 
 def normalized(scores: Tensor, norm: ScoreNorm) -> Tensor:
     """Return a new float32 tensor that may be averaged."""
-    if norm == "softmax" or (norm == "l1" and bool((scores < 0).any())):
+    if norm == "softmax" or (norm == "l1" and _are_logits(scores)):
         return scores.float().softmax(1)
     if norm == "l1":
         positive = scores.float()
@@ -61,22 +64,28 @@ def as_logits(mean: Tensor, norm: ScoreNorm) -> Tensor:
     return mean if norm == "none" else mean.clamp_min(torch.finfo(torch.float32).tiny).log()
 
 
-def as_probable(scores: Tensor, norm: ScoreNorm) -> Tensor:
-    """Return scores whose softmax is the probability of a class: sums of masks are shares of their sum then.
+def view_norm(predictor: Predictor) -> ScoreNorm:
+    """Return what averages of a predictor's views average: probabilities of logits, and sums of masks as they are.
 
-    Args:
-        scores: [B, K, h, w].
-        norm: what `own_norm` says of the model that they come from.
+    Sums stay sums then: windows, scales and flips of them nest in any order, two equal views change nothing, and a view
+    in which no query sees anything has no say. Mask2Former's `test_time_augmentation.py` averages the same.
     """
-    return as_logits(normalized(scores, norm), norm) if norm == "l1" else scores
+    return "none" if scores_of(predictor) == "masks" else "softmax"
 
 
-def own_norm(predictor: object) -> ScoreNorm:
-    """Return how a model's scores become probabilities: "l1" for heads that predict masks, "softmax" for logits.
+def own_norm(predictor: Predictor) -> ScoreNorm:
+    """Return how a predictor's scores become probabilities: "l1" for sums of masks, "softmax" for logits."""
+    return "l1" if scores_of(predictor) == "masks" else "softmax"
 
-    Models say so by `predicts`, their own or their head's; wrappers hand on logits.
-    """
-    return "l1" if getattr(getattr(predictor, "head", predictor), "predicts", "logits") == "masks" else "softmax"
+
+def own_confidence(predictor: Predictor, scores: Tensor) -> Confidence:
+    """Return by which measure a predictor is sure of its scores [B, K, h, w], the one of Mean Teacher's threshold."""
+    return "bounded" if scores_of(predictor) == "masks" and not _are_logits(scores) else "softmax"
+
+
+def _are_logits(scores: Tensor) -> bool:
+    """Whether scores of a predictor of masks are logits: those of an average of probabilities."""
+    return bool((scores < 0).any())
 
 
 def check_norm(norm: str) -> None:

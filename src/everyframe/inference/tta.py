@@ -9,7 +9,7 @@ from torch import Tensor
 
 from everyframe.errors import InputError
 from everyframe.inference.predictor import Predictor, State, Wrapper, child_states
-from everyframe.inference.scores import ScoreNorm, check_norm, mean_logits
+from everyframe.inference.scores import ScoreNorm, check_norm, mean_logits, view_norm
 
 
 class Flip(Wrapper):
@@ -17,13 +17,13 @@ class Flip(Wrapper):
 
     Args:
         predictor: what to run, twice a frame.
-        score_norm: what is averaged, see `ScoreNorm`.
+        score_norm: what is averaged, see `ScoreNorm`; None: what fits the predictor, see `view_norm`.
     """
 
-    def __init__(self, predictor: Predictor, score_norm: ScoreNorm = "softmax") -> None:
+    def __init__(self, predictor: Predictor, score_norm: ScoreNorm | None = None) -> None:
         super().__init__(predictor)
-        check_norm(score_norm)
-        self.score_norm: ScoreNorm = score_norm
+        self.score_norm: ScoreNorm = view_norm(predictor) if score_norm is None else score_norm
+        check_norm(self.score_norm)
 
     def step(self, frame: Tensor, state: State = None) -> tuple[Tensor, State]:
         """See `Predictor.step`."""
@@ -48,7 +48,7 @@ class Scales(Wrapper):
         predictor: what to run, once a scale.
         scales: factors of height and width; 1.0 leaves the frame untouched.
         multiple: round the resized height and width up to a multiple of this.
-        score_norm: what is averaged, see `ScoreNorm`.
+        score_norm: what is averaged, see `ScoreNorm`; None: what fits the predictor, see `view_norm`.
         full_resolution: bring all members to the frame's resolution before they are averaged.
     """
 
@@ -57,14 +57,14 @@ class Scales(Wrapper):
         predictor: Predictor,
         scales: Sequence[float] = (0.75, 1.0, 1.25),
         multiple: int = 1,
-        score_norm: ScoreNorm = "softmax",
+        score_norm: ScoreNorm | None = None,
         full_resolution: bool = False,
     ) -> None:
         super().__init__(predictor)
-        check_norm(score_norm)
         self.scales = tuple(float(scale) for scale in scales)
         self.multiple = multiple
-        self.score_norm: ScoreNorm = score_norm
+        self.score_norm: ScoreNorm = view_norm(predictor) if score_norm is None else score_norm
+        check_norm(self.score_norm)
         self.full_resolution = full_resolution
         if not self.scales or min(self.scales) <= 0 or multiple < 1:
             raise InputError(f"scales: expected one or more factors above 0, came {list(self.scales)}")

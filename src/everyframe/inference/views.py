@@ -25,6 +25,7 @@ class Views(TypedDict, total=False):
     stride: tuple[int, int] | int | None
     flip: bool
     scales: Sequence[float]
+    score_norm: ScoreNorm | None
     offline: bool
     specialists: str | Path | None
     logit_adjustment: float
@@ -40,6 +41,7 @@ def with_views(
     stride: tuple[int, int] | int | None = None,
     flip: bool = False,
     scales: Sequence[float] = (),
+    score_norm: ScoreNorm | None = None,
     offline: bool = False,
     specialists: str | Path | None = None,
     logit_adjustment: float = 0.0,
@@ -57,11 +59,13 @@ def with_views(
         stride: distance of two windows.
         scales: average over resized frames, each cut into windows, see `Scales`.
         flip: average with the mirrored frame, see `Flip`.
+        score_norm: what scales and flip average; None: probabilities of logits, and the sums of heads that predict
+            masks as they are, see `view_norm`. "softmax" is what VSPW 2023's winner averaged of such sums.
         specialists: specialists.json of `everyframe ensemble specialists`, whose specialists then look at each frame in
             the same ways; see `Specialists`.
         logit_adjustment: lambda, see `LogitAdjustment`; needs `prior`.
         prior: JSON of the classes' pixels in the training labels, see `read_class_pixels`. With it, and with `smooth`,
-            heads that predict masks are averaged by "l1", see `ScoreNorm`: a softmax would flatten their scores.
+            sums of masks become shares, see "l1" of `ScoreNorm`: a softmax would flatten them.
         smooth: weight of the frame before, 0 up to but not 1, see `FlowSmoothing`.
         smooth_flow: optical flow along which is smoothed.
 
@@ -75,8 +79,10 @@ def with_views(
             f"logit adjustment: expected a strength and the classes' pixels, came strength {logit_adjustment:g} and "
             f"prior {prior}; say both --logit-adjustment and --prior"
         )
-    norm: ScoreNorm = "softmax"
-    looking: Views = {"window": window, "stride": stride, "flip": flip, "scales": scales, "offline": offline}
+    looking: Views = {
+        "window": window, "stride": stride, "flip": flip, "scales": scales, "score_norm": score_norm,
+        "offline": offline,
+    }  # fmt: skip
     if specialists is not None:
         choice = SpecialistChoice.load(specialists)
         _check_general(model, choice.members[0], specialists)
@@ -85,20 +91,17 @@ def with_views(
         predictor: Predictor = Specialists([with_views(model, **looking), *others], choice.alphas, mixed)
     else:
         predictor = loaded(model)
-        if prior is not None or smooth:
-            norm = own_norm(predictor)
         if offline:
             predictor = _offline(predictor)
         if window is not None:
             predictor = Window(predictor, window, stride)
         if scales:
-            predictor = Scales(predictor, scales, score_norm=norm)
+            predictor = Scales(predictor, scales, score_norm=score_norm)
         if flip:
-            predictor = Flip(predictor, norm)
+            predictor = Flip(predictor, score_norm)
     if prior is not None:
-        predictor = LogitAdjustment(predictor, read_class_pixels(prior), logit_adjustment, norm)
-        norm = "softmax"  # what it returns are logits
-    return FlowSmoothing(predictor, smooth, smooth_flow, score_norm=norm) if smooth else predictor
+        predictor = LogitAdjustment(predictor, read_class_pixels(prior), logit_adjustment, own_norm(predictor))
+    return FlowSmoothing(predictor, smooth, smooth_flow, score_norm=own_norm(predictor)) if smooth else predictor
 
 
 def _check_general(model: str | Path | Predictor, chosen: str, file: str | Path) -> None:
@@ -135,7 +138,7 @@ def view_settings(**views: Any) -> dict[str, Any]:
     record |= {"flip": views.get("flip", False), "scales": list(views.get("scales", ()))}
     if views.get("offline"):
         record["offline"] = True
-    for name in ("specialists", "prior"):
+    for name in ("score_norm", "specialists", "prior"):
         if views.get(name) is not None:
             record[name] = str(views[name])
     if views.get("logit_adjustment"):

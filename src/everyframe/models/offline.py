@@ -55,6 +55,7 @@ class Offline(nn.Module):
     Attributes:
         lookahead: frames by which the answers lag.
         preview: whether the last frame is to be shown first.
+        predicts: what its scores are, see `Head`.
 
     Raises:
         InputError: another predictor than a segmenter, or a recurrent one, for which there is no looking ahead.
@@ -70,6 +71,7 @@ class Offline(nn.Module):
             )
         self.segmenter = segmenter
         self.label_space = segmenter.label_space
+        self.predicts = segmenter.head.predicts
         self.adjacent = segmenter.temporal.adjacent
         self.preview = segmenter.temporal.reference
         self.lookahead = max((0, *self.adjacent))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -13,16 +13,7 @@ from everyframe.errors import InputError
 from everyframe.frames import IGNORE
 from everyframe.losses import pixel
 from everyframe.losses.distributed import mean_over_processes
-
-Confidence = Literal["softmax", "bounded", "l1"]
-"""How class scores become the probability that is held against the threshold.
-
-"softmax": of logits. The others are for heads that predict masks, whose scores are no logits: S_k, the sum over
-queries of class probability times mask probability, is 0 where no query sees anything and about 1 where one query is
-sure; its softmax is nearly flat, so that no pixel would ever reach a threshold. "bounded": S_k / max(1, sum of S): what
-is missing to 1 is the probability that nothing is there, and where queries overlap their shares count. "l1": S_k / sum
-of S: the share of class k among the classes, however little of them there is.
-"""
+from everyframe.models.ops.confidence import Confidence, winning_probability
 
 
 @dataclass(frozen=True)
@@ -92,17 +83,9 @@ def pseudo_labels(
     for n in range(len(scores)):
         full = pixel.upsample(scores[n : n + 1], size)
         best, winner = full.max(1)
-        probability = _probability(best, full, confidence)
+        probability = winning_probability(best, full, confidence)
         labels[n] = torch.where(probability >= threshold, winner, IGNORE).to(torch.uint8)[0]
     return labels
-
-
-def _probability(best: Tensor, scores: Tensor, confidence: Confidence) -> Tensor:
-    """The probability [N, H, W] of the largest of scores [N, K, H, W]."""
-    if confidence == "softmax":
-        return (best - scores.logsumexp(1)).exp()
-    total = scores.sum(1)
-    return best / total.clamp(min=1 if confidence == "bounded" else torch.finfo(total.dtype).tiny)
 
 
 def pseudo_label_loss(logits: Tensor, labels: Tensor, inside: Tensor) -> Tensor:

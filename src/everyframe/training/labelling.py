@@ -17,7 +17,7 @@ from everyframe.inference.labelmap import confidence_map, label_map
 from everyframe.inference.outputs import Labelled, LabelWriter, whole_file, writing
 from everyframe.inference.pipeline import ReadAhead, WriteBehind
 from everyframe.inference.predictor import Predictor
-from everyframe.inference.scores import ScoreNorm, as_probable, own_norm
+from everyframe.inference.scores import own_confidence
 from everyframe.inference.stream import Stream, to_numpy
 from everyframe.inference.tta import Flip, Scales
 from everyframe.inference.views import loaded
@@ -47,8 +47,8 @@ def label_videos(
         model: a saved model's folder, or a built one.
         videos: their labelled frames are seen by the model and not written.
         out: folder of the pseudo-labels.
-        threshold: pixels whose probability is below become 255; 0 keeps all. Of heads that predict masks the
-            probability is the class's share, see "l1" of `ScoreNorm`.
+        threshold: pixels whose probability is below become 255; 0 keeps all. The probability is that of Mean
+            Teacher: of heads that predict masks it is "bounded", see `Confidence`.
         scales: see `everyframe.inference.tta.Scales`; empty: the frame as it is.
         flip: average with the mirrored frame.
         truth: the same videos by name, with labels to measure by; they go nowhere else.
@@ -62,15 +62,14 @@ def label_videos(
         InputError: the model or a video cannot be used, or the folder cannot be written.
     """
     predictor = loaded(model)
-    norm = own_norm(predictor)
     if scales:
-        predictor = Scales(predictor, scales, score_norm=norm)
+        predictor = Scales(predictor, scales)
     if flip:
-        predictor = Flip(predictor, norm)
+        predictor = Flip(predictor)
     stream = Stream(predictor, device)
 
     def label(video: VideoRef, writer: LabelWriter) -> Counter[str] | None:
-        return _label_video(stream, norm, video, writer, threshold, (truth or {}).get(video.name), stop)
+        return _label_video(stream, video, writer, threshold, (truth or {}).get(video.name), stop)
 
     return write_labels(videos, stream.label_space, out, label)
 
@@ -129,7 +128,6 @@ def with_ignore(space: LabelSpace) -> LabelSpace:
 
 def _label_video(
     stream: Stream,
-    norm: ScoreNorm,
     video: VideoRef,
     writer: LabelWriter,
     threshold: float,
@@ -148,7 +146,7 @@ def _label_video(
     stream.reset()
     with writer, ReadAhead(iter_frames(video)) as frames, WriteBehind(write) as behind:
         for frame in frames:
-            labels = _sure_labels(stream, norm, frame, threshold)  # labelled frames too: a memory needs every frame
+            labels = _sure_labels(stream, frame, threshold)  # labelled frames too: a memory needs every frame
             if frame.index not in labelled:
                 behind.put(Labelled(frame, labels))
             if stop():
@@ -156,11 +154,12 @@ def _label_video(
     return counts
 
 
-def _sure_labels(stream: Stream, norm: ScoreNorm, frame: Frame, threshold: float) -> NDArray[np.uint8]:
-    logits = as_probable(stream.logits(frame), norm)
-    labels = label_map(logits, frame.size)
+def _sure_labels(stream: Stream, frame: Frame, threshold: float) -> NDArray[np.uint8]:
+    scores = stream.logits(frame)
+    labels = label_map(scores, frame.size)
     if threshold > 0:
-        labels[confidence_map(logits, frame.size) < threshold] = IGNORE
+        measure = own_confidence(stream.predictor, scores)
+        labels[confidence_map(scores, frame.size, measure) < threshold] = IGNORE
     return to_numpy(labels[0])
 
 
