@@ -34,6 +34,7 @@ class FakeTrainer:
 
     def __init__(self, step: int = 0, every: int = 1) -> None:
         self.global_step, self.log_every_n_steps = step, every
+        self.precision, self.gradient_clip_val = "32-true", None
 
 
 def module(step: int = 0, every: int = 1, **teaching: Any) -> MeanTeacher:

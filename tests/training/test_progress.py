@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 from pathlib import Path
 
@@ -28,6 +29,19 @@ def test_progress(stream: type[io.StringIO], tmp_path: Path, monkeypatch: pytest
     if stream is io.StringIO:
         assert len(lines) == 3  # every fifth logged step, and the scores
         assert "\r" not in written.getvalue()
+
+
+def test_loss_is_that_of_the_log_when_gradients_are_accumulated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = io.StringIO()
+    monkeypatch.setattr(runs, "Progress", lambda steps: Progress(steps, written))
+    run(tmp_path, 1, data=TinyData(), accumulate_grad_batches=2)
+    (line,) = written.getvalue().splitlines()  # nothing before the first step
+    shown = float(line.split("loss ")[1].split()[0])
+    with (tmp_path / "logs" / "train.csv").open() as file:
+        (logged,) = csv.DictReader(file)
+    assert shown == pytest.approx(float(logged["loss"]), rel=0.15)  # two half batches, not a half of one
 
 
 def test_switched_off(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

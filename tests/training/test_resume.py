@@ -118,18 +118,18 @@ def test_best_model_survives_a_resume(tmp_path: Path) -> None:
 
 
 def test_signal_during_validation_resumes_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from everyframe.training.validation import VideoScores
+    from everyframe.training import supervised
 
-    update = VideoScores.observe
+    observe = supervised.observe
 
-    def interrupted(self: VideoScores, *args: object) -> None:
+    def interrupted(*args: object) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
-        update(self, *args)
+        observe(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(VideoScores, "observe", interrupted)
+    monkeypatch.setattr(supervised, "observe", interrupted)
     with pytest.raises(Interrupted):
         run(tmp_path, 10, data=TinyData(tmp_path / "videos"), validate_every=10)
-    monkeypatch.setattr(VideoScores, "observe", update)
+    monkeypatch.setattr(supervised, "observe", observe)
     assert checkpoint(tmp_path)["global_step"] == 10
     assert not (tmp_path / "model").exists()
     result = run(tmp_path, 10, data=TinyData(tmp_path / "videos"), validate_every=10, resume="auto")

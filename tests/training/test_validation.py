@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +11,19 @@ import pytest
 import torch
 from tiny_run import SPACE, TinyData, run, tiny_model, write_video
 
+from everyframe.data.layout import VideoRef
 from everyframe.data.reading import iter_frames, read_labels
 from everyframe.errors import InputError
 from everyframe.inference.stream import Stream
+from everyframe.metrics.functional import class_iou
+from everyframe.metrics.stateful import ConfusionMatrix
 from everyframe.models.checkpoint import load
+from everyframe.models.segmenter import Segmenter
+from everyframe.training import validation
 from everyframe.training.callbacks import SeedEachStep, StopOnNonFiniteLoss
 from everyframe.training.logs import CsvTable
-from everyframe.training.validation import MONITOR, VideoScores
+from everyframe.training.optim import Optimization
+from everyframe.training.validation import MONITOR, logged_scores, observe
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -26,8 +33,8 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 def test_scores_are_those_of_predictions_by_hand(tmp_path: Path) -> None:
     video, model = write_video(tmp_path, 3), tiny_model()
-    scores = VideoScores(SPACE)
-    scores.observe(model, video, torch.device("cpu"))
+    confusion = ConfusionMatrix(len(SPACE))
+    observe(confusion, model, video, torch.device("cpu"))
     counts = np.zeros((2, 2))
     stream = Stream(model, "cpu")
     for frame in iter_frames(video):
@@ -37,9 +44,9 @@ def test_scores_are_those_of_predictions_by_hand(tmp_path: Path) -> None:
             for guess in (0, 1):
                 counts[truth, guess] += ((labels == truth) & (predicted == guess)).sum()
     iou = [counts[k, k] / (counts[k].sum() + counts[:, k].sum() - counts[k, k]) for k in (0, 1)]
-    computed = scores.compute()
+    computed = logged_scores(confusion.compute())
     assert computed[MONITOR] == pytest.approx(np.mean(iou))
-    assert computed["class_iou"] == pytest.approx({"dark": iou[0], "bright": iou[1]})
+    assert class_iou(confusion.compute()) == pytest.approx(iou)
     assert computed["val/pixel_accuracy"] == pytest.approx(np.trace(counts) / counts.sum())
 
 
@@ -51,12 +58,12 @@ def test_frames_without_label_maps_are_seen_and_not_counted(tmp_path: Path) -> N
     model.register_forward_pre_hook(lambda *_: pytest.fail("validation must run `step`, not `forward`"))
     step = model.step
     model.step = lambda frame, state=None: seen.append(frame) or step(frame, state)  # type: ignore[method-assign]
-    scores = VideoScores(SPACE)
-    scores.observe(model, video, torch.device("cpu"))
+    confusion = ConfusionMatrix(len(SPACE))
+    observe(confusion, model, video, torch.device("cpu"))
     assert len(seen) == 3
     labels = read_labels(video, 2, SPACE)
     assert labels is not None
-    assert scores.confusion.sum() == (labels != 255).sum()
+    assert confusion.confusion.sum() == (labels != 255).sum()
 
 
 def test_model_of_the_best_validation_is_exported(tmp_path: Path) -> None:
@@ -104,6 +111,43 @@ def test_bf16_and_accumulation_run(tmp_path: Path) -> None:
     assert result.steps == 3
     state = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
     assert all(value.dtype == torch.float32 for value in state.values())
+
+
+def test_gradients_are_clipped_in_mixed_precision(tmp_path: Path) -> None:
+    """Lightning refuses that for the fused optimiser, which is the faster one on a CPU; then it is not taken."""
+    result = run(tmp_path, 2, data=TinyData(), precision="bf16-mixed", gradient_clip_val=1.0)
+    assert result.steps == 2
+    params = [{"params": [torch.nn.Parameter(torch.zeros(1))]}]
+    model = torch.nn.ParameterDict({"weight": params[0]["params"][0]})
+    assert Optimization().optimizer(model).defaults["fused"] is True
+    assert Optimization().optimizer(model, fused=False).defaults["fused"] is None
+
+
+@pytest.mark.parametrize(("limit", "seen"), [(1, 1), (0, 0), (None, 2)])
+def test_validation_may_be_limited(
+    limit: int | None, seen: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    videos: list[str] = []
+    observe = validation.observe
+
+    def counted(scores: ConfusionMatrix, model: Segmenter, video: VideoRef, device: torch.device) -> None:
+        videos.append(video.name)
+        observe(scores, model, video, device)
+
+    monkeypatch.setattr("everyframe.training.supervised.observe", counted)
+    options = {} if limit is None else {"limit_val_batches": limit}
+    result = run(tmp_path, 2, data=TinyData(tmp_path / "videos", videos=2), validate_every=2, **options)
+    assert len(videos) == seen
+    assert (result.score is None) == (seen == 0)
+    assert (tmp_path / "model" / "model.safetensors").exists()
+
+
+def test_validation_without_a_label_gives_no_score_and_the_last_model(tmp_path: Path) -> None:
+    data = TinyData(tmp_path / "videos")
+    data.val_videos = [video.keep_labels(set()) for video in data.val_videos]
+    result = run(tmp_path, 4, data=data, validate_every=2)
+    assert (result.score, result.best_step) == (None, 4)
+    assert json.loads((tmp_path / "outcome.json").read_text())["score"] is None
 
 
 # -- tables ----------------------------------------------------------------------------------------------------------

@@ -52,10 +52,43 @@ class _UpdateOnly(Metric):
         super().sync(*args, **kwargs)
 
 
-class MeanIoU(_UpdateOnly):
-    """mIoU of everything that was fed, from one confusion matrix; for validation while training.
+class ConfusionMatrix(_UpdateOnly):
+    """One confusion matrix of everything that was fed, for every score of `everyframe.metrics.functional`.
 
     The order and the size of batches and the split over processes do not matter.
+
+    Args:
+        num_classes: K.
+        ignore: label of pixels that do not count.
+
+    Attributes:
+        confusion: int64 [K, K+1], see `functional.confusion_matrix`; of this process alone.
+    """
+
+    confusion: Tensor
+
+    def __init__(self, num_classes: int, ignore: int = IGNORE, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.num_classes, self.ignore = num_classes, ignore
+        self.add_state("confusion", torch.zeros(num_classes, num_classes + 1, dtype=torch.long), dist_reduce_fx="sum")
+
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        """Add label maps: predicted train ids and labels, integers of one shape."""
+        self._count(preds, target)
+
+    def compute(self) -> Any:
+        """Return the matrix of all processes, int64 [K, K+1]; scores made of it in metrics derived from this one."""
+        return self.confusion.clone()
+
+    def _count(self, preds: Tensor, target: Tensor) -> F.Counts:
+        """Add label maps, and return their own matrix."""
+        matrix = F.confusion_matrix(preds, target, self.num_classes, self.ignore)
+        self.confusion += torch.from_numpy(matrix).to(self.confusion.device)
+        return matrix
+
+
+class MeanIoU(ConfusionMatrix):
+    """mIoU of everything that was fed.
 
     Args:
         num_classes: K.
@@ -69,26 +102,18 @@ class MeanIoU(_UpdateOnly):
         tensor(0.5000, dtype=torch.float64)
     """
 
-    confusion: Tensor
-
     def __init__(
         self, num_classes: int, classes: ClassRule = "in-ground-truth", ignore: int = IGNORE, **kwargs: Any
     ) -> None:
-        super().__init__(**kwargs)
-        self.num_classes, self.classes, self.ignore = num_classes, classes, ignore
-        self.add_state("confusion", torch.zeros(num_classes, num_classes + 1, dtype=torch.long), dist_reduce_fx="sum")
-
-    def update(self, preds: Tensor, target: Tensor) -> None:
-        """Add label maps: predicted train ids and labels, integers of one shape."""
-        matrix = F.confusion_matrix(preds, target, self.num_classes, self.ignore)
-        self.confusion += torch.from_numpy(matrix).to(self.confusion.device)
+        super().__init__(num_classes, ignore, **kwargs)
+        self.classes = classes
 
     def compute(self) -> Tensor:
         """Return mIoU, float64 []; NaN without a labelled pixel."""
         return torch.tensor(float(F.mean_iou(self.confusion, self.classes)), dtype=torch.float64)
 
 
-class SegmentationScores(_UpdateOnly):
+class SegmentationScores(ConfusionMatrix):
     """All scores of a confusion matrix, over everything and for each video, with intervals over videos.
 
     Frames of one video may come in any order, and on different processes: they are joined by the video's name.
@@ -100,17 +125,14 @@ class SegmentationScores(_UpdateOnly):
         seed: of the bootstrap.
     """
 
-    confusion: Tensor
     video_ids: list[Tensor]
     video_counts: list[Tensor]
 
     def __init__(
         self, num_classes: int, ignore: int = IGNORE, resamples: int = 1000, seed: int = 0, **kwargs: Any
     ) -> None:
-        super().__init__(**kwargs)
-        self.num_classes, self.ignore = num_classes, ignore
+        super().__init__(num_classes, ignore, **kwargs)
         self.resamples, self.seed = resamples, seed
-        self.add_state("confusion", torch.zeros(num_classes, num_classes + 1, dtype=torch.long), dist_reduce_fx="sum")
         self.add_state("video_ids", [], dist_reduce_fx="cat")  # [1] each
         self.add_state("video_counts", [], dist_reduce_fx="cat")  # [1, 3, K] each
         self._row: dict[int, int] = {}
@@ -121,8 +143,7 @@ class SegmentationScores(_UpdateOnly):
 
     def update(self, preds: Tensor, target: Tensor, video: str = "") -> None:
         """Add frames of one video: predicted train ids and labels, integers [..., H, W]."""
-        matrix = F.confusion_matrix(preds, target, self.num_classes, self.ignore)
-        self.confusion += torch.from_numpy(matrix).to(self.confusion.device)
+        matrix = self._count(preds, target)
         counts = torch.from_numpy(np.stack(F.class_counts(matrix)))[None].to(self.confusion.device)
         key = video_id(video)
         if key in self._row:
@@ -162,9 +183,7 @@ class SegmentationScores(_UpdateOnly):
             "class accuracy [in-ground-truth]": float(F.mean_class_accuracy(counts)),
         }
         if self.resamples and len(videos) > 1:
-            interval = bootstrap_interval(
-                videos, class_sums(F.mean_iou), resamples=self.resamples, seed=self.seed
-            )  # fmt: skip
+            interval = bootstrap_interval(videos, class_sums(F.mean_iou), resamples=self.resamples, seed=self.seed)
             scores["mIoU [in-ground-truth] low"], scores["mIoU [in-ground-truth] high"] = interval
         return {title: torch.tensor(value, dtype=torch.float64) for title, value in scores.items()}
 

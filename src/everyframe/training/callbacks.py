@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Mapping
@@ -88,7 +89,7 @@ class BestModel(Callback):
             return
         self.validated_step = trainer.global_step
         score = float(trainer.callback_metrics[self.monitor])
-        if score > self.score or self.step < 0:  # a score of NaN (nothing labelled) must not leave the run without
+        if score > self.score or math.isnan(self.score) or self.step < 0:
             self.score, self.step = score, trainer.global_step
             if trainer.is_global_zero:
                 save(module.exported, self.folder)

@@ -14,9 +14,10 @@ from everyframe.data.photometric import StrongPhotometric
 from everyframe.data.sampling import clip_rng
 from everyframe.frames import IGNORE, Clip, Role
 from everyframe.losses.distributed import mean_over_processes
+from everyframe.metrics.stateful import ConfusionMatrix
+from everyframe.models.ops.confidence import Confidence
 from everyframe.models.segmenter import Prediction, Segmenter
 from everyframe.semi.pseudo import (
-    Confidence,
     Teaching,
     coverage,
     cutmix,
@@ -29,7 +30,7 @@ from everyframe.semi.statistics import unrecorded_statistics
 from everyframe.semi.teacher import Teacher
 from everyframe.training.objectives_mask import pseudo_label_objective
 from everyframe.training.supervised import Supervised
-from everyframe.training.validation import MONITOR, VideoScores
+from everyframe.training.validation import MONITOR, logged_scores, observe
 
 STUDENT_MONITOR = MONITOR.replace("val/", "val/student_")
 """The student's score beside the teacher's; the teacher's decides which model is the best."""
@@ -60,7 +61,7 @@ class MeanTeacher(Supervised):
         self.teaching = teaching
         self.seed = seed
         self.teacher = Teacher(model, teaching.momentum)
-        self.student_scores = VideoScores(model.label_space)
+        self.student_confusion = ConfusionMatrix(len(model.label_space))
         self.change_colors = StrongPhotometric()
         masks = model.head.predicts == "masks"
         self.set_loss = pseudo_label_objective(self.objective) if masks else None
@@ -158,14 +159,14 @@ class MeanTeacher(Supervised):
         """Score the teacher, and beside it the student."""
         super().validation_step(video, batch_index)
         if video is not None and self.teaching.validate_student:
-            self.student_scores.observe(self.model, video, self.device)
+            observe(self.student_confusion, self.model, video, self.device)
 
-    def collect_scores(self) -> dict[str, Any]:
+    def collect_scores(self) -> dict[str, float]:
         """See `Supervised.collect_scores`."""
         scores = super().collect_scores()
         if self.teaching.validate_student:
-            scores[STUDENT_MONITOR] = self.student_scores.compute()[MONITOR]
-            self.student_scores.reset()
+            scores[STUDENT_MONITOR] = logged_scores(self.student_confusion.compute())[MONITOR]
+            self.student_confusion.reset()
         return scores
 
 

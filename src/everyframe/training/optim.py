@@ -67,10 +67,16 @@ class Optimization:
         if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
             raise InputError(f"optimizer.layer_decay: expected a factor in (0, 1], came {self.layer_decay:g}")
 
-    def optimizer(self, model: nn.Module, objective: nn.Module | None = None) -> torch.optim.Optimizer:
+    def optimizer(
+        self, model: nn.Module, objective: nn.Module | None = None, fused: bool = True
+    ) -> torch.optim.Optimizer:
         """Build the optimiser of `model` (a `Segmenter`, or any module with a `backbone`).
 
-        Parameters of the objective train at the head's rate, without decay.
+        Args:
+            model: what to train.
+            objective: its parameters train at the head's rate, without decay.
+            fused: whether AdamW may be one kernel on a CPU. Lightning refuses to clip gradients of such a one in mixed
+                precision, as if it unscaled them itself.
         """
         groups = parameter_groups(
             model, self.lr, self.weight_decay, self.head_lr_factor, self.layer_decay, self.layer_decay_form
@@ -82,7 +88,7 @@ class Optimization:
             return torch.optim.SGD(groups, lr=self.lr, momentum=self.momentum)
         # On a GPU the default is one kernel for many tensors; on a CPU it is a loop, a tenth of a small network's step.
         on_cpu = all(p.device.type == "cpu" for group in groups for p in group["params"])
-        return torch.optim.AdamW(groups, lr=self.lr, betas=self.betas, fused=True if on_cpu else None)
+        return torch.optim.AdamW(groups, lr=self.lr, betas=self.betas, fused=True if fused and on_cpu else None)
 
     def schedule(self, optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LambdaLR:
         """Build the schedule of a run of `steps` optimiser steps; to be stepped after each."""

@@ -50,14 +50,15 @@ class Progress(ProgressBar):
         """Show step, smoothed loss, learning rate and the time left."""
         if not self._enabled:
             return
-        loss = float(outputs["loss"])
+        loss = float(outputs["loss"]) * trainer.accumulate_grad_batches  # Lightning has divided it
         self._loss = loss if self._loss is None else 0.98 * self._loss + 0.02 * loss
         step, now = trainer.global_step, time.monotonic()
         last = step >= self.steps
         if self.stream.isatty():
             due = now - self._shown > 0.2 or last
         else:
-            due = step % (5 * trainer.log_every_n_steps) == 0 and batch_index % trainer.accumulate_grad_batches == 0
+            stepped = (batch_index + 1) % trainer.accumulate_grad_batches == 0
+            due = stepped and step % (5 * trainer.log_every_n_steps) == 0
         if due or last:
             self._shown = now
             self._write(f"{self._bar(step)} {step}/{self.steps}  {self._numbers(trainer, step, now)}", end=last)

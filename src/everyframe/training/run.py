@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -114,7 +115,7 @@ class Run:
     Attributes:
         folder: of the run.
         steps: optimiser steps done.
-        score: best validation score (mIoU over the classes in the ground truth), or None without validation.
+        score: best validation score (mIoU over the classes in the ground truth), or None without labels to validate on.
         best_step: step of that score.
     """
 
@@ -173,7 +174,8 @@ def train(
     check_lengths(steps, validate_every, save_every)
     accumulate = int(options.get("accumulate_grad_batches", 1))
     data.batches_per_epoch = steps * accumulate
-    validates = len(data.val_videos) > 0
+    limit = options.pop("limit_val_batches", None)
+    validates = len(data.val_videos) > 0 and limit != 0
     if torch.cuda.is_available():
         torch.set_float32_matmul_precision("high")
 
@@ -203,7 +205,7 @@ def train(
             val_check_interval=validate_every * accumulate,
             check_val_every_n_epoch=None,
             num_sanity_val_steps=0,
-            limit_val_batches=options.pop("limit_val_batches", None) if validates else 0,
+            limit_val_batches=limit if validates else 0,
             enable_checkpointing=False,  # `LastCheckpoint` and `BestModel` do it
             enable_model_summary=False,
             default_root_dir=folder.root,
@@ -214,7 +216,8 @@ def train(
             lightning.validate(module, datamodule=data, verbose=False)
     if not validates and is_first_process():
         save(module.exported, folder.model)
-    run = Run(folder, lightning.global_step, best.score if validates else None, best.step)
+    score = best.score if validates and not math.isnan(best.score) else None  # NaN: validation without labels
+    run = Run(folder, lightning.global_step, score, best.step)
     if is_first_process():
         run.write()
     return run

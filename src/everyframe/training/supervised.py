@@ -11,11 +11,13 @@ from torch import Tensor
 
 from everyframe.data.layout import VideoRef
 from everyframe.frames import Clip
+from everyframe.metrics.functional import class_iou
+from everyframe.metrics.stateful import ConfusionMatrix
 from everyframe.models.segmenter import Segmenter
 from everyframe.training.objective import Objective
 from everyframe.training.objectives_temporal import video_objective
 from everyframe.training.optim import Optimization
-from everyframe.training.validation import VideoScores
+from everyframe.training.validation import logged_scores, observe
 
 
 class Supervised(LightningModule):
@@ -40,7 +42,7 @@ class Supervised(LightningModule):
         self.objective = objective or video_objective(model)
         self.optimization = optimization or Optimization()
         self.steps = steps
-        self.scores = VideoScores(model.label_space)
+        self.confusion = ConfusionMatrix(len(model.label_space))
         self.class_iou: dict[str, float] = {}
 
     @property
@@ -64,22 +66,23 @@ class Supervised(LightningModule):
     def validation_step(self, video: VideoRef | None, batch_index: int) -> None:
         """Label every frame of a video and count; None stands for no video (see `validation.video_loader`)."""
         if video is not None:
-            self.scores.observe(self.exported, video, self.device)
+            observe(self.confusion, self.exported, video, self.device)
 
     def on_validation_epoch_end(self) -> None:
         """Log the scores."""
         scores = self.collect_scores()
-        self.class_iou = scores.pop("class_iou")
         self.log_dict({"step": float(self.global_step), **scores})
 
-    def collect_scores(self) -> dict[str, Any]:
-        """Join the counts of all processes into scores, see `VideoScores.compute`, and start anew."""
-        scores = self.scores.compute()
-        self.scores.reset()
-        return scores
+    def collect_scores(self) -> dict[str, float]:
+        """Join the counts of all processes into scores by the names under which they are logged, and start anew."""
+        matrix = self.confusion.compute()
+        self.confusion.reset()
+        self.class_iou = dict(zip(self.model.label_space.names, class_iou(matrix).tolist(), strict=True))
+        return logged_scores(matrix)
 
     def configure_optimizers(self) -> dict[str, Any]:
         """Build the optimiser and its schedule per optimiser step."""
-        optimizer = self.optimization.optimizer(self.model, self.objective)
+        mixed_and_clipped = "mixed" in self.trainer.precision and bool(self.trainer.gradient_clip_val)
+        optimizer = self.optimization.optimizer(self.model, self.objective, fused=not mixed_and_clipped)
         schedule = self.optimization.schedule(optimizer, self.steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
