@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 import everyframe
 from everyframe.errors import InputError
 from everyframe.labels import LabelSpace
-from everyframe.models.checkpoint import expect_classes, load, push_to_hub, save
+from everyframe.models.checkpoint import load, push_to_hub, save
 from everyframe.models.segmenter import Segmenter
 from everyframe.models.zoo import create_model
 
@@ -213,14 +213,3 @@ def test_push_to_hub(model: Segmenter, tmp_path: Path, monkeypatch: pytest.Monke
 def test_push_without_network_is_one_clear_line(model: Segmenter) -> None:
     with pytest.raises(InputError, match="cannot upload to 'someone/new'"):
         push_to_hub(model, "someone/new")
-
-
-# -- classes ----------------------------------------------------------------------------------------------------------
-
-
-def test_expect_classes(model: Segmenter) -> None:
-    expect_classes(model, LabelSpace(("road", "car", "sky")))
-    with pytest.raises(InputError, match=r"the model alone has 'sky'; mine alone has 'tree', 'dog'"):
-        expect_classes(model, LabelSpace(("road", "car", "tree", "dog")), "mine")
-    with pytest.raises(InputError, match=r"order differs from train id 1 on \('car' in the model, 'sky' in data\)"):
-        expect_classes(model, LabelSpace(("road", "sky", "car")))

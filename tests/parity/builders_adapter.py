@@ -11,7 +11,7 @@ from cases import Builder, Case
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from everyframe.models.convert import vit_adapter
+from everyframe.models.convert import mmseg, vit_adapter
 from everyframe.models.convert.keys import convert
 from everyframe.models.convert.mmseg_config import build_head
 from everyframe.models.ops.resize import resize
@@ -23,16 +23,16 @@ def backbone(case: Case) -> dict[str, Tensor]:
     kind = re.split(r"\W", case.reference)[0]
     if "ctor" not in case.args:
         return mask_model(case) if case.args["decode_head"]["type"] == "Mask2FormerHead" else pixel_model(case)
-    model = vit_adapter.BUILDERS[kind](case.args["ctor"])
+    model = vit_adapter.KINDS[kind].from_config(case.args["ctor"])
     load_state(model, convert(case.state, vit_adapter.BACKBONES[kind], case.path), case.path)
     return {f"feat.{i}": x for i, x in enumerate(model.eval()(case.inputs["image"]))}
 
 
 def _whole(case: Case, kind: str) -> nn.ModuleDict:
-    body = vit_adapter.BUILDERS[kind](case.args["backbone"])
+    body = vit_adapter.KINDS[kind].from_config(case.args["backbone"])
     decode, auxiliary = case.args["decode_head"], case.args.get("auxiliary_head")
     model = nn.ModuleDict({"backbone": body, "head": build_head(decode, body.channels, body.strides, auxiliary)})
-    load_state(model, vit_adapter.convert_model(case.state, kind, case.args, case.path), case.path)
+    load_state(model, mmseg.convert_model(case.state, case.args, case.path, vit_adapter.BACKBONES[kind]), case.path)
     return model.eval()
 
 

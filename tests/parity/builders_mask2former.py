@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from everyframe.losses.mask_set import MaskSetLoss, assign, matching_costs, point_losses
+from everyframe.models.backbones.swin import SwinTransformer
 from everyframe.models.convert import mask2former, mmseg
 from everyframe.models.convert.keys import convert, nested
-from everyframe.models.convert.mask2former_config import hf_head, hf_swin
+from everyframe.models.convert.mask2former_config import hf_head_options, hf_swin_options
 from everyframe.models.convert.mmseg_config import build_backbone, build_head
 from everyframe.models.heads.mask2former.head import Mask2FormerHead, semantic_scores
 from everyframe.models.heads.mask2former.transformer_decoder import mask_logits
@@ -173,8 +174,8 @@ def transformers_model(case: Case) -> dict[str, Tensor]:
     """`Mask2FormerForUniversalSegmentation` with its `save_pretrained` folder beside the case."""
     folder = _folder(case)
     config: dict[str, Any] = json.loads((folder / "config.json").read_text())
-    body = hf_swin(config["backbone_config"])
-    top = hf_head(config, body.channels, body.strides)
+    body = SwinTransformer(**hf_swin_options(config["backbone_config"]))
+    top = Mask2FormerHead(body.channels, body.strides, len(config["id2label"]), **hf_head_options(config))
     rules = nested(mask2former.HF_SWIN, "model.pixel_level_module.encoder.", "backbone.")
     state = mask2former.join_projections(read_state(folder / "model.safetensors"))
     model = nn.ModuleDict({"backbone": body, "head": top}).eval()

@@ -193,34 +193,6 @@ def _read_json(folder: str | Path) -> Any:
         raise InputError(f"{path}: expected JSON, came {error}; the file is damaged: copy the model anew") from None
 
 
-def expect_classes(model: Segmenter, label_space: LabelSpace, source: str | Path = "data") -> None:
-    """Check that a model predicts the classes that the data hold, in the same order.
-
-    Raises:
-        InputError: it does not; the message names the first classes that differ.
-    """
-    ours, theirs = model.label_space.names, label_space.names
-    if ours == theirs:
-        return
-    only_model = [name for name in ours if name not in theirs]
-    only_data = [name for name in theirs if name not in ours]
-    if not only_model and not only_data:
-        at = next(k for k, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b)
-        what = f"the order differs from train id {at} on ({ours[at]!r} in the model, {theirs[at]!r} in {source})"
-    else:
-        parts = [
-            f"{where} alone has {', '.join(map(repr, names[:5]))}"
-            + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-            for where, names in (("the model", only_model), (str(source), only_data))
-            if names
-        ]
-        what = "; ".join(parts)
-    raise InputError(
-        f"{source}: expected the model's {len(ours)} classes, came {len(theirs)}: {what}; use the classes that the "
-        f"model was trained with, or map these labels into them (LabelSpace.mapped)"
-    )
-
-
 def push_to_hub(
     model: Segmenter,
     repo_id: str,

@@ -21,7 +21,7 @@ def resnet(pretrained: bool, *, weights: str, output_stride: int = 8, **options:
     return _with_weights(ResNet(strides=strides, dilations=dilations, **options), weights, pretrained)
 
 
-def swin(pretrained: bool, *, weights: str, **options: Any) -> nn.Module:
+def swin(pretrained: bool, *, weights: str | None, **options: Any) -> nn.Module:
     """Swin Transformer; `weights` names timm's model of the same shape."""
     return _with_weights(SwinTransformer(**options), weights, pretrained)
 
@@ -45,8 +45,10 @@ def timm_model(pretrained: bool, *, name: str, **options: Any) -> nn.Module:
     return TimmBackbone(name, pretrained, **options)
 
 
-def _with_weights(backbone: nn.Module, weights: str, pretrained: bool) -> nn.Module:
+def _with_weights(backbone: nn.Module, weights: str | None, pretrained: bool) -> nn.Module:
     if pretrained:
+        if weights is None:
+            raise InputError("this backbone has no pretrained weights; leave `pretrained` out: it trains from nothing")
         from everyframe.models.convert.timm import load_pretrained
 
         load_pretrained(backbone, weights)
@@ -67,6 +69,7 @@ STANDARD: dict[str, Callable[..., nn.Module]] = {
     "swin-small": partial(_SWIN, weights=f"swin_small_{_SWIN_224}.ms_in1k"),
     "swin-base": partial(_SWIN, width=128, heads=(4, 8, 16, 32), weights=f"swin_base_{_SWIN_224}.ms_in22k"),
     "swin-large": partial(_SWIN, width=192, heads=(6, 12, 24, 48), weights=f"swin_large_{_SWIN_224}.ms_in22k"),
+    "swin-micro": partial(swin, width=16, depths=(1, 1, 2, 1), heads=(1, 2, 4, 8), window=4, weights=None),
     "convnext-tiny": partial(timm_model, name="convnext_tiny.fb_in22k", output_norms=True),
     "convnext-small": partial(timm_model, name="convnext_small.fb_in22k", output_norms=True),
     "convnext-base": partial(timm_model, name="convnext_base.fb_in22k", output_norms=True),

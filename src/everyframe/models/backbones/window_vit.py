@@ -115,7 +115,3 @@ class WindowVit(nn.Module):
         x = self.patch_embed(x)
         grid = (x.shape[1], x.shape[2])
         return self.dropout(x.flatten(1, 2) + resized_positions(self.pos_embed[:, 1:], self.grid, grid)), grid
-
-
-def _attention(width: int, heads: int, window: int | None, bias: bool) -> SelfAttention:
-    return PaddedWindowAttention(width, heads, window, bias) if window else GlobalAttention(width, heads, bias)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from torch import nn
-
 from everyframe.models.backbones.eva02 import Eva02
 from everyframe.models.backbones.focalnet import FocalNet
 from everyframe.models.backbones.intern_image import InternImage
@@ -195,8 +193,3 @@ BACKBONES: dict[str, BackboneKind] = {
     "EVA2": BackboneKind(Eva02, eva02_options),
 }
 """Class name -> ours."""
-
-BUILDERS: dict[str, Callable[[Config], nn.Module]] = {
-    name: lambda config, kind=kind: kind.build(**kind.options(config)) for name, kind in BACKBONES.items()
-}
-"""Class name -> builder from its configuration."""

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from everyframe.models.backbones.swin import SwinTransformer
 from everyframe.models.convert.settings import Config, Unsupported, read
-from everyframe.models.heads.mask2former.head import Mask2FormerHead
 
 
 def mask2former_options(config: Config) -> dict[str, Any]:
@@ -112,11 +110,6 @@ def hf_swin_options(config: Config) -> dict[str, Any]:
     }
 
 
-def hf_swin(config: Config) -> SwinTransformer:
-    """Build what transformers' `SwinBackbone` with all stages as outputs is, from its `backbone_config`."""
-    return SwinTransformer(**hf_swin_options(config))
-
-
 def hf_head_options(config: Config) -> dict[str, Any]:
     """Return `Mask2FormerHead`'s arguments for transformers' `Mask2FormerForUniversalSegmentation`.
 
@@ -137,8 +130,3 @@ def hf_head_options(config: Config) -> dict[str, Any]:
         "decoder_hidden": config["dim_feedforward"],
         "upsample_first": True,
     }
-
-
-def hf_head(config: Config, channels: Sequence[int], strides: Sequence[int]) -> Mask2FormerHead:
-    """Build what transformers' `Mask2FormerForUniversalSegmentation` has behind its backbone, from `config.json`."""
-    return Mask2FormerHead(channels, strides, len(config["id2label"]), **hf_head_options(config))

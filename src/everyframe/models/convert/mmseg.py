@@ -181,18 +181,21 @@ def head_table(config: Mapping[str, Any] | Sequence[Mapping[str, Any]], theirs: 
     return rules
 
 
-def convert_model(state: State, config: Mapping[str, Any], source: str | Path = "weights") -> dict[str, Tensor]:
+def convert_model(
+    state: State, config: Mapping[str, Any], source: str | Path = "weights", backbone: Table | None = None
+) -> dict[str, Tensor]:
     """Convert a whole `EncoderDecoder` or `CascadeEncoderDecoder` into the names of a `Segmenter`.
 
     Args:
         state: the checkpoint's weights (`everyframe.models.state.read_state`).
         config: mmseg's `model` configuration: "backbone", "decode_head", perhaps "auxiliary_head".
         source: named in messages, normally the file.
+        backbone: table of the backbone, where it is not mmseg's own.
 
     Raises:
         InputError: a class without converter, or keys that its layout does not have.
     """
-    rules = nested(backbone_table(config["backbone"]), "backbone.", "backbone.")
+    rules = nested(backbone or backbone_table(config["backbone"]), "backbone.", "backbone.")
     rules += head_table(config["decode_head"], "decode_head.", "head.")
     if config.get("auxiliary_head"):
         rules += head_table(config["auxiliary_head"], "auxiliary_head.", "head.auxiliary.")

@@ -20,6 +20,9 @@ from everyframe.models.convert.settings import Config, Unsupported, read
 Options = dict[str, Any]
 """Arguments of one of our constructors."""
 
+NORMS = nn.BatchNorm2d | nn.GroupNorm | nn.LayerNorm
+"""Normalisations with an epsilon."""
+
 
 def norm_of(config: Config) -> str:
     """Return the name of the normalisation (see `ops.conv.NORMS`)."""
@@ -38,7 +41,7 @@ def with_eps(module: nn.Module, config: Config) -> Any:
     eps = (config.get("norm_cfg") or {}).get("eps")
     if eps is not None:
         for part in module.modules():
-            if isinstance(part, nn.BatchNorm2d | nn.GroupNorm | nn.LayerNorm):
+            if isinstance(part, NORMS):
                 part.eps = eps
     return module
 
@@ -155,6 +158,10 @@ class BackboneKind(NamedTuple):
     build: Callable[..., nn.Module]
     options: Callable[[Config], Options]
 
+    def from_config(self, config: Config) -> Any:
+        """Build our module from the published configuration."""
+        return self.build(**self.options(config))
+
 
 _RESNET = BackboneKind(ResNet, resnet_options)
 
@@ -177,5 +184,4 @@ def build_backbone(config: Config) -> nn.Module:
     """
     if config["type"] not in BACKBONES:
         raise Unsupported(f"mmseg backbone {config['type']} is not built yet; there are {', '.join(BACKBONES)}")
-    kind = BACKBONES[config["type"]]
-    return with_eps(kind.build(**kind.options(config)), config)
+    return with_eps(BACKBONES[config["type"]].from_config(config), config)

@@ -16,12 +16,12 @@ from everyframe.models.convert import backbones, mmseg, vit_adapter
 from everyframe.models.convert.design import Design, Options, Reading, nearest_backbone, system_of
 from everyframe.models.convert.keys import Rule, Table, left_out, nested
 from everyframe.models.convert.mmseg_backbone_config import BACKBONES as MMSEG
+from everyframe.models.convert.mmseg_backbone_config import NORMS
 from everyframe.models.convert.mmseg_config import class_count, head_kind
 from everyframe.models.convert.settings import Config, Unsupported
 from everyframe.models.segmenter import IMAGENET_MEAN, IMAGENET_STD
 
 BYTE = 255.0
-_NORMS = nn.BatchNorm2d | nn.LayerNorm | nn.GroupNorm
 
 
 class Published(NamedTuple):
@@ -146,10 +146,6 @@ def refuse_other_eps(model: nn.Module, config: Mapping[str, Any]) -> None:
     heads = config["decode_head"] if isinstance(config["decode_head"], Sequence) else [config["decode_head"]]
     for part, settings in (("backbone", config["backbone"]), ("head", heads[-1])):
         eps = (settings.get("norm_cfg") or {}).get("eps")
-        own = {
-            m.eps
-            for m in model.get_submodule(part).modules()
-            if isinstance(m, nn.BatchNorm2d | nn.LayerNorm | nn.GroupNorm)
-        }
+        own = {m.eps for m in model.get_submodule(part).modules() if isinstance(m, NORMS)}
         if eps is not None and own - {eps}:
             raise Unsupported(f"norm_cfg eps={eps} of the {part} is not supported, only {sorted(own)[0]}")

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from everyframe.models.backbones.beit import Beit
 from everyframe.models.backbones.large import adapter
 from everyframe.models.backbones.window_vit import WindowVit
-from everyframe.models.convert import mmseg
 from everyframe.models.convert.keys import WEIGHT, Rule, Table, convert, left_out, nested
 from everyframe.models.convert.mask2former import COMPUTED
 from everyframe.models.convert.mmseg_backbone_config import BackboneKind, Options
@@ -84,27 +82,6 @@ BACKBONES: dict[str, Table] = {"BEiTAdapter": adapter_table(BEIT), "ViTAdapter":
 """Class name of a backbone -> table."""
 
 
-def convert_model(
-    state: State, backbone: str, config: Mapping[str, Any], source: str | Path = "weights"
-) -> dict[str, Tensor]:
-    """Convert a whole segmentation model into the names of a `Segmenter`.
-
-    Args:
-        state: the checkpoint's weights.
-        backbone: class name of the backbone, see `BACKBONES`.
-        config: the configuration: "decode_head" with its "type", perhaps "auxiliary_head".
-        source: named in messages, normally the file.
-
-    Raises:
-        InputError: a class without converter, or keys that its layout does not have.
-    """
-    rules = nested(BACKBONES[backbone], "backbone.", "backbone.")
-    rules += mmseg.head_table(config["decode_head"], "decode_head.", "head.")
-    if config.get("auxiliary_head"):
-        rules += mmseg.head_table(config["auxiliary_head"], "auxiliary_head.", "head.auxiliary.")
-    return convert(state, rules, source)
-
-
 # -- configurations ----------------------------------------------------------------------------------------------------
 
 _KNOWN = {
@@ -152,11 +129,6 @@ KINDS: dict[str, BackboneKind] = {
     "ViTAdapter": BackboneKind(partial(adapter, False, trunk=WindowVit, weights=None), vit_adapter_options),
 }
 """Class name of a backbone -> ours."""
-
-BUILDERS: dict[str, Callable[[Config], nn.Module]] = {
-    name: lambda config, kind=kind: kind.build(**kind.options(config)) for name, kind in KINDS.items()
-}
-"""Class name of a backbone -> builder from its configuration."""
 
 
 def _shared(config: Config, size: int | Sequence[int]) -> Options:
