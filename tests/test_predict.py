@@ -20,8 +20,11 @@ from PIL import Image
 from everyframe.errors import InputError
 from everyframe.frames import Frame
 from everyframe.inference import outputs
+from everyframe.inference.job import Job
 from everyframe.inference.outputs import OutputError
+from everyframe.inference.state_file import snapshot
 from everyframe.inference.stream import Stream
+from everyframe.inference.summary import VideoResult
 from everyframe.inference.tta import Flip, Scales
 from everyframe.inference.window import Window
 from everyframe.io.label_png import read_label, read_raw
@@ -366,6 +369,24 @@ def test_unwritable_folder_and_no_output(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="at least one of the outputs"):
         predict(Remember(), video(2), tmp_path / "out", labels=False, overlay=False, areas=False)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_record_every_no_frames_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="every 1 frame or more, came 0"):
+        predict(Counted(), pictures(tmp_path / "v"), tmp_path / "out", checkpoint_every=0)
+
+
+def test_the_state_of_another_video_is_not_taken(tmp_path: Path) -> None:
+    """ "a/b" and "a__b" keep their state under one name: only its own video goes on from it."""
+    model = Counted()
+    job, runner = Job(tmp_path, {}), Stream(model, "cpu")
+    frame = Frame(torch.zeros(3, 32, 48, dtype=torch.uint8), 0, 0.0, "0")
+    runner.logits(frame)
+    job.checkpoint(VideoResult("a/b", "one"), snapshot(runner.state), 1, (32, 48))
+    assert job.restore(VideoResult("a/b", "one"), runner) == 1
+    assert runner.state is not None
+    assert job.restore(VideoResult("a__b", "other"), runner) == 0
+    assert runner.state is None
 
 
 def test_a_defect_keeps_its_traceback(tmp_path: Path) -> None:

@@ -129,6 +129,8 @@ def predict(
     wanted = [kind for kind, yes in asked.items() if yes]
     if not wanted:
         raise InputError(f"predict: expected at least one of the outputs {', '.join(asked)}, came none")
+    if checkpoint_every < 1:
+        raise InputError(f"predict: expected a record of the state every 1 frame or more, came {checkpoint_every}")
     built = loaded(model)
     runner = Stream(with_views(built, **views), device, dtype)
     space = runner.label_space

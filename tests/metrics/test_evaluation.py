@@ -236,3 +236,16 @@ def test_table_names_the_variant_beside_every_number(videos: Videos) -> None:
         assert title in table
     assert "road" in table
     assert "  VC8 [vspw-script], VC16 [vspw-script]: as the authors'" in table
+
+
+def test_no_window_reaches_across_a_change_of_size() -> None:
+    """Frames of 2x3 and of 3x2 have equally many pixels, which are not the same ones; neither are those of 2x2."""
+    evaluation = Evaluation(LabelSpace(("road", "car")), windows=(2,), resamples=0)
+    sizes = [(2, 3), (2, 3), (3, 2), (2, 2), (2, 2)]
+    for frame, size in enumerate(sizes):
+        label = np.zeros(size, np.uint8)
+        right = label if frame != 1 else label + 1
+        evaluation.update("street", frame, right, label)
+    # Two windows of two frames: the first one has a wrong frame, the second is right.
+    assert evaluation.compute().score("VC2", "correct").value == 0.5
+    assert evaluation.compute().score("VC2", "paper").value == 0.5

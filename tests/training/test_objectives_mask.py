@@ -18,7 +18,7 @@ from everyframe.models.segmenter import Prediction, Segmenter
 from everyframe.models.zoo import create_model
 from everyframe.semi.pseudo import Teaching, pseudo_labels
 from everyframe.training.mean_teacher import MeanTeacher, query_logits
-from everyframe.training.objective import AuxiliaryCrossEntropy
+from everyframe.training.objective import AuxiliaryCrossEntropy, Objective
 from everyframe.training.objectives_mask import MaskOptions, pseudo_label_objective
 from everyframe.training.objectives_temporal import video_objective
 from everyframe.training.supervised import Supervised
@@ -97,6 +97,16 @@ def test_left_out_the_objective_is_the_models() -> None:
 
 
 # -- label maps of few classes -----------------------------------------------------------------------------------------
+
+
+def test_a_part_that_is_no_term_leaves_no_graph_behind() -> None:
+    """Its graph would be that of the whole model, kept until the next step."""
+    model, batch = small(), clip()
+    terms = MaskOptions(points=64, dice=0.0).terms()
+    costs = Objective(terms)(model(batch.images, batch.roles), batch)
+    assert set(costs) == {"class", "mask", "loss"}
+    shared = terms["class"][1].shared  # type: ignore[attr-defined]
+    assert (shared._waiting, shared._of) == ({}, [])
 
 
 def test_support_needs_clips_that_say_what_their_labels_know() -> None:

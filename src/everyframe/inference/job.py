@@ -171,6 +171,8 @@ class Job:
             state, notes = load_state(path, stream.device)
         except ValueError:  # damaged, or of classes that are gone: start over, the result is the same
             return 0
+        if notes["source"] != result.source:  # of another video: "a/b" and "a__b" share a file name
+            return 0
         stream.restore(state, (notes["size"][0], notes["size"][1]))
         return int(notes["frames"])
 

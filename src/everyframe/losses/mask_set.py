@@ -65,7 +65,8 @@ class MaskSetLoss:
         respect_ignore: points on ignored pixels do not count. Published training counts them against every mask.
         spare_ignored: a query without a mask is told that it shows no object only as far as its own mask lies on
             labelled pixels: where nobody knows what is there, it may be right. For label maps with large unknown parts.
-        support: see `Support`.
+        support: what queries without a mask are told of images whose labels know some of the classes alone, as those
+            of a further data set do: "ignore" that they show no object, "merge" or "weigh" less, see `Support`.
     """
 
     cost_class: float = 2.0

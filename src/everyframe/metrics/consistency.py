@@ -88,9 +88,13 @@ class WindowSums:
         self.counter = WindowCounter(windows, [rule.kind for rule in self.rules.values()], ignore)
         self.sums = {name: np.zeros((len(self.counter.windows), 2)) for name in self.rules}
         self._held: dict[Kind, Counts] | None = None
+        self._size: tuple[int, ...] | None = None
 
     def update(self, pred: NDArray[Any], label: NDArray[Any]) -> None:
-        """Add the next frame, two integer maps of one shape."""
+        """Add the next frame, two integer maps of one shape; no window reaches across a change of size."""
+        if pred.shape != self._size:
+            self.gap()
+            self._size = pred.shape
         counts = self.counter.step(pred.reshape(1, -1), label.reshape(1, -1))
         for name, rule in self.rules.items():
             # Only the next frame tells that the windows ending here were not the last ones.

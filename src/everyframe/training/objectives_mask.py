@@ -17,8 +17,8 @@ from everyframe.training.objective import Objective, Term
 
 
 @dataclass(frozen=True)
-class MaskOptions:
-    """What a set of queries costs; the defaults are Mask2Former's and ViT-Adapter's, 2 / 5 / 5.
+class MaskOptions(MaskSetLoss):
+    """A set loss and the weights of its parts; the defaults are Mask2Former's and ViT-Adapter's, 2 / 5 / 5.
 
     Attributes:
         classification: weight of the cross entropy of the queries' classes.
@@ -26,37 +26,12 @@ class MaskOptions:
         dice: weight of the Dice loss of the masks.
         auxiliary: weight of the cross entropy of auxiliary class scores, where there are any: those of an auxiliary
             head, or those by which SSLTM gathers its regions.
-        cost_class: weight of the class in the matching of queries and classes.
-        cost_mask: weight of the masks' cross entropy in the matching.
-        cost_dice: weight of the masks' Dice loss in the matching.
-        no_object: weight of the queries without an object in the cross entropy of classes.
-        class_weights: factor per class in that cross entropy.
-        points: at which masks are compared.
-        oversample: candidates for the uncertain ones among these points, as a multiple of them.
-        importance: share of the points that are uncertain ones.
-        respect_ignore: ignored pixels count for nothing. Off, as published: they are outside of every mask.
-        spare_ignored: queries whose masks lie on ignored pixels are not told that they show no object, see
-            `MaskSetLoss`. (On pseudo-labels they never are.)
-        support: what queries without a mask are told of clips whose labels know some of the classes alone, as those of
-            a further data set do: "ignore" that they show no object, "merge" or "weigh" less, see
-            `everyframe.losses.mask_set.Support`. Needs `Clip.supported`.
     """
 
     classification: float = 2.0
     mask: float = 5.0
     dice: float = 5.0
     auxiliary: float = 0.4
-    cost_class: float = 2.0
-    cost_mask: float = 5.0
-    cost_dice: float = 5.0
-    no_object: float = 0.1
-    class_weights: list[float] | None = None
-    points: int = 12_544
-    oversample: float = 3.0
-    importance: float = 0.75
-    respect_ignore: bool = True
-    spare_ignored: bool = False
-    support: Support = "ignore"
 
     def __post_init__(self) -> None:
         weights = {name: getattr(self, name) for name in ("classification", "mask", "dice", "auxiliary")}
@@ -75,18 +50,21 @@ class MaskOptions:
 
     def terms(self) -> dict[str, tuple[float, Term]]:
         """Return the terms of the queries for an `Objective`: "class", "mask" and "mask_dice"."""
-        loss = MaskSetLoss(
-            self.cost_class, self.cost_mask, self.cost_dice, self.no_object, self.class_weights, self.points,
-            self.oversample, self.importance, self.respect_ignore, self.spare_ignored, self.support,
-        )  # fmt: skip
-        return set_terms(loss, {"class": self.classification, "mask": self.mask, "mask_dice": self.dice})
+        return set_terms(self, {"class": self.classification, "mask": self.mask, "mask_dice": self.dice})
 
 
 @dataclass
 class SetLossOnce:
-    """The set loss, computed once per batch for the terms that are its parts."""
+    """The set loss, computed once per batch for the terms that are its parts.
+
+    Attributes:
+        loss: the set loss.
+        parts: those of its parts that are terms. The others are dropped: nobody would fetch them, and their graph, that
+            of the whole model, would live until the next step.
+    """
 
     loss: MaskSetLoss
+    parts: frozenset[str] = frozenset({"class", "mask", "dice"})
     _waiting: dict[str, Tensor] = field(default_factory=dict)
     _of: list[Prediction] = field(default_factory=list)
 
@@ -100,14 +78,15 @@ class SetLossOnce:
         return value
 
     def compute(self, prediction: Prediction, clip: Clip) -> dict[str, Tensor]:
-        """Return all parts for the query frames of all clips."""
+        """Return the parts that are terms, for the query frames of all clips."""
         frames = clip.query_labels.shape[1]
         outputs = {name: value.flatten(0, 1) for name, value in prediction.outputs.items()}
         labels = clip.query_labels.flatten(0, 1)
         queries = outputs["class_logits"].shape[2]
         masks = torch.tensor(float(count_masks(labels, queries)), device=labels.device)
         supported = None if self.loss.support == "ignore" else _supported(clip).repeat_interleave(frames, 0)
-        return self.loss(**outputs, labels=labels, num_masks=mean_over_processes(masks), supported=supported)
+        losses = self.loss(**outputs, labels=labels, num_masks=mean_over_processes(masks), supported=supported)
+        return {name: loss for name, loss in losses.items() if name in self.parts}
 
 
 @dataclass(frozen=True)
@@ -128,7 +107,7 @@ PARTS = {"class": "class", "mask": "mask", "mask_dice": "dice"}
 
 def set_terms(loss: MaskSetLoss, weights: dict[str, float]) -> dict[str, tuple[float, Term]]:
     """Return the terms of a set loss by their names in `PARTS`, with these weights."""
-    shared = SetLossOnce(loss)
+    shared = SetLossOnce(loss, frozenset(PARTS[name] for name, weight in weights.items() if weight))
     return {name: (weight, SetTerm(shared, PARTS[name])) for name, weight in weights.items()}
 
 

@@ -301,6 +301,10 @@ def _summary(config: Config, data: ClipDataModule, model: Segmenter) -> str:
 def weighted(options: Config, data: ClipDataModule, section: str) -> Config:
     """Return the options of a section with its class weights as numbers, one per class.
 
+    The model's loss needs them before `prepare_data`, so every process counts, and gets the same. Lightning starts the
+    others once the first one has counted, and they read its counts; where a launcher (torchrun) started all at once the
+    masks are read once per process, and never again.
+
     Raises:
         InputError: there are not as many weights as classes.
     """
