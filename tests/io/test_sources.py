@@ -56,6 +56,19 @@ def test_single_picture(pictures: Callable[..., Path]) -> None:
     assert (source.name, frame.name, frame.index, number_of(frame.image)) == ("b", "b", 0, 1)
 
 
+def test_a_single_picture_has_its_own_name_however_it_is_written(
+    pictures: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(pictures("shots", ["a.png", "b.png"]))
+    assert [open_source(what).name for what in ("a.png", "./a.png", "../shots/./b.png")] == ["a", "a", "b"]
+    assert open_source("*").name == "shots"
+
+
+def test_names_that_differ_in_capitals_alone_would_be_one_folder(tmp_path: Path, pictures: Callable[..., Path]) -> None:
+    places = [pictures("x/Cut", ["1.png"]), pictures("y/cut", ["1.png"]), pictures("y/other", ["1.png"])]
+    assert [source.name for source in expand_sources(places)] == ["x_Cut", "y_cut", "other"]
+
+
 def test_globs(pictures: Callable[..., Path], make_video: Callable[..., Path], tmp_path: Path) -> None:
     pictures("one", ["1.png", "2.png"])
     pictures("two", ["1.png"])
@@ -169,6 +182,7 @@ def test_what_is_no_source(tmp_path: Path, pictures: Callable[..., Path]) -> Non
         str(tmp_path / "missing"): "found nothing of that name",
         str(tmp_path / "missing*.mp4"): "matches none",
         str(tmp_path / "empty"): "found none among 0 entries",
+        "²": "found nothing of that name",  # a digit, but no number
     }
     for what, expected in cases.items():
         with pytest.raises(InputError, match=expected) as caught:

@@ -76,14 +76,14 @@ def expand_sources(whats: Iterable[str | Path | int], *, rate: Fraction | float 
 
 def _expand(what: str, rate: Fraction) -> list[Source]:
     path = Path(what).expanduser()
-    if what.isdigit() and not path.exists():
+    if what.isdecimal() and not path.exists():
         return [CameraSource(int(what))]
     if is_url(what):
         return [VideoSource(_url_name(what), what)]
     if path.is_dir():
         return _expand_folder(path, rate)
     if path.exists():
-        return _files([path], what, rate)
+        return _files([path], str(path), rate)
     if glob.has_magic(what):
         matches = [Path(match) for match in glob.glob(str(path), recursive=True)]
         matches.sort(key=lambda match: natural_key(str(match)))
@@ -154,8 +154,9 @@ def _name_apart(sources: Sequence[Source]) -> None:
 
 
 def _alike(sources: Sequence[Source]) -> list[Source]:
-    count = Counter(source.name for source in sources)
-    return [source for source in sources if count[source.name] > 1]
+    # Names that differ in capitals alone are one folder on Windows and macOS.
+    count = Counter(source.name.casefold() for source in sources)
+    return [source for source in sources if count[source.name.casefold()] > 1]
 
 
 def _rate(rate: Fraction | float | None) -> Fraction:
