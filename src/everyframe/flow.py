@@ -190,8 +190,8 @@ def checked_flow(flow: Any, size: tuple[int, int]) -> FlowField:
     return field
 
 
-FLOWS: dict[str, type[DISFlow] | type[RAFTFlow]] = {"dis": DISFlow, "raft": RAFTFlow}
-"""Name of a flow -> estimator."""
+FLOWS = ("dis", "raft")
+"""Names of the estimators that options know."""
 
 
 def open_flow(flow: str | Flow, device: str | torch.device = "cpu") -> Flow:
@@ -215,15 +215,19 @@ def open_flow(flow: str | Flow, device: str | torch.device = "cpu") -> Flow:
 
 
 @cache
-def named_flow(name: str) -> Flow:
-    """Return the estimator of a name of `FLOWS`, one for the whole program, without flow back.
+def named_flow(name: str, device: str = "cpu") -> Flow:
+    """Return the estimator of a name of `FLOWS`, one per device for the whole program, without flow back.
+
+    Args:
+        name: "dis" or "raft".
+        device: where RAFT runs; DIS runs on the CPU.
 
     Raises:
         InputError: there is no such name.
     """
     if name not in FLOWS:
         raise InputError(f"flow: expected {' or '.join(FLOWS)}, or an object with `between`, came {name!r}")
-    return FLOWS[name](backward=False)
+    return DISFlow(backward=False) if name == "dis" else RAFTFlow(device=device, backward=False)
 
 
 @torch.no_grad()
@@ -231,14 +235,14 @@ def batch_flow(flow: str | Flow, first: Tensor, second: Tensor) -> Tensor:
     """Find the flow between the frames of two batches, one pair after the other.
 
     Args:
-        flow: a name of `FLOWS`, or an estimator.
+        flow: a name of `FLOWS`, which then runs on the device of `first` where it can, or an estimator.
         first: the frames on whose grid the flow is, 0..255, [N, 3, H, W] RGB.
         second: the frames into which it points, likewise.
 
     Returns:
         float32 [N, 2, H, W] in pixels, on the device of `first`.
     """
-    estimator = named_flow(flow) if isinstance(flow, str) else flow
+    estimator = named_flow(flow, str(first.device)) if isinstance(flow, str) else flow
     pairs = zip(_as_bytes(first), _as_bytes(second), strict=True)
     fields = [torch.from_numpy(estimator.between(a, b).forward) for a, b in pairs]
     return torch.stack(fields).to(first.device)

@@ -1,0 +1,46 @@
+"""Flow of batches: which estimator, on which device, in which direction."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from everyframe import flow
+from everyframe.errors import InputError
+from everyframe.flow import DISFlow, FlowPair, RAFTFlow, batch_flow, named_flow
+
+
+class Difference:
+    """A "flow" that tells which frames came in which order: the first one's level minus the second one's."""
+
+    def between(self, first: Tensor, second: Tensor) -> FlowPair:
+        level = float(first.float().mean() - second.float().mean()) if first.device.type == "cpu" else 0.0
+        return FlowPair(np.full((2, *first.shape[-2:]), level, np.float32))
+
+
+def test_each_pair_of_a_batch_from_the_first_frame_to_the_second() -> None:
+    first = torch.tensor([10, 40], dtype=torch.uint8)[:, None, None, None].expand(2, 3, 5, 7)
+    second = torch.tensor([4.4, 50.6])[:, None, None, None].expand(2, 3, 5, 7)  # rounded to bytes
+    fields = batch_flow(Difference(), first, second)
+    assert fields.shape == (2, 2, 5, 7)
+    assert fields[:, 0, 0, 0].tolist() == [10 - 4, 40 - 51]
+
+
+def test_a_named_flow_runs_where_the_frames_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(flow, "named_flow", lambda name, device: asked.append((name, device)) or Difference())
+    frames = torch.zeros(1, 3, 5, 7, dtype=torch.uint8, device="meta")
+    assert batch_flow("raft", frames, frames).device.type == "meta"
+    assert asked == [("raft", "meta")]
+
+
+def test_one_estimator_per_name_and_device() -> None:
+    raft = named_flow("raft", "cuda:1")  # nothing is built before the first pair
+    assert isinstance(raft, RAFTFlow)
+    assert (raft.device, raft.backward) == (torch.device("cuda:1"), False)
+    assert named_flow("raft", "cuda:1") is raft is not named_flow("raft")
+    assert isinstance(named_flow("dis"), DISFlow)
+    with pytest.raises(InputError, match="expected dis or raft"):
+        named_flow("farneback")
