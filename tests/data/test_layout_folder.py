@@ -191,6 +191,14 @@ def test_cvat_export_beside_one_video(own: Path) -> None:
     assert (read_labels(videos[0], 2, space) == 0).all()  # video `a` is still read by the ids of classes.yaml
 
 
+def test_two_masks_of_one_frame_in_different_folders_are_refused(own: Path) -> None:
+    text(own / "masks/c/labelmap.txt", "road:1,2,3::")
+    for folder in ("day1", "day2"):
+        cvat_masks(own / f"masks/c/SegmentationClass/{folder}/frame_2.png")
+    with pytest.raises(InputError, match=r"day2/frame_2\.png: a second mask of one frame, beside .*day1/frame_2\.png"):
+        load_split(own, "all")
+
+
 def test_cvat_export_as_root(tmp_path: Path) -> None:
     for i in range(3):
         picture(tmp_path / f"JPEGImages/frame_{i:06d}.jpg")

@@ -290,6 +290,21 @@ def test_images_in_split_folders(tmp_path: Path) -> None:
     assert (video.name, video.labelled) == ("2", (0,))
 
 
+def test_a_split_without_a_folder_is_not_taken_from_the_folder_of_another(tmp_path: Path) -> None:
+    for stem in "abcdef":
+        picture(tmp_path / f"images/train/{stem}.jpg")
+        mask(tmp_path / f"masks/train/{stem}.png")
+    text(tmp_path / "classes.yaml", "1: thing")
+    assert len(load_split(tmp_path, "train")[0]) == 6
+    with pytest.raises(InputError, match=r"images/val: expected a folder .*--data\.val_split null"):
+        load_split(tmp_path, "val")  # it would hold out pictures that train trains on
+    assert len(load_split(tmp_path, "all")[0]) == 6
+    assert SPLITS["images"](tmp_path) == ["train"]
+    text(tmp_path / "val.txt", "train/f")  # asked for by name it is given
+    assert [video.name for video in load_split(tmp_path, "val")[0]] == ["train__f"]
+    assert SPLITS["images"](tmp_path) == ["train", "val"]
+
+
 # -- all -------------------------------------------------------------------------------------------------------------
 
 

@@ -43,7 +43,7 @@ class Finding:
     def __str__(self) -> str:
         where = f"{self.files[0]}: " if self.files else ""
         more = f" (and {len(self.files) - 1} more)" if len(self.files) > 1 else ""
-        return f"{where}{self.what}{more}; {self.fix}"
+        return f"{where}{self.what}{more}{'; ' * bool(self.fix)}{self.fix}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""

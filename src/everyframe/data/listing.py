@@ -17,6 +17,9 @@ HELD_OUT = 5
 """Where nobody wrote a val.txt, one labelled video in this many is held out for validation."""
 
 
+HOW_TO_DO_WITHOUT_VAL = ", or train without validation: --data.val_split null"
+
+
 def digest(text: str) -> int:
     """Return a number that depends on `text` only: the same on every machine and in every run (md5)."""
     return int.from_bytes(hashlib.md5(text.encode(), usedforsecurity=False).digest(), "big")
@@ -45,7 +48,8 @@ def subfolders(folder: Path) -> list[str]:
 def list_frames(folder: Path, *, natural: bool = False, nested: bool = False) -> dict[str, Path]:
     """List the frames of a video stored as pictures: stem -> file, in order.
 
-    Dot-files and files that are no pictures are skipped. An empty file (0 bytes) is reported and left out.
+    Dot-files and files that are no pictures are skipped. An empty file (0 bytes) and a link to a file that is not there
+    are reported and left out.
 
     Args:
         folder: holds the pictures.
@@ -56,38 +60,49 @@ def list_frames(folder: Path, *, natural: bool = False, nested: bool = False) ->
 
 
 def list_masks(folder: Path, *, nested: bool = False) -> dict[str, Path]:
-    """List the masks of a video as `list_frames` does; a frame whose mask is an empty file counts as unlabelled."""
+    """List the masks of a video as `list_frames` does; a frame whose mask is left out counts as unlabelled."""
     return _list(folder, False, nested, "their frames count as unlabelled") if folder.is_dir() else {}
 
 
 def _list(folder: Path, natural: bool, nested: bool, consequence: str) -> dict[str, Path]:
     good: dict[str, Path] = {}
     empty: list[Path] = []
+    broken: list[Path] = []
     twice: list[Path] = []
     for stem, path, size in _pictures(folder, "", nested):
         if size == 0:
             empty.append(path)
+        elif size is None:
+            broken.append(path)
         elif stem in good:
             twice.append(path)
         else:
             good[stem] = path
     if empty:
         found("warning", f"an empty file (0 bytes); {consequence}", "copy the file again or remove it", sorted(empty))
+    if broken:
+        fix = "bring the files back (is a disk not mounted?) or remove the links"
+        found("warning", f"a link to a file that is not there; {consequence}", fix, sorted(broken))
     if twice:
         found("error", "another picture of the same name but another ending lies beside it", "remove one", twice)
     return {stem: good[stem] for stem in (sorted(good, key=natural_key) if natural else sorted(good))}
 
 
-def _pictures(folder: Path, prefix: str, nested: bool) -> Iterable[tuple[str, Path, int]]:
+def _pictures(folder: Path, prefix: str, nested: bool) -> Iterable[tuple[str, Path, int | None]]:
+    """Yield (stem, file, bytes) of the pictures; None bytes: a link to nothing."""
     with os.scandir(folder) as entries:
         for entry in sorted(entries, key=lambda e: e.name):
             if entry.name.startswith("."):
                 continue
             stem, ending = os.path.splitext(entry.name)
             if nested and entry.is_dir():
+                if entry.is_symlink() and folder.resolve().is_relative_to(Path(entry.path).resolve()):
+                    continue  # leads back to a folder that is being listed, for ever
                 yield from _pictures(Path(entry.path), f"{prefix}{entry.name}/", nested)
             elif ending.lower() in IMAGE_ENDINGS and entry.is_file():
                 yield prefix + stem, Path(entry.path), entry.stat().st_size
+            elif ending.lower() in IMAGE_ENDINGS and entry.is_symlink() and not entry.is_dir():
+                yield prefix + stem, Path(entry.path), None
 
 
 def read_list(path: Path) -> list[str]:
@@ -152,7 +167,7 @@ def pick_split(root: Path, split: str, names: Iterable[str], labelled: Iterable[
     raise InputError(
         f"{root / f'{split}.txt'}: expected a list of the videos of split {split!r}, found no file"
         f"{' and fewer than two labelled videos to hold one out' if split == 'val' and 'train' not in lists else ''}; "
-        f"write one video name per line"
+        f"write one video name per line{HOW_TO_DO_WITHOUT_VAL if split == 'val' else ''}"
     )
 
 

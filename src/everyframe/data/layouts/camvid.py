@@ -22,7 +22,15 @@ from statistics import median
 
 from everyframe.data.class_tables import color_of, read_table
 from everyframe.data.layout import Split, VideoRef
-from everyframe.data.listing import SPLITS, join, list_frames, list_masks, lists_of, require_folder
+from everyframe.data.listing import (
+    SPLITS,
+    join,
+    list_frames,
+    list_masks,
+    lists_of,
+    report_orphans,
+    require_folder,
+)
 from everyframe.data.mapping import read_mapping
 from everyframe.errors import InputError
 from everyframe.frames import IGNORE
@@ -125,16 +133,14 @@ def _videos(frames: Mapping[str, Path], masks: Mapping[str, Path], masks_folder:
         drive, number = _parse(stem)
         drives[drive].append((number, stem))
     videos: list[VideoRef] = []
-    used: set[str] = set()
     for drive in sorted(drives):
         pieces = _cut_at_gaps(sorted(drives[drive]))
         for piece in pieces:
             stems = [stem for _, stem in piece]
-            used.update(stems)
             name = drive if len(pieces) == 1 else f"{drive}_{piece[0][0]:05d}"
             own = {stem: masks[stem] for stem in stems if stem in masks}
             videos.append(VideoRef(name, join({stem: frames[stem] for stem in stems}, own, masks_folder)))
-    join({}, {stem: path for stem, path in masks.items() if stem not in used}, masks_folder, orphans="warning")
+    report_orphans(masks, frames, "unpack all pictures")
     return videos
 
 

@@ -156,8 +156,17 @@ def _frames(source: Path, masks_in: Path, cvat: bool) -> tuple[FrameRef, ...]:
         found("error", "no frames in this folder", "put pictures there or remove the folder", [source])
     if not set(masks) <= set(frames):
         # CVAT keeps folders in front of the file name; without them the names are those of the frames.
-        masks = {stem if stem in frames else stem.rsplit("/", 1)[-1]: path for stem, path in masks.items()}
+        masks = _without_folders(masks, frames)
     return join(frames, masks, masks_in)
+
+
+def _without_folders(masks: dict[str, Path], frames: dict[str, Path]) -> dict[str, Path]:
+    named: dict[str, Path] = {}
+    for stem, path in masks.items():
+        short = stem if stem in frames else stem.rsplit("/", 1)[-1]
+        if named.setdefault(short, path) != path:
+            found("error", f"a second mask of one frame, beside {named[short]}", "remove one of the two", [path])
+    return named
 
 
 def _file_frames(source: Path, masks: dict[str, Path], masks_in: Path) -> tuple[FrameRef, ...]:

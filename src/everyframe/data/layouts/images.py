@@ -16,7 +16,16 @@ from pathlib import Path
 from everyframe.data.classes import WRITE_IT, find_classes, labelmap_space, read_classes
 from everyframe.data.findings import found
 from everyframe.data.layout import FrameRef, Split, VideoRef
-from everyframe.data.listing import SPLITS, defined_splits, list_frames, list_masks, pick_split, require_folder
+from everyframe.data.listing import (
+    HOW_TO_DO_WITHOUT_VAL,
+    SPLITS,
+    defined_splits,
+    list_frames,
+    list_masks,
+    lists_of,
+    pick_split,
+    require_folder,
+)
 from everyframe.errors import InputError
 from everyframe.labels import LabelSpace
 
@@ -29,7 +38,8 @@ def images(root: Path, split: str) -> Split:
     """Read one split of still pictures.
 
     Raises:
-        InputError: no pictures, no classes, a listed picture is missing, or a mask belongs to no picture.
+        InputError: no pictures, no classes, a listed picture is missing, a mask belongs to no picture, or other splits
+            have folders and this one has neither folder nor list.
     """
     root = require_folder(Path(root), "images, masks and classes.yaml")
     pictures, masks = _first(root, IMAGE_FOLDERS), _first(root, MASK_FOLDERS)
@@ -39,6 +49,14 @@ def images(root: Path, split: str) -> Split:
         frames, labels = list_frames(inside, nested=True), list_masks(beside, nested=True)
         names = list(frames)
     else:
+        others = _split_folders(pictures)
+        if others and split != "all" and split not in lists_of(root):
+            # Holding some out of everything would take them from the folder of train, which trains on them.
+            without = HOW_TO_DO_WITHOUT_VAL if split == "val" else ""
+            raise InputError(
+                f"{pictures / split}: expected a folder with the pictures of split {split!r} beside that of "
+                f"{others[0]!r}, found none; make it, or write {root / split}.txt with one name per line{without}"
+            )
         frames, labels = list_frames(pictures, nested=True), list_masks(masks, nested=True)
         names = pick_split(root, split, frames, labels)
     if not frames:
@@ -52,8 +70,10 @@ def images(root: Path, split: str) -> Split:
 def splits(root: Path) -> list[str]:
     """Names of the splits that can be read."""
     pictures = _first(root, IMAGE_FOLDERS)
-    folders = [split for split in SPLITS if _split_folder(pictures, split)]
-    return folders or defined_splits(root, list_masks(_first(root, MASK_FOLDERS), nested=True))
+    folders = _split_folders(pictures)
+    if not folders:
+        return defined_splits(root, list_masks(_first(root, MASK_FOLDERS), nested=True))
+    return [split for split in SPLITS if split in folders or (root / f"{split}.txt").is_file()]
 
 
 def label_space(root: Path) -> LabelSpace:
@@ -81,6 +101,10 @@ def _first(root: Path, names: tuple[str, ...]) -> Path:
         if (root / name).is_dir():
             return root / name
     raise InputError(f"{root}: expected a folder {' or '.join(names)}, found none; put the files there")
+
+
+def _split_folders(pictures: Path) -> list[str]:
+    return [split for split in SPLITS if _split_folder(pictures, split)]
 
 
 def _split_folder(folder: Path, split: str) -> Path | None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from glob import escape
 from pathlib import Path
 
 from everyframe.data.class_tables import read_table
@@ -111,9 +112,10 @@ def _video(folder: Path) -> VideoRef:
         )
     masks = list_masks(folder / "mask")
     # The mask of a frame that was left out for its 0 bytes has no frame; that is no fault of the mask.
-    masks = {stem: path for stem, path in masks.items() if stem in frames or not _empty_twin(folder / "origin", stem)}
+    masks = {stem: path for stem, path in masks.items() if stem in frames or not _left_out(folder / "origin", stem)}
     return VideoRef(folder.name, join(frames, masks, folder / "mask", orphans="warning"))
 
 
-def _empty_twin(origin: Path, stem: str) -> bool:
-    return any(path.stat().st_size == 0 for path in origin.glob(f"{stem}.*"))
+def _left_out(origin: Path, stem: str) -> bool:
+    """Whether there is a frame of that name, if only an empty file or a link to nothing."""
+    return any(not path.exists() or path.stat().st_size == 0 for path in origin.glob(f"{escape(stem)}.*"))

@@ -1,0 +1,64 @@
+"""Files as people leave them: links to nothing, links in circles, odd names."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from layout_files import mask, picture, text
+
+from everyframe.data.findings import DataWarning
+from everyframe.data.layouts import load_split
+from everyframe.data.listing import list_frames, list_masks
+from everyframe.errors import InputError
+
+
+def test_a_link_to_nothing_is_told_and_left_out(tmp_path: Path) -> None:
+    for stem in ("1", "3"):
+        picture(tmp_path / f"{stem}.jpg")
+    os.symlink("gone.jpg", tmp_path / "2.jpg")
+    os.symlink("3.jpg", tmp_path / "4.jpg")
+    with pytest.warns(DataWarning, match=r"2\.jpg: a link to a file that is not there; these frames are left out"):
+        assert list(list_frames(tmp_path)) == ["1", "3", "4"]
+
+
+def test_a_vspw_frame_that_is_a_link_to_nothing_takes_its_mask_along(tmp_path: Path) -> None:
+    for i in (0, 2):
+        picture(tmp_path / f"data/v/origin/{i}.jpg")
+    os.symlink("gone.jpg", tmp_path / "data/v/origin/1.jpg")
+    for i in range(3):
+        mask(tmp_path / f"data/v/mask/{i}.png")
+    text(tmp_path / "train.txt", "v")
+    with pytest.warns(DataWarning) as told:
+        ((video,), _) = load_split(f"vspw:{tmp_path}", "train")
+    assert [frame.name for frame in video.frames] == ["0", "2"]
+    assert video.labelled == (0, 1)
+    assert len(told) == 1
+
+
+def test_links_in_circles_end(tmp_path: Path) -> None:
+    mask(tmp_path / "masks/a/1.png")
+    os.symlink("..", tmp_path / "masks/a/up")
+    os.symlink(".", tmp_path / "masks/self")
+    mask(tmp_path / "elsewhere/2.png")
+    os.symlink("../elsewhere", tmp_path / "masks/b")
+    assert list(list_masks(tmp_path / "masks", nested=True)) == ["a/1", "b/2"]
+
+
+def test_names_beyond_ascii_and_endings_in_capitals(tmp_path: Path) -> None:
+    name = "Straße 视频"
+    for i in (1, 2):
+        picture(tmp_path / f"videos/{name}/é{i}.JPG")
+    mask(tmp_path / f"masks/{name}/é2.PNG")
+    text(tmp_path / "classes.yaml", "1: road")
+    (tmp_path / "train.txt").write_text(f"\ufeff{name}\r\n", encoding="utf-8")  # as Windows' editors save it
+    ((video,), _) = load_split(f"folder:{tmp_path}", "train")
+    assert (video.name, video.labelled) == (name, (1,))
+
+
+def test_without_a_val_list_it_says_how_to_do_without(tmp_path: Path) -> None:
+    picture(tmp_path / "videos/a/1.jpg")
+    text(tmp_path / "classes.yaml", "1: road")
+    with pytest.raises(InputError, match=r"write one video name per line, or .*--data\.val_split null"):
+        load_split(tmp_path, "val")
