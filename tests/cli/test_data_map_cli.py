@@ -43,8 +43,8 @@ def test_pixels_and_images(named: list[str], ade: Path, tmp_path: Path, capsys: 
     source, *data = [word.format(ade) for word in named]
     assert main(["data", "map", source, "vspw", *data, "--json", str(tmp_path / "report.json")]) == 0
     out = capsys.readouterr().out
-    assert "pixels: 70.00% effective, 20.00% of classes not mapped, 10.00% unlabelled" in out
-    assert "images: 1 of 2 (50.0%) have more than 80% effective pixels" in out
+    assert "pixels: 70.00% mapped, 20.00% of classes not mapped, 10.00% unlabelled" in out
+    assert "images: 1 of 2 (50.0%) have a class in more than 80% of their pixels" in out
     report = json.loads((tmp_path / "report.json").read_text())
     (only,) = report["sources"]
     assert only["pixels"]["lost"] == pytest.approx({"fountain": 0.15, "base": 0.05})
@@ -54,9 +54,11 @@ def test_pixels_and_images(named: list[str], ade: Path, tmp_path: Path, capsys: 
     assert len(report["unreached"]) == 124 - 85
 
 
-def test_threshold(ade: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["data", "map", f"ade20k:{ade}", "vspw", "--threshold", "0.4"]) == 0
-    assert "images: 2 of 2 (100.0%) have more than 40%" in capsys.readouterr().out
+def test_effective_is_the_option_of_the_same_name(ade: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "map", f"ade20k:{ade}", "vspw", "--effective", "0.4"]) == 0
+    assert "images: 2 of 2 (100.0%) have a class in more than 40%" in capsys.readouterr().out
+    assert main(["data", "map", f"ade20k:{ade}", "vspw", "--effective", "80"]) == 1
+    assert "expected effective: a share of pixels in [0, 1), came 80" in capsys.readouterr().err
 
 
 def test_a_mapping_to_start_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from everyframe.data.budget import apply_budget
-from everyframe.data.dataset import ClipDataset, train_dataset
+from everyframe.data.dataset import ClipDataset
 from everyframe.data.layout import Split
 from everyframe.data.layouts import load_split
 from everyframe.data.photometric import Photometric
@@ -98,7 +98,7 @@ def test_every_frame_comes_once_per_epoch(split: Split) -> None:
 
 def test_clips_of_one_data_set_stack(split: Split) -> None:
     videos, space = split
-    data = train_dataset(videos, space, crop=32)
+    data = ClipDataset(videos, space, geometry=Geometry(32), photometric=Photometric())
     batch = Clip.stack([data[i] for i in range(3)])
     assert batch.images.shape == (3, 4, 3, 32, 32)
     assert batch.query_labels.shape == (3, 1, 32, 32)

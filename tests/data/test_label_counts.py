@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +50,7 @@ def test_counts(videos: list[VideoRef]) -> None:
     assert counts.places == ((0, 1), (1, 0), (1, 2))
     assert counts.pixels.tolist() == [[2, 1], [0, 0], [1, 3]]
     assert counts.area.tolist() == [4, 2, 4]
-    assert counts.effective.tolist() == [0.75, 0.0, 1.0]
+    assert counts.labelled_share.tolist() == [0.75, 0.0, 1.0]
     parts = count_parts([(videos[:1], None), (videos[1:], None)], SPACE)
     assert parts.places == counts.places
     assert np.array_equal(parts.pixels, counts.pixels)
@@ -75,6 +76,28 @@ def test_masks_are_read_once_and_again_when_they_change(
     cache.write_text("{")  # a broken copy is no copy
     assert count_labels(videos, SPACE, cache).pixels.tolist() == [[2, 1], [0, 2], [1, 3]]
     assert json.loads(cache.read_text())["format"] == label_counts.FORMAT
+
+
+def test_folders_that_are_gone_leave_the_cache(
+    videos: list[VideoRef], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: list[str]
+) -> None:
+    def in_round(number: int) -> VideoRef:
+        folder = tmp_path / f"round{number}"
+        folder.mkdir()
+        Image.fromarray(np.array([[1]], np.uint8)).save(folder / "0.png")
+        return VideoRef("v", (FrameRef(0, "0", label=folder / "0.png"),))
+
+    cache = tmp_path / "counts.json"
+    count_labels([*videos, in_round(1)], SPACE, cache)
+    shutil.rmtree(tmp_path / "round1")
+    count_labels([in_round(2)], SPACE, cache)
+    folders = json.loads(cache.read_text())["folders"]
+    assert {Path(folder).name: sorted(files) for folder, files in folders.items()} == {
+        tmp_path.name: ["x_1.png", "y_0.png", "y_2.png"], "round2": ["0.png"],
+    }  # fmt: skip
+    monkeypatch.chdir(tmp_path)  # the same file by a shorter name is no second file
+    count_labels([VideoRef("v", (FrameRef(0, "0", label=Path("round2/0.png")),))], SPACE, cache)
+    assert len(read) == 5
 
 
 def test_colour_masks_and_own_spaces(tmp_path: Path) -> None:

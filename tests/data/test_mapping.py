@@ -127,7 +127,7 @@ def test_pixels_of_a_mapping() -> None:
     counts = LabelCounts(((0, 0), (1, 0)), np.array([[8, 0, 1], [0, 2, 5]], np.int32), np.array([10, 10]))
     pixels = mapped_pixels(counts, Coverage(FROM, ONTO, {0: 0, 2: 1}), 0.8)
     assert (pixels.label_maps, pixels.kept) == (2, 1)
-    assert pixels.effective == pytest.approx(14 / 20)
+    assert pixels.mapped == pytest.approx(14 / 20)
     assert pixels.unlabelled == pytest.approx(4 / 20)
     assert pixels.lost == {"dog": pytest.approx(0.1)}
     assert pixels.gained == {"animal": pytest.approx(0.4), "car": pytest.approx(0.3)}

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Iterator
+from collections import OrderedDict
 from fractions import Fraction
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from PIL import Image
 
 from everyframe.data import reading
 from everyframe.data.layout import FrameRef, VideoRef
-from everyframe.data.reading import close_videos, iter_frames, read_frame, read_frames, read_labels, target_size
+from everyframe.data.reading import iter_frames, read_frame, read_frames, read_labels, target_size
 from everyframe.errors import InputError
 from everyframe.io.video import VideoReader, VideoWriter
 from everyframe.labels import LabelSpace
@@ -23,9 +23,8 @@ STEP = 20
 
 
 @pytest.fixture(autouse=True)
-def _closed() -> Iterator[None]:
-    yield
-    close_videos()
+def _none_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "_open", OrderedDict())
 
 
 def film(path: Path, frames: int = 6) -> VideoRef:

@@ -131,7 +131,9 @@ def test_unlabelled_frames_stay_ignored_and_the_rule_is_off_without_query_labels
     assert Geometry(32)(images, labels, 0, clip_rng(0), labelled)[1].shape == (3, 32, 32)
 
 
-@pytest.mark.parametrize("wrong", [{"crop": 0}, {"scale": (2.0, 0.5)}, {"scale": (0, 1)}, {"cat_max_ratio": 0}])
+@pytest.mark.parametrize(
+    "wrong", [{"crop": 0}, {"scale": (2.0, 0.5)}, {"scale": (0, 1)}, {"cat_max_ratio": 0}, {"base": 0}, {"flip": 2}]
+)
 def test_wrong_arguments_are_named(wrong: dict) -> None:
     with pytest.raises(InputError, match=next(iter(wrong))):
         Geometry(**wrong)

@@ -43,7 +43,7 @@ def add_map(actions: Any) -> None:
         "--data", action="append", default=[], metavar="LAYOUT:PATH", help="data of a SOURCE, in their order"
     )
     parser.add_argument(
-        "--threshold", type=float, help="share of pixels with a class above which an image is kept (default: 0.8)"
+        "--effective", type=float, help="share of pixels with a class above which an image is kept (default: 0.8)"
     )
     parser.add_argument("--write", type=Path, metavar="CSV", help="write the mapping of one SOURCE, to go on with")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the whole report")
@@ -58,7 +58,7 @@ def _map(options: argparse.Namespace) -> int:
         raise InputError(f"expected a --mapping and --data for each of {len(options.sources)} sources, came more")
     if options.write is not None and len(options.sources) > 1:
         raise InputError(f"--write: expected one SOURCE, came {len(options.sources)}; write them one by one")
-    settings = {} if options.threshold is None else {"threshold": options.threshold}
+    settings = {} if options.effective is None else {"effective": options.effective}
     with progress_bar("counting") as advance:
         progress = None if advance is None else partial(advance, "")
         reports = [
@@ -97,12 +97,12 @@ def _print(console: Console, report: MappingReport, target: str) -> None:
 def _print_pixels(console: Console, pixels: MappedPixels) -> None:
     lost, kept = sum(pixels.lost.values()), pixels.kept / max(pixels.label_maps, 1)
     console.print(
-        f"  pixels: {pixels.effective:.2%} effective, {lost:.2%} of classes not mapped, "
+        f"  pixels: {pixels.mapped:.2%} mapped, {lost:.2%} of classes not mapped, "
         f"{pixels.unlabelled:.2%} unlabelled"
     )
     console.print(
-        f"  images: {pixels.kept} of {pixels.label_maps} ({kept:.1%}) have more than {pixels.threshold:.0%} "
-        f"effective pixels"
+        f"  images: {pixels.kept} of {pixels.label_maps} ({kept:.1%}) have a class in more than "
+        f"{pixels.effective:.0%} of their pixels"
     )
     table = Table("class not mapped", "pixels", "class gained", "pixels", box=None)
     rows = zip_longest(list(pixels.lost.items())[:SHOWN], list(pixels.gained.items())[:SHOWN], fillvalue=("", None))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from everyframe.data.budget import apply_budget, write_manifest
 from everyframe.data.dataset import ClipDataset
 from everyframe.data.joining import DataSource, Joined, clip_order, join_source
 from everyframe.data.label_counts import LabelCounts, cache_file, count_parts
-from everyframe.data.layout import Split, VideoRef
+from everyframe.data.layout import Split, VideoRef, in_space
 from everyframe.data.layouts import load_split, parse_spec
 from everyframe.data.loader import ClipLoader, video_loader, world
 from everyframe.data.ordering import ClipOrder
@@ -151,9 +150,7 @@ class ClipDataModule(LightningDataModule):
                 f"{self.data}: expected the classes of split {self.train_split!r} in split {self.val_split!r} "
                 f"({len(self.label_space)} classes), came {len(space)} others: {', '.join(space.names[:5])}…"
             )
-        if space.raw_to_train == self.label_space.raw_to_train and space.colors == self.label_space.colors:
-            return videos
-        return [replace(v, space=space) if v.space is None else v for v in videos]
+        return in_space((videos, space), self.label_space)
 
     @property
     def unlabeled_videos(self) -> list[VideoRef]:
@@ -227,7 +224,7 @@ class ClipDataModule(LightningDataModule):
             return labelled
         extra, whole = self.unlabeled_videos, self.hidden_videos
         hidden = None if whole is None else [*whole, *extra]
-        # Its clips come from the same seed under another key, or they would share draws with the labelled ones.
+        # Of the same seed, clips of equal epoch and position would share their draws with the labelled ones.
         pool = self._dataset([*self.train_videos, *extra], None, which="unlabelled", seed=self.seed + 1, hidden=hidden)
         unlabelled = self._loader("unlabelled", pool, self.unlabeled_batch_size, len(labelled))
         return CombinedLoader({"labelled": labelled, "unlabelled": unlabelled}, "min_size")

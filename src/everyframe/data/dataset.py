@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from everyframe.data.layout import VideoRef
-from everyframe.data.photometric import Photometric
 from everyframe.data.reading import read_frames, read_labels
 from everyframe.data.sampling import ClipSampling, Per, Which, clip_queries, clip_rng
 from everyframe.data.transforms import Geometry
@@ -156,10 +155,3 @@ class ClipDataset(Dataset[Clip]):
         images = torch.stack([frames[index].image for index in indices])
         labels = torch.stack([maps.get(index, nothing) for index in indices])
         return images, labels, torch.tensor([index in maps for index in indices])
-
-
-def train_dataset(
-    videos: Sequence[VideoRef], label_space: LabelSpace, crop: int | tuple[int, int] = 480, seed: int = 0
-) -> ClipDataset:
-    """Return a data set with the customary augmentation, for scripts that need no `ClipDataModule`."""
-    return ClipDataset(videos, label_space, geometry=Geometry(crop), photometric=Photometric(), seed=seed)

@@ -16,7 +16,7 @@ from pathlib import Path
 from everyframe.data.check_report import CheckReport, SplitCount
 from everyframe.data.findings import Finding, Findings, collecting
 from everyframe.data.judge import Judge, Scans
-from everyframe.data.layout import VideoRef
+from everyframe.data.layout import VideoRef, in_space
 from everyframe.data.layouts import LAYOUTS, SPLITS, parse_spec
 from everyframe.data.scan import FrameScan, MaskScan, scan_mask, scan_picture, scan_video
 from everyframe.errors import InputError
@@ -75,7 +75,9 @@ def _list(report: CheckReport, notes: Findings, splits: Sequence[str] | None) ->
     for name in names:
         with collecting() as findings:
             try:
-                videos[name], report.space = LAYOUTS[report.layout](report.root, name)
+                split = LAYOUTS[report.layout](report.root, name)
+                report.space = report.space or split[1]
+                videos[name] = in_space(split, report.space)
             except InputError as error:
                 notes.add("error", str(error), "")
         for finding in findings:

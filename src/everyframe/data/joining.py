@@ -23,6 +23,16 @@ EFFECTIVE = 0.8
 """Share of an image's pixels that must have a class of the target (the winner of VSPW 2023 took 80 %)."""
 
 
+def check_effective(effective: float, data: str) -> None:
+    """Check the option of that name, of a data set named in the message.
+
+    Raises:
+        InputError: it is no share.
+    """
+    if not 0 <= effective < 1:
+        raise InputError(f"{data}: expected effective: a share of pixels in [0, 1), came {effective:g}")
+
+
 @dataclass(frozen=True)
 class DataSource:
     """A data set that joins the main one in training.
@@ -42,8 +52,7 @@ class DataSource:
     share: float | None = None
 
     def __post_init__(self) -> None:
-        if self.effective is not None and not 0 <= self.effective < 1:
-            raise InputError(f"{self.data}: expected effective: a share of pixels in [0, 1), came {self.effective:g}")
+        check_effective(0.0 if self.effective is None else self.effective, self.data)
         if self.share is not None and not 0 < self.share < 1:
             raise InputError(f"{self.data}: expected share: a share of the clips in (0, 1), came {self.share:g}")
 
@@ -104,29 +113,29 @@ def join_source(source: DataSource, target: tuple[str, LabelSpace], number: int 
         videos += _mapped(listed, space, target[1], table, f"also{number}/")
     labels = sum(len(video.labelled) for video in videos)
     same = table == {i: i for i in range(len(target[1]))}
-    threshold = source.effective if source.effective is not None else (0.0 if same else EFFECTIVE)
-    if threshold:
-        videos = keep_effective(videos, target[1], threshold, cache)
+    effective = source.effective if source.effective is not None else (0.0 if same else EFFECTIVE)
+    if effective:
+        videos = keep_effective(videos, target[1], effective, cache)
     videos = [video for video in videos if video.labelled]
     if not videos:
         raise InputError(
             f"{source.data}: expected labels for training, came {labels} label maps of which none has more than "
-            f"{threshold:.0%} of its pixels in a class; lower effective, or see `everyframe data map`"
+            f"{effective:.0%} of its pixels in a class; lower effective, or see `everyframe data map`"
         )
     return Joined(source, videos, labels, sum(len(video.labelled) for video in videos), cache)
 
 
 def keep_effective(
-    videos: Sequence[VideoRef], space: LabelSpace, threshold: float, cache: Path | None = None
+    videos: Sequence[VideoRef], space: LabelSpace, effective: float, cache: Path | None = None
 ) -> list[VideoRef]:
-    """Leave out the label maps of whose pixels a share of `threshold` or less has a class.
+    """Leave out the label maps of whose pixels a share of `effective` or less has a class.
 
-    All pixels of the whole picture count, before any crop; those without a label are not effective.
+    All pixels of the whole picture count, before any crop, those without a label too.
     """
     counts = count_labels(videos, space, cache)
     kept: list[set[int]] = [set() for _ in videos]
-    for (number, index), share in zip(counts.places, counts.effective.tolist(), strict=True):
-        if share > threshold:
+    for (number, index), share in zip(counts.places, counts.labelled_share.tolist(), strict=True):
+        if share > effective:
             kept[number].add(index)
     return [video.keep_labels(indices) for video, indices in zip(videos, kept, strict=True)]
 

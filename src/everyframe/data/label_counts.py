@@ -48,8 +48,8 @@ class LabelCounts(NamedTuple):
     area: NDArray[np.int64]
 
     @property
-    def effective(self) -> NDArray[np.float64]:
-        """Share of each label map's pixels that have a class."""
+    def labelled_share(self) -> NDArray[np.float64]:
+        """Share of each label map's pixels that have a class: float64 [N]."""
         share: NDArray[np.float64] = self.pixels.sum(1, dtype=np.int64) / np.maximum(self.area, 1)
         return share
 
@@ -130,9 +130,10 @@ def _histograms(
 ) -> dict[Path, Histogram]:
     kept = _load(cache)
     stamps = {path: _stamp(path) for path in paths}
+    folders = {folder: os.path.abspath(folder) for folder in {path.parent for path in paths}}
     known: dict[Path, Histogram] = {}
     for path, stamp in stamps.items():
-        entry = kept.get(str(path.parent), {}).get(path.name)
+        entry = kept.get(folders[path.parent], {}).get(path.name)
         if entry is not None and entry[:2] == stamp:
             known[path] = entry[2]
     new = [path for path in stamps if path not in known]
@@ -143,12 +144,13 @@ def _histograms(
             counted = threads.ahead(_histogram, ((path,) for path in new))
             for done, (path, histogram) in enumerate(zip(new, counted, strict=True), 1):
                 known[path] = histogram
-                kept.setdefault(str(path.parent), {})[path.name] = [*stamps[path], histogram]
+                kept.setdefault(folders[path.parent], {})[path.name] = [*stamps[path], histogram]
                 if progress is not None:
                     progress(done, len(new))
     finally:  # a broken mask or Ctrl-C must not cost what was counted before it
         if new and cache is not None:
-            _save(cache, kept)
+            # Folders that are gone, such as earlier rounds of pseudo-labels, would make the file grow for ever.
+            _save(cache, {folder: files for folder, files in kept.items() if os.path.isdir(folder)})
     return known
 
 

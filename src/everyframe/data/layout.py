@@ -59,5 +59,19 @@ class VideoRef:
 
 
 Split = tuple[list[VideoRef], LabelSpace]
+
+
+def in_space(split: Split, space: LabelSpace) -> list[VideoRef]:
+    """Return the videos of a split for use beside another split of the same classes.
+
+    Args:
+        split: videos, and how their masks are read.
+        space: how masks are read where a video says nothing else; the ids in the files may be others than here
+            (COCO-Stuff's two forms).
+    """
+    videos, own = split
+    return videos if own == space else [replace(v, space=own) if v.space is None else v for v in videos]
+
+
 Layout = Callable[[Path, str], Split]
 """`layout(root, split) -> (videos in a stable order, label space)`."""

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from everyframe.data.joining import EFFECTIVE
+from everyframe.data.joining import EFFECTIVE, check_effective
 from everyframe.data.label_counts import LabelCounts, cache_file, count_labels
-from everyframe.data.layout import VideoRef
+from everyframe.data.layout import VideoRef, in_space
 from everyframe.data.layouts import CLASSES, SPLITS, load_split, parse_spec, split_spec
 from everyframe.data.mapping import Coverage, equal_names, mapping_between
 from everyframe.errors import InputError
@@ -24,8 +24,8 @@ class MappedPixels:
     Attributes:
         label_maps: how many were counted.
         kept: how many pass the filter.
-        threshold: share of pixels with a class of the target that a label map must exceed to be kept.
-        effective: share of all pixels that have a class of the target.
+        effective: share of pixels with a class of the target that a label map must exceed to be kept.
+        mapped: share of all pixels that have a class of the target.
         unlabelled: share of all pixels that have no class in the source either.
         lost: classes of the source without a target -> their share of all pixels, largest first.
         gained: classes of the target -> their share of all pixels, largest first.
@@ -33,8 +33,8 @@ class MappedPixels:
 
     label_maps: int
     kept: int
-    threshold: float
     effective: float
+    mapped: float
     unlabelled: float
     lost: dict[str, float]
     gained: dict[str, float]
@@ -75,7 +75,7 @@ def report_mapping(
     target: str,
     mapping: str | None = None,
     data: str | None = None,
-    threshold: float = EFFECTIVE,
+    effective: float = EFFECTIVE,
     guess: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> MappingReport:
@@ -86,13 +86,14 @@ def report_mapping(
         target: likewise; of its data only the classes are looked at.
         mapping: see `mapping_between`.
         data: data of the source where `source` names only a layout.
-        threshold: of the filter.
+        effective: of the filter, see `MappedPixels`.
         guess: where no mapping is known, take equal names instead of refusing.
         progress: called as progress(done, total) while masks are read.
 
     Raises:
-        InputError: no such layout, data or mapping.
+        InputError: no such layout, data or mapping, or `effective` is no share.
     """
+    check_effective(effective, source)
     layout, space, videos = _described(data or source)
     wanted = _described(target, classes_only=True)
     guessed = False
@@ -107,10 +108,10 @@ def report_mapping(
         return MappingReport(source, coverage, guessed=guessed)
     root = parse_spec(split_spec(data or source, "")[0])[1]
     counts = count_labels(videos, space, cache_file(root), progress)
-    return MappingReport(source, coverage, mapped_pixels(counts, coverage, threshold), guessed)
+    return MappingReport(source, coverage, mapped_pixels(counts, coverage, effective), guessed)
 
 
-def mapped_pixels(counts: LabelCounts, coverage: Coverage, threshold: float = EFFECTIVE) -> MappedPixels:
+def mapped_pixels(counts: LabelCounts, coverage: Coverage, effective: float = EFFECTIVE) -> MappedPixels:
     """Return what becomes of the pixels of some label maps, counted in the classes of the source."""
     total = max(int(counts.area.sum()), 1)
     mapped = sorted(coverage.table)
@@ -121,8 +122,8 @@ def mapped_pixels(counts: LabelCounts, coverage: Coverage, threshold: float = EF
     lost = {name: float(each[i]) for i, name in enumerate(coverage.source.names) if i not in coverage.table}
     return MappedPixels(
         len(counts.places),
-        int((share > threshold).sum()),
-        threshold,
+        int((share > effective).sum()),
+        effective,
         float(each[mapped].sum()),
         float(1 - each.sum()),
         _falling(lost),
@@ -149,4 +150,5 @@ def _described(what: str, classes_only: bool = False) -> tuple[str, LabelSpace, 
     read = [load_split(place, split) for split in (named[:1] if classes_only else named)]
     if not read:
         raise InputError(f"{what}: expected a split with data, found none; name one: {what}@train")
-    return layout, read[0][1], [video for videos, _ in read for video in videos if video.labelled]
+    space = read[0][1]
+    return layout, space, [video for split in read for video in in_space(split, space) if video.labelled]

@@ -124,12 +124,6 @@ def target_size(size: Sequence[int], height: int) -> tuple[int, int]:
     return height, int(height * size[1] / size[0])
 
 
-def close_videos() -> None:
-    """Close the video files that this process keeps open."""
-    while _open:
-        _open.popitem()[1].close()
-
-
 def _reader(path: Path) -> VideoReader:
     reader = _open.pop(path, None) or VideoReader(path)
     _open[path] = reader

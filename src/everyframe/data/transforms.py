@@ -71,6 +71,10 @@ class Geometry:
         low, high = self.scale
         if not 0 < low <= high:
             raise InputError(f"scale: expected two factors 0 < low <= high, came {self.scale}")
+        if self.base is not None and self.base < 1:
+            raise InputError(f"base: expected the short side in pixels, or none, came {self.base}")
+        if not 0 <= self.flip <= 1:
+            raise InputError(f"flip: expected a probability in 0..1, came {self.flip}")
         if not 0 < self.cat_max_ratio <= 1:
             raise InputError(f"cat_max_ratio: expected a share in (0, 1], came {self.cat_max_ratio}")
 
