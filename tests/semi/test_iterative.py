@@ -66,6 +66,12 @@ def test_time_of_a_life_that_was_killed_is_read_off_its_youngest_file(tmp_path: 
     assert again.stages["round0/train"].seconds == pytest.approx(320, abs=1)
 
 
+def test_a_record_that_cannot_be_written_is_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"record\.json: expected to write here, cannot"):
+        StageRecord(tmp_path / "file" / "record.json", {}).save()
+
+
 def test_other_settings_are_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "record.json"
     StageRecord(path, {"threshold": 0.9, "recipe": {"steps": 10, "data": {"crop": (3, 4)}}}).save()

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from everyframe.errors import InputError
+from everyframe.errors import InputError, writing
 
 
 @dataclass
@@ -92,13 +92,19 @@ class StageRecord:
             self.save()
 
     def save(self) -> None:
-        """Write the file."""
+        """Write the file.
+
+        Raises:
+            InputError: it cannot be written.
+        """
         stages = [{**asdict(stage), "hours": stage.hours} for stage in self.stages.values()]
         totals = {"hours": sum(s.hours for s in self.stages.values()), "bytes": sum(s["bytes"] for s in stages)}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        text = json.dumps({"settings": self.settings, "stages": stages, **totals}, indent=1)
         part = self.path.with_name(f".{self.path.name}.part")
-        part.write_text(json.dumps({"settings": self.settings, "stages": stages, **totals}, indent=1), encoding="utf-8")
-        part.replace(self.path)
+        with writing(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            part.write_text(text, encoding="utf-8")
+            part.replace(self.path)
 
     def _read(self) -> None:
         try:
@@ -107,7 +113,7 @@ class StageRecord:
             for entry in record["stages"]:
                 stage = Stage(**{key: value for key, value in entry.items() if key != "hours"})
                 self.stages[stage.name] = stage
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(
                 f"{self.path}: expected the record of an earlier loop, came {error!r}; remove the folder to start anew"
             ) from None
