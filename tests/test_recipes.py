@@ -13,7 +13,8 @@ import yaml
 from everyframe.data.synthetic import SyntheticVideos
 from everyframe.data.synthetic_write import write
 from everyframe.models.zoo import BACKBONES, find_parts
-from everyframe.training.recipe import read_recipe, recipes, resolve, start
+from everyframe.training.recipe import read_recipe, recipes, resolve
+from everyframe.training.start import start
 
 
 @pytest.fixture(autouse=True)

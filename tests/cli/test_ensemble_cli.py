@@ -11,10 +11,11 @@ from PIL import Image
 
 from everyframe.cli.__main__ import main
 from everyframe.data.layouts import load_split
-from everyframe.ensemble import Sweep, measure, single, weighted
+from everyframe.ensemble import measure, single, weighted
 from everyframe.evaluate import evaluate
 from everyframe.inference.ensemble import Ensemble
 from everyframe.inference.members import LiveMember
+from everyframe.inference.sweep import Sweep
 from everyframe.io.label_png import read_raw
 from everyframe.labels import LabelSpace
 from everyframe.models.checkpoint import load, save

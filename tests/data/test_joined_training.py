@@ -13,7 +13,8 @@ from tiny_sets import write_coco, write_vspw
 from everyframe.data.datamodule import ClipDataModule
 from everyframe.errors import InputError
 from everyframe.losses.class_weights import class_weights
-from everyframe.training.recipe import resolve, start, weighted
+from everyframe.training.recipe import resolve
+from everyframe.training.start import start, weighted
 
 RECIPE = """
 model:

@@ -16,7 +16,8 @@ from everyframe.data.synthetic import SyntheticVideos
 from everyframe.data.synthetic_write import write
 from everyframe.training import run
 from everyframe.training.last_checkpoint import Interrupted
-from everyframe.training.recipe import Config, read_recipe, resolve, start
+from everyframe.training.recipe import Config, read_recipe, resolve
+from everyframe.training.start import start
 
 
 @pytest.mark.parametrize(("count", "ranks"), [(1, 2), (3, 2), (4, 2), (2, 5)])

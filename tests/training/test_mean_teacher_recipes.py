@@ -16,7 +16,8 @@ from everyframe.data.synthetic_write import write
 from everyframe.errors import InputError
 from everyframe.training import run as run_module
 from everyframe.training.last_checkpoint import Interrupted
-from everyframe.training.recipe import Config, read_recipe, resolve, start
+from everyframe.training.recipe import Config, read_recipe, resolve
+from everyframe.training.start import start
 
 
 @pytest.fixture(scope="module")

@@ -31,8 +31,9 @@ from everyframe.models.zoo import create_model
 from everyframe.predict import predict
 from everyframe.training import self_training
 from everyframe.training.labelling import label_videos, with_ignore
-from everyframe.training.recipe import Config, read_recipe, start
+from everyframe.training.recipe import Config, read_recipe
 from everyframe.training.self_training import self_train
+from everyframe.training.start import start
 
 SIZE = (32, 48)
 

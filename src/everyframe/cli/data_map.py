@@ -97,8 +97,7 @@ def _print(console: Console, report: MappingReport, target: str) -> None:
 def _print_pixels(console: Console, pixels: MappedPixels) -> None:
     lost, kept = sum(pixels.lost.values()), pixels.kept / max(pixels.label_maps, 1)
     console.print(
-        f"  pixels: {pixels.mapped:.2%} mapped, {lost:.2%} of classes not mapped, "
-        f"{pixels.unlabelled:.2%} unlabelled"
+        f"  pixels: {pixels.mapped:.2%} mapped, {lost:.2%} of classes not mapped, {pixels.unlabelled:.2%} unlabelled"
     )
     console.print(
         f"  images: {pixels.kept} of {pixels.label_maps} ({kept:.1%}) have a class in more than "

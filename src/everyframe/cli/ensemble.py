@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from everyframe.cli.ensemble_members import absolute, join_of, members_of, short_names
 from everyframe.cli.predict import progress
 from everyframe.cli.views import add_device
 from everyframe.errors import InputError, writing
@@ -108,7 +109,7 @@ def _store(options: argparse.Namespace) -> int:
     norm = "none" if options.dtype_stored == "float16" else options.score_norm
     layout = ScoreFormat(norm, options.dtype_stored, options.stride_stored)
     videos, _ = load_split(options.data, options.split)
-    (member,) = _members(options)
+    (member,) = members_of(options)
     if not isinstance(member, LiveMember):
         raise InputError(f"{options.members[0]}: expected a model, came score maps that are stored already")
     with progress(options.quiet) as on_frame:
@@ -119,10 +120,11 @@ def _store(options: argparse.Namespace) -> int:
 
 
 def _sweep(options: argparse.Namespace) -> int:
-    from everyframe.ensemble import Sweep, sweep_joins
+    from everyframe.ensemble import sweep_joins
+    from everyframe.inference.sweep import Sweep
     from everyframe.report.sweep import sweep_svg
 
-    names = _names(options.members)
+    names = short_names(options.members)
     results, data = _measured(options, sweep_joins(options.score_norm))
     sweep = Sweep.of((names[0], names[1]), data, options.score_norm, results)
     print(sweep.table())
@@ -144,11 +146,11 @@ def _specialists(options: argparse.Namespace) -> int:
     videos, space = load_split(options.data, options.split)
     with progress(options.quiet) as on_frame:
         choice = choose_specialists(
-            _members(options), videos, space, f"{options.data}, {options.split}",
+            members_of(options), videos, space, f"{options.data}, {options.split}",
             classes=options.classes, alphas=options.alphas, delta=options.delta, norm=options.score_norm,
             progress=on_frame,
         )  # fmt: skip
-    choice = replace(choice, members=tuple(_absolute(text) for text in options.members))
+    choice = replace(choice, members=tuple(absolute(text) for text in options.members))
     print(choice.table())
     file = options.out / "specialists.json"
     with writing(options.out):
@@ -158,18 +160,13 @@ def _specialists(options: argparse.Namespace) -> int:
     return 0
 
 
-def _absolute(member: str) -> str:
-    """A path that holds from every folder; what is no path stays as it is."""
-    return str(Path(member).resolve()) if Path(member).exists() else member
-
-
 def _run(options: argparse.Namespace) -> int:
     from everyframe.ensemble import single
 
-    names = _names(options.members)
+    names = short_names(options.members)
     if options.specialists_from is not None:
         return _run_specialists(options, names)
-    name, join = _join(options)
+    name, join = join_of(options)
     joins = {name: join, **{member: single(i) for i, member in enumerate(names)}}
     results, _ = _measured(options, joins, (name, options.out))
     return _report(options, name, results)
@@ -189,7 +186,7 @@ def _run_specialists(options: argparse.Namespace, names: Sequence[str]) -> int:
             f"ensemble run: expected the {len(choice.members)} members of {options.specialists_from} "
             f"({', '.join(choice.members)}), came {len(names)}"
         )
-    members = _members(options)
+    members = members_of(options)
     spaces = [member.label_space for member in members]
     fused = f"with {len(names) - 1} specialist{'s' * (len(names) > 2)}"
     joins = {
@@ -215,34 +212,6 @@ def _report(options: argparse.Namespace, name: str, results: Mapping[str, Any]) 
     return 0
 
 
-def _join(options: argparse.Namespace) -> tuple[str, Join]:
-    """The join that the options ask for, and its name.
-
-    Raises:
-        InputError: options that contradict each other.
-    """
-    from everyframe.ensemble import best_tau, vote, weighted
-
-    count, tau = len(options.members), options.tau
-    if options.tau_from is not None:
-        if tau is not None:
-            raise InputError("ensemble run: expected --tau or --tau-from, came both; leave one out")
-        tau = best_tau(options.tau_from)
-    method = options.method or ("mean" if tau is None else "soft")
-    if method == "soft" and (tau is None or not 0 <= tau <= 1 or count != 2):
-        raise InputError(
-            f"ensemble run: soft expects two members and a --tau in 0..1 (or --tau-from), came {count} members and "
-            f"tau {tau}"
-        )
-    if method != "soft" and tau is not None:
-        raise InputError(f"ensemble run: expected tau with --method soft alone, came --method {method}")
-    if method == "vote":
-        return f"vote of {count}", vote(options.score_norm)
-    if method == "soft":
-        return f"soft sum, tau {tau:g}", weighted((tau, 1 - tau), options.score_norm)
-    return f"mean of {count}", weighted((1.0,) * count, options.score_norm)
-
-
 def _measured(
     options: argparse.Namespace,
     joins: Mapping[str, Join],
@@ -255,47 +224,9 @@ def _measured(
 
     videos: list[VideoRef]
     videos, space = load_split(options.data, options.split)
-    members = special or _members(options)
+    members = special or members_of(options)
     with progress(options.quiet) as on_frame:
         results = measure(members, videos, space, joins, save, on_frame, same_classes=special is None)
     for note in dict.fromkeys(note for result in results.values() for note in result.notes):
         print(f"note: {note}", file=sys.stderr)
     return results, f"{options.data}, {options.split}"
-
-
-def _members(options: argparse.Namespace) -> list[Member]:
-    """Open what the arguments name."""
-    from everyframe.inference.members import LiveMember, StoredMember
-    from everyframe.io.score_maps import is_score_folder
-    from everyframe.predict import with_views
-
-    members: list[Member] = []
-    for text, name in zip(options.members, _names(options.members), strict=True):
-        if is_score_folder(text):
-            members.append(StoredMember(text, options.score_norm))
-            continue
-        where, window, stride = _window(text)
-        model = with_views(
-            where, window=window, stride=stride, flip=options.flip, scales=options.scales, score_norm=options.score_norm
-        )
-        members.append(LiveMember(name, model, options.device or "auto", options.dtype))
-    return members
-
-
-def _window(text: str) -> tuple[str, int | None, int | None]:
-    """Split MODEL@WINDOW/STRIDE; a path that exists is taken whole."""
-    where, at, sizes = text.rpartition("@")
-    if not at or Path(text).exists():
-        return text, None, None
-    window, _, stride = sizes.partition("/")
-    if not window.isdigit() or (stride and not stride.isdigit()):
-        raise InputError(f"{text}: expected MODEL@WINDOW or MODEL@WINDOW/STRIDE in pixels, such as {where}@480/320")
-    return where, int(window), int(stride) if stride else None
-
-
-def _names(members: Sequence[str]) -> list[str]:
-    """Short names of the members; those that would be equal are written out or numbered."""
-    short = [Path(text).name or text for text in members]
-    if len(set(short)) < len(short):
-        short = list(members)
-    return [name if short.count(name) == 1 else f"{name} ({i})" for i, name in enumerate(short, 1)]

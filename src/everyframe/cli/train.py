@@ -1,4 +1,4 @@
-"""`everyframe train RECIPE [--option value ...]`: recipe and overrides -> one call of `training.recipe.start`."""
+"""`everyframe train RECIPE [--option value ...]`: recipe and overrides -> one call of `training.start.start`."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def main(arguments: list[str]) -> int:
 
 def _train(config: dict[str, Any], resume: str | None) -> int:
     from everyframe.training.last_checkpoint import Interrupted
-    from everyframe.training.recipe import start
     from everyframe.training.run import is_first_process
+    from everyframe.training.start import start
 
     try:
         run = start(config, resume)
