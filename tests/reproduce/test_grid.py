@@ -15,6 +15,7 @@ from everyframe.models.zoo import create_model
 from everyframe.reproduce.experiment import SCALES, Row
 from everyframe.reproduce.grid import EXPERIMENTS, find
 from everyframe.reproduce.plan import Setting, check, overrides_of, pick, plan
+from everyframe.reproduce.vspw2023_grids import PLAIN, SPECIALIST
 from everyframe.training.recipe import read_recipe, recipes, resolve
 
 ROWS = [
@@ -121,6 +122,34 @@ def test_a_single_member_is_scored_once_more_with_other_views(tmp_path: Path) ->
     assert step.words[step.words.index("--smooth") + 1] == "0.4"
     assert len(cells["flow smoothing 0.4"].steps) == 1
     _parser(evaluate).parse_args(step.words[1:])  # exits on an option that `everyframe evaluate` does not have
+
+
+def test_logit_adjustment_reads_the_training_splits_pixels(tmp_path: Path) -> None:
+    cells = {cell.row.label: cell for cell in plan(Setting("other-attempts", "vspw:/videos", tmp_path, seeds=1))}
+    count, scored = cells["logit adjustment 0.5"].steps
+    assert count.words == ("data", "check", "vspw:/videos", "--split", "train", "--json", str(count.produces))
+    assert scored.words[scored.words.index("--prior") + 1] == str(count.produces)
+    _parser(evaluate).parse_args(scored.words[1:])
+
+
+def test_specialists_say_is_chosen_before_it_is_scored(tmp_path: Path) -> None:
+    cells = {cell.row.label: cell for cell in plan(Setting("other-attempts", "vspw:/videos", tmp_path, seeds=1))}
+    choose, scored = cells["specialist of rare classes"].steps
+    general, rare = (str(cells[label].folder / "run" / "model") for label in (PLAIN, SPECIALIST))
+    assert choose.words[:4] == ("ensemble", "specialists", general, rare)
+    assert choose.produces == Path(choose.words[choose.words.index("--out") + 1]) / "specialists.json"
+    assert scored.words[:3] == ("evaluate", "--model", general)
+    assert scored.words[-2:] == ("--specialists", str(choose.produces))
+    _parser(evaluate).parse_args(scored.words[1:])
+
+
+def test_heads_of_masks_keep_their_learning_rate_at_the_small_scale(tmp_path: Path) -> None:
+    for name in ("dropout", "backbones"):
+        setting = Setting(name, "vspw:/videos", tmp_path)
+        rates = {row.label: overrides_of(setting, row)["optimizer.lr"] for row in setting.rows}
+        masks = {row.label for row in setting.rows if row.recipe.startswith("mask2former")}
+        assert masks
+        assert all((rate == 0.003) == (label not in masks) for label, rate in rates.items())
 
 
 def test_rows_are_picked_by_pattern_and_bring_their_members(tmp_path: Path) -> None:

@@ -14,6 +14,9 @@ from typing import Any
 
 Overrides = Mapping[str, Any]
 
+PRIOR = "PRIOR"
+"""In `Row.views`: the file that `everyframe data check --json` writes of the training split."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -26,9 +29,11 @@ class Row:
         without: options of the caller that this row leaves out, such as "data.also" in the row without more data.
         loop: options of `everyframe self-train`, which then runs in the place of `everyframe train`.
         members: labels of rows whose models, of the same seed, are joined; nothing is trained then, and `recipe` is "".
-        join: "mean", "vote", or "soft" (the weight of two members that is best on the split, see `sweep`); "" for a
-            single member, which is scored once more.
-        views: words of `everyframe evaluate` with which a single member is scored, such as ("--smooth", "0.4").
+        join: "mean", "vote", "soft" (the weight of two members that is best on the split, see `sweep`), "specialists"
+            (the first member, and in each class the others with the say that is best on the split); "" for a single
+            member, which is scored once more.
+        views: words of `everyframe evaluate` with which a single member is scored, such as ("--smooth", "0.4"); `PRIOR`
+            among them stands for the file of the training split's pixels by class.
         x: where the row stands on the horizontal axis of a line plot.
         series: which line of that plot it belongs to.
     """

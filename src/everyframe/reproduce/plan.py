@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from everyframe.errors import InputError
-from everyframe.reproduce.experiment import SCALES, Experiment, Row
+from everyframe.reproduce.experiment import PRIOR, SCALES, Experiment, Row
 from everyframe.reproduce.grid import find
 from everyframe.reproduce.subsets import SUBSETS, link_subset
 
@@ -24,7 +24,8 @@ class Step:
     """One command of a cell.
 
     Attributes:
-        name: "train", "evaluate", "cost", "noisy" or "clean"; of joined models "sweep" and "evaluate".
+        name: "train", "evaluate", "cost", "noisy" or "clean"; of joined models "sweep", "weigh" or "count", and
+            "evaluate".
         words: the command behind `everyframe`.
         produces: file whose presence says that it reached its end: training ends with status 0 after SIGTERM too.
     """
@@ -172,20 +173,31 @@ def _joined(setting: Setting, row: Row, seed: int) -> Cell:
     folder = _folder(setting, row, seed)
     by_label = {other.label: other for other in setting.rows}
     models = [str(_folder(setting, by_label[label], seed) / "run" / "model") for label in row.members]
-    report, sweep = folder / "report", folder / "sweep"
+    report = folder / "report"
     scored = ("--data", setting.data, "--split", setting.split)
     done = report / "results.json"
-    if not row.join:
-        again = ("evaluate", "--model", *models, *scored, *row.views, "--out", str(report))
-        return Cell(row, seed, folder, (Step("evaluate", again, done),))
+    again = ("evaluate", "--model", models[0], *scored, "--out", str(report))
     run = ("ensemble", "run", *models, *scored, "--quiet", "--out", str(report))
-    if row.join != "soft":
-        return Cell(row, seed, folder, (Step("evaluate", (*run, "--method", row.join), done),))
-    found = sweep / "sweep.json"
-    steps = (
-        Step("sweep", ("ensemble", "sweep", *models, *scored, "--quiet", "--out", str(sweep)), found),
-        Step("evaluate", (*run, "--tau-from", str(found)), done),
-    )
+    steps: tuple[Step, ...]
+    if row.join == "soft":
+        found = folder / "sweep" / "sweep.json"
+        steps = (
+            Step("sweep", ("ensemble", "sweep", *models, *scored, "--quiet", "--out", str(found.parent)), found),
+            Step("evaluate", (*run, "--tau-from", str(found)), done),
+        )
+    elif row.join == "specialists":
+        found = folder / "weights" / "specialists.json"
+        steps = (
+            Step("weigh", ("ensemble", "specialists", *models, *scored, "--quiet", "--out", str(found.parent)), found),
+            Step("evaluate", (*again, "--specialists", str(found)), done),
+        )
+    elif row.join:
+        steps = (Step("evaluate", (*run, "--method", row.join), done),)
+    else:
+        found = folder / "labels.json"
+        views = tuple(str(found) if word == PRIOR else word for word in row.views)
+        count = Step("count", ("data", "check", setting.data, "--split", "train", "--json", str(found)), found)
+        steps = (*([count] if PRIOR in row.views else []), Step("evaluate", (*again, *views), done))
     return Cell(row, seed, folder, steps)
 
 
