@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from everyframe.cli.progress import progress_bar
 from everyframe.cli.views import RUNS_MODEL, add_device, add_views
-from everyframe.metrics.results import percent
+from everyframe.metrics.results_text import percent
 
 if TYPE_CHECKING:
     from rich.console import Console

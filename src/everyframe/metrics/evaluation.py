@@ -6,8 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -17,46 +16,15 @@ from torch import Tensor
 from everyframe.errors import InputError
 from everyframe.labels import LabelSpace
 from everyframe.metrics import functional as F
-from everyframe.metrics.bootstrap import bootstrap_interval, class_sums, mean_pairs, ratio_of_sums
-from everyframe.metrics.consistency import WindowSums, consistency_pairs, consistency_rule
+from everyframe.metrics.bootstrap import bootstrap_interval
+from everyframe.metrics.consistency import WindowSums, consistency_rule
 from everyframe.metrics.definitions import CORRESPONDENCE_VARIANTS, ConsistencyVariant
 from everyframe.metrics.flicker import FlickerMeter
 from everyframe.metrics.flow import Flow
-from everyframe.metrics.functional import Counts, Floats
-from everyframe.metrics.results import ClassResult, Results, Score, Timeline, VideoResult
+from everyframe.metrics.measures import Measure, VideoCounts, measures
+from everyframe.metrics.results import ClassResult, Results, Score, VideoResult
 from everyframe.metrics.tc import FIRST_VIDEOS, pair_confusion
 from everyframe.metrics.windows import checked_windows
-
-
-@dataclass(slots=True)
-class _Video:
-    """What one video leaves behind."""
-
-    name: str
-    classes: int
-    windows: dict[str, Floats]  # variant of VC -> [len(windows), 2]
-    timeline: Timeline = field(default_factory=Timeline)
-    frames: int = 0
-    labelled: int = 0
-    counts: Counts = field(init=False)  # [3, K]: correct, truth, predicted
-    tc: dict[str, Counts] = field(init=False)  # variant of TC -> [3, K]
-
-    def __post_init__(self) -> None:
-        self.counts = np.zeros((3, self.classes), np.int64)
-        self.tc = {variant: np.zeros((3, self.classes), np.int64) for variant in CORRESPONDENCE_VARIANTS}
-
-
-@dataclass(frozen=True, slots=True)
-class _Measure:
-    """A score as a statistic of sums over videos."""
-
-    name: str
-    variant: str
-    per_video: NDArray[Any]  # [V, ...]
-    statistic: Callable[[Floats], Floats]
-
-    def value(self) -> float:
-        return float(self.statistic(np.asarray(self.per_video, np.float64).sum(0, keepdims=True))[0])
 
 
 class Evaluation:
@@ -99,8 +67,8 @@ class Evaluation:
         self.resamples, self.confidence, self.seed = resamples, confidence, seed
         classes = len(label_space)
         self.confusion = np.zeros((classes, classes + 1), np.int64)
-        self._videos: dict[str, _Video] = {}
-        self._open: _Video | None = None
+        self._videos: dict[str, VideoCounts] = {}
+        self._open: VideoCounts | None = None
 
     # -- feeding -----------------------------------------------------------------------------------------------------
 
@@ -177,7 +145,7 @@ class Evaluation:
                 f"name of its own"
             )
         self._sums = WindowSums(self.windows, self.rules)
-        self._open = _Video(video, len(self.label_space), self._sums.sums)
+        self._open = VideoCounts(video, len(self.label_space), self._sums.sums)
         self._flicker = FlickerMeter()
         self._before: tuple[Tensor, NDArray[Any]] | None = None
 
@@ -188,7 +156,7 @@ class Evaluation:
         self._before = None
 
     def _compare_with_before(
-        self, current: _Video, where: str, pred: NDArray[Any], image: Tensor | None
+        self, current: VideoCounts, where: str, pred: NDArray[Any], image: Tensor | None
     ) -> tuple[float, float, float]:
         """(flicker, flip-back, TC) of this frame against the one before."""
         if self.flow is None:
@@ -247,7 +215,7 @@ class Evaluation:
         ]
         return Results(overall, self._class_results(), results, self.confusion.tolist(), title, self._notes(videos))
 
-    def _score(self, measure: _Measure) -> Score:
+    def _score(self, measure: Measure) -> Score:
         value = measure.value()
         if self.resamples < 1 or math.isnan(value):
             return Score(measure.name, measure.variant, value)
@@ -258,23 +226,8 @@ class Evaluation:
         known = not math.isnan(low)
         return Score(measure.name, measure.variant, value, low if known else None, high if known else None)
 
-    def _measures(self, videos: Sequence[_Video], whole: bool) -> list[_Measure]:
-        measures: list[_Measure] = []
-        if any(video.labelled for video in videos):
-            counts = np.stack([video.counts for video in videos])
-            measures += _class_measures(counts, whole)
-            for i, n in enumerate(self.windows):
-                for variant, rule in self.rules.items():
-                    pairs = consistency_pairs(np.stack([video.windows[variant] for video in videos]), rule)[:, i]
-                    measures.append(_Measure(f"VC{n}", variant, pairs, ratio_of_sums))
-        for variant in CORRESPONDENCE_VARIANTS if self.flow is not None else ():
-            counts = np.stack([video.tc[variant] for video in videos])
-            measures.append(_Measure("TC", variant, counts, class_sums(F.mean_iou)))
-        points = "same pixel" if self.flow is None else "along flow"
-        for name, column in (("flicker", "flicker"), ("flip-back", "flip_back")):
-            means = [_nanmean(getattr(video.timeline, column)) for video in videos]
-            measures.append(_Measure(name, points, mean_pairs(means), ratio_of_sums))
-        return measures
+    def _measures(self, videos: Sequence[VideoCounts], whole: bool) -> list[Measure]:
+        return measures(videos, self.windows, self.rules, self.flow is not None, whole)
 
     def _class_results(self) -> list[ClassResult]:
         counts = F.class_counts(self.confusion)
@@ -287,7 +240,7 @@ class Evaluation:
             for k, (name, color) in enumerate(zip(self.label_space.names, self.label_space.palette, strict=True))
         ]  # fmt: skip
 
-    def _notes(self, videos: Sequence[_Video]) -> list[str]:
+    def _notes(self, videos: Sequence[VideoCounts]) -> list[str]:
         frames, labelled = sum(video.frames for video in videos), sum(video.labelled for video in videos)
         notes = [f"{len(videos)} videos, {frames} frames, {labelled} of them with a label map"]
         missed = int(self.confusion[:, -1].sum())
@@ -300,24 +253,3 @@ class Evaluation:
         if not labelled:
             notes.append("no label maps: only scores that need none")
         return notes
-
-
-def _class_measures(counts: Counts, whole: bool) -> list[_Measure]:
-    """Scores from the per-video class counts [V, 3, K]."""
-    measures = [
-        _Measure("mIoU", "in-ground-truth", counts, class_sums(F.mean_iou)),
-        _Measure("mIoU", "union>0", counts, class_sums(lambda sums: F.mean_iou(sums, "union>0"))),
-        _Measure("weighted IoU", "in-ground-truth", counts, class_sums(F.weighted_iou)),
-        _Measure("pixel accuracy", "labelled pixels", counts, class_sums(F.pixel_accuracy)),
-        _Measure("class accuracy", "in-ground-truth", counts, class_sums(F.mean_class_accuracy)),
-    ]
-    if whole:
-        alone = F.ClassCounts(counts[:, 0], counts[:, 1], counts[:, 2])
-        measures[2:2] = [_Measure("mIoU", "mean of videos", mean_pairs(F.mean_iou(alone)), ratio_of_sums)]
-        measures[4:4] = [_Measure("weighted IoU", "mean of videos", mean_pairs(F.weighted_iou(alone)), ratio_of_sums)]
-    return measures
-
-
-def _nanmean(values: Sequence[float]) -> float:
-    known = [value for value in values if not math.isnan(value)]
-    return math.fsum(known) / len(known) if known else math.nan

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 from everyframe.errors import InputError
 from everyframe.metrics.definitions import DEFINITIONS
+from everyframe.metrics.results_text import percent, text_tables
 
 FORMAT = 1
 """Version of the JSON form."""
@@ -182,31 +183,7 @@ class Results:
 
     def table(self, classes: bool = True, videos: bool = True) -> str:
         """Text tables: overall, then per class and per video; the definitions of the overall numbers last."""
-        parts = [self.title] if self.title else []
-        parts.append(_aligned(["score", "value", "95 % interval over videos"], self._overall_rows()))
-        if classes and any(c.pixels or c.predicted for c in self.classes):
-            rows = [[c.name, f"{c.pixels}", percent(c.iou), percent(c.accuracy), percent(c.precision)]
-                    for c in self.classes if c.pixels or c.predicted]  # fmt: skip
-            parts.append(_aligned(["class", "pixels", "IoU", "accuracy", "precision"], rows))
-            absent = sum(1 for c in self.classes if not (c.pixels or c.predicted))
-            if absent:
-                parts[-1] += f"\n({absent} classes neither in the ground truth nor predicted)"
-        if videos and self.videos:
-            columns = self.video_columns()
-            rows = [[video.name, f"{video.labelled}/{video.frames}", *(percent(video.value(s)) for s in columns)]
-                    for video in self.videos]  # fmt: skip
-            parts.append(_aligned(["video", "labelled", *(score.title for score in columns)], rows))
-        parts += [f"note: {note}" for note in self.notes]
-        meanings: dict[str, list[str]] = {}  # VC8 and VC16 share theirs
-        for score in self.overall:
-            meanings.setdefault(score.definition, []).append(score.title)
-        lines = [f"  {', '.join(titles)}: {text}" for text, titles in meanings.items() if text]
-        parts.append("\n".join(["definitions", *lines]))
-        return "\n\n".join(parts)
-
-    def _overall_rows(self) -> Iterator[list[str]]:
-        for score in self.overall:
-            yield [score.title, percent(score.value), score.interval]
+        return text_tables(self, classes, videos)
 
     # -- JSON --------------------------------------------------------------------------------------------------------
 
@@ -298,19 +275,3 @@ def _without_nan(data: Any) -> Any:
     if isinstance(data, list | tuple):
         return [_without_nan(value) for value in data]
     return None if isinstance(data, float) and not math.isfinite(data) else data
-
-
-def percent(value: float) -> str:
-    """A share as tables print it: in percent, two digits; "-" where it is not defined."""
-    return "-" if math.isnan(value) else f"{100 * value:.2f}"
-
-
-def _aligned(header: Sequence[str], rows: Sequence[Sequence[str]] | Iterator[list[str]]) -> str:
-    """First column to the left, the others to the right, a rule below the header."""
-    cells = [list(header), *map(list, rows)]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
-    lines = []
-    for first, *others in cells:
-        right = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
-        lines.append("  ".join([first.ljust(widths[0]), *right]).rstrip())
-    return "\n".join([lines[0], "-" * (sum(widths) + 2 * len(widths) - 2), *lines[1:]])
