@@ -66,9 +66,18 @@ def test_decode_then_encode_is_the_identity() -> None:
 def test_decode_where_255_is_a_class() -> None:
     foreground = LabelSpace(("background", "object"), raw_to_train={0: 0, 255: 1})
     assert foreground.decode(np.array([[0, 1]], np.uint8)).tolist() == [[0, 255]]
-    with pytest.raises(InputError, match="no raw id"):
+    with pytest.raises(InputError, match=r"an id in 0\.\.255, .* for ignore, came none; .*`1: ignore`"):
         foreground.decode(np.array([[IGNORE]], np.uint8))
     assert foreground.decode(np.array([[IGNORE]], np.uint8), ignore=9).tolist() == [[9]]
+
+
+def test_decode_of_ids_beyond_one_byte_names_the_classes_and_the_line_to_add() -> None:
+    space = LabelSpace(("road", "car"), raw_to_train={0: IGNORE, 1: 0, 1001: 1})
+    assert space.encode(np.array([[0, 1, 1001]], np.uint16)).tolist() == [[IGNORE, 0, 1]]
+    with pytest.raises(InputError, match=r"for car, came none; .*`2: car`"):
+        space.decode(np.array([[0, 1]], np.uint8))
+    second = LabelSpace(space.names, raw_to_train={**space.raw_to_train, 2: 1})
+    assert second.decode(np.array([[0, 1, IGNORE]], np.uint8)).tolist() == [[1, 2, 0]]
 
 
 def test_decode_refuses_other_types_and_classes(space: LabelSpace) -> None:
@@ -135,6 +144,17 @@ def test_json_round_trip(space: LabelSpace, tmp_path: Path) -> None:
         assert LabelSpace.load(tmp_path / "labels.json") == each
     assert json.loads((tmp_path / "labels.json").read_text())["ignore"] == 255
     assert pickle.loads(pickle.dumps(space)) == space
+
+
+def test_another_ignored_id_is_not_read_over(tmp_path: Path) -> None:
+    (tmp_path / "labels.json").write_text('{"names": ["a"], "ignore": 0}')
+    with pytest.raises(InputError, match=r'labels\.json: .*ignore 255, .*, came 0; .* \{"0": 255\} into raw_to_train'):
+        LabelSpace.load(tmp_path / "labels.json")
+
+
+def test_a_place_that_cannot_be_written_is_one_clear_line(tmp_path: Path, space: LabelSpace) -> None:
+    with pytest.raises(InputError, match=r"labels\.json: expected to write here, cannot"):
+        space.save(tmp_path / "nowhere" / "labels.json")
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from everyframe.errors import InputError
+from everyframe.errors import InputError, writing
 from everyframe.frames import IGNORE
 
 Color = tuple[int, int, int]
@@ -48,7 +48,7 @@ class LabelSpace:
         >>> space.encode(np.array([[0, 1, 2]], np.uint8)).tolist()
         [[255, 0, 1]]
         >>> space.decode(np.array([[255, 0, 1]], np.uint8)).tolist()
-        [[255, 1, 2]]
+        [[0, 1, 2]]
     """
 
     names: tuple[str, ...]
@@ -136,8 +136,7 @@ class LabelSpace:
             raise InputError(f"LabelSpace.decode: expected a uint8 label map of train ids, came {train.dtype}")
         raw = back[train]
         if (raw < 0).any():
-            lost = np.unique(train[raw < 0]).tolist()
-            raise InputError(f"LabelSpace.decode: no raw id in 0..255 for train ids {lost}; add them to raw_to_train")
+            raise InputError(self._no_raw_id(np.unique(train[raw < 0]).tolist()))
         return raw.astype(np.uint8)
 
     def encode_rgb(self, rgb: NDArray[np.uint8], source: str | Path = "label map") -> NDArray[np.uint8]:
@@ -194,6 +193,17 @@ class LabelSpace:
             f"or `{ids[0]}: ignore` to leave these pixels out"
         )
 
+    def _no_raw_id(self, train_ids: Sequence[int]) -> str:
+        strange = [t for t in train_ids if len(self) <= t < IGNORE]
+        if strange:
+            return f"LabelSpace.decode: expected train ids 0..{len(self) - 1} and {IGNORE}, came train ids {strange}"
+        names = ["ignore" if t == IGNORE else self.names[t] for t in train_ids]
+        free = next((raw for raw in range(256) if raw not in self.raw_to_train), "ID")
+        return (
+            f"LabelSpace: expected an id in 0..255, all that a written label map holds, for {', '.join(names)}, came "
+            f"none; give each one in the classes file, such as `{free}: {names[0]}`"
+        )
+
     # -- into another label space ------------------------------------------------------------------------------------
 
     def mapped(self, target: LabelSpace, table: Mapping[int, int]) -> LabelSpace:
@@ -223,7 +233,16 @@ class LabelSpace:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Build from what `to_dict` returned."""
+        """Build from what `to_dict` returned.
+
+        Raises:
+            InputError: `ignore` is another id than 255, or the classes do not fit together.
+        """
+        if data.get("ignore", IGNORE) != IGNORE:
+            raise InputError(
+                f"LabelSpace: expected ignore {IGNORE}, the train id of ignored pixels, came {data['ignore']}; to "
+                f'ignore raw id {data["ignore"]} write {{"{data["ignore"]}": {IGNORE}}} into raw_to_train'
+            )
         colors = data.get("colors")
         return cls(
             names=tuple(data["names"]),
@@ -233,8 +252,13 @@ class LabelSpace:
         )
 
     def save(self, path: str | Path) -> None:
-        """Write as JSON."""
-        Path(path).write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
+        """Write as JSON.
+
+        Raises:
+            InputError: the file cannot be written.
+        """
+        with writing(path):
+            Path(path).write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | Path) -> Self:

@@ -6,6 +6,7 @@ import os
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -206,6 +207,39 @@ def test_video_files(root: Path) -> None:
     ((what, files),) = errors.items()
     assert what.startswith("the video cannot be read: ")
     assert files == ["empty.mp4"]
+
+
+def test_a_video_that_is_cut_off_is_not_fit_for_training(root: Path) -> None:
+    """Its frames before the cut decode, so that only validation, hours later, would stumble over the end."""
+    film = root / "videos/film.mkv"
+    with VideoWriter(film, size=(32, 48), rate=Fraction(25)) as writer:
+        for i in range(60):
+            writer.write(noise(i, (32, 48)))
+    save(root / "masks/film/3.png", np.ones((32, 48), np.uint8))
+    (root / "train.txt").write_text("a\nfilm\n")
+    assert check(root, decode_all=True).ok
+    film.write_bytes(film.read_bytes()[: film.stat().st_size * 2 // 3])
+    report = check(root)
+    assert 3 < report.splits["train"].frames < 63
+    (what,) = problems(report)
+    assert what == "a frame that cannot be read: the video is cut off after it, the rest of the file is missing"
+
+
+def test_damage_in_the_middle_of_a_video_is_found_by_decoding_all(root: Path) -> None:
+    film = root / "videos/film.mp4"
+    with VideoWriter(film, size=(32, 48), rate=Fraction(25)) as writer:
+        for i in range(60):
+            writer.write(noise(i, (32, 48)))
+    (root / "train.txt").write_text("a\nfilm\n")
+    with av.open(str(film)) as container:
+        at, size = [(packet.pos, packet.size) for packet in container.demux(video=0)][20]
+    data = bytearray(film.read_bytes())
+    data[at : at + size] = b"\xff" * size
+    film.write_bytes(data)
+    assert check(root).ok
+    ((what, files),) = problems(check(root, decode_all=True)).items()
+    assert what.startswith("a frame that cannot be read: expected a whole video, decoded ")
+    assert files == ["film.mp4"]
 
 
 def test_same_picture_in_two_splits(root: Path) -> None:

@@ -69,7 +69,7 @@ def test_bad_masks_give_one_clear_line(tmp_path: Path) -> None:
     write_label(tmp_path / "good.png", LABELS, SPACE)
     cases = {
         "unknown.png": ("id 9 not in the class table", None),
-        "float.tif": ("mode F", None),
+        "float.tif": ("mode F; save it as a grey PNG", None),
         "empty.png": ("0 bytes", None),
         "missing.png": ("no file", None),
         "good.png": ("expected a mask of 4x4 pixels like its frame, came 3x2", (4, 4)),

@@ -28,7 +28,9 @@ def main(arguments: list[str]) -> int:
     check.add_argument("data", help=WHERE)
     check.add_argument("--split", action="append", help="check this split only (may be repeated; default: all)")
     check.add_argument("--json", type=Path, metavar="FILE", help="write the whole report, with all file names")
-    check.add_argument("--decode-all", action="store_true", help="decode unlabelled frames too (default: open the files)")
+    check.add_argument(
+        "--decode-all", action="store_true", help="decode unlabelled frames too (default: open the files)"
+    )
     check.add_argument("--workers", type=int, help="threads (default: one per core)")
     check.set_defaults(run=_check)
 

@@ -34,13 +34,13 @@ def check(
 ) -> CheckReport:
     """Look at every mask and every frame of a data set.
 
-    Labelled frames and masks are decoded; other frames are only opened and looked at for their end, and of video files
-    the first, the last and the labelled frames are decoded.
+    Labelled frames and masks are decoded; other frames are only opened and looked at for their end. Of video files the
+    first, the last and the labelled frames are decoded, and the file must be as long as its container says.
 
     Args:
         spec: "LAYOUT:ROOT" or a path, as `load_split` takes it.
         splits: the splits to check; all that are there when left out.
-        decode_all: decode unlabelled pictures too.
+        decode_all: decode unlabelled pictures too, and all frames of video files.
         workers: threads; as many as the machine has cores when left out.
         progress: called as progress(done, total) while files are read.
 
@@ -102,7 +102,7 @@ def _scan(videos: dict[str, list[VideoRef]], decode_all: bool, workers: int | No
     jobs: dict[Path, Callable[[], FrameScan | MaskScan | dict[int, FrameScan]]] = {}
     for video in (video for listed in videos.values() for video in listed):
         if video.file is not None:
-            jobs[video.file] = partial(scan_video, video)
+            jobs[video.file] = partial(scan_video, video, decode_all)
         for ref in video.frames:
             if ref.label is not None:
                 jobs[ref.label] = partial(scan_mask, ref.label)

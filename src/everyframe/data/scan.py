@@ -12,6 +12,7 @@ from PIL import Image, UnidentifiedImageError
 
 from everyframe.data.layout import VideoRef
 from everyframe.errors import InputError
+from everyframe.io.container_size import missing_bytes
 from everyframe.io.video import VideoReader
 from everyframe.labels import Color
 
@@ -124,8 +125,17 @@ def scan_picture(path: Path, whole: bool) -> FrameScan:
     return scan
 
 
-def scan_video(video: VideoRef) -> dict[int, FrameScan]:
-    """Decode the first, the last and the labelled frames of a video file: position -> what came."""
+def scan_video(video: VideoRef, whole: bool = False) -> dict[int, FrameScan]:
+    """Look at a video file: position of a frame -> what came.
+
+    What is wrong with the file as a whole stands with its last frame: validation, which goes through the video in
+    order, would stop there.
+
+    Args:
+        video: the video.
+        whole: decode all frames; else the first, the last and the labelled ones, and compare the file's length with
+            what its container says.
+    """
     assert video.file is not None
     wanted = sorted({0, len(video.frames) - 1, *video.labelled}) if video.frames else []
     scans: dict[int, FrameScan] = {}
@@ -133,9 +143,24 @@ def scan_video(video: VideoRef) -> dict[int, FrameScan]:
         with VideoReader(video.file) as reader:
             for index in wanted:
                 scans[index] = _scan_frame(reader, index)
+            if wanted and not scans[wanted[-1]].error:
+                scans[wanted[-1]].error = _damage(reader, whole)
     except InputError as error:
         scans.update({index: FrameScan(error=str(error)) for index in wanted if index not in scans})
     return scans
+
+
+def _damage(reader: VideoReader, whole: bool) -> str:
+    """Say what keeps a video from being read to its end; "" where nothing was found."""
+    if missing_bytes(reader.path):
+        return "the video is cut off after it, the rest of the file is missing"
+    if whole:
+        try:
+            for _ in reader:
+                pass
+        except InputError as error:
+            return str(error).removeprefix(f"{reader.path}: ")
+    return ""
 
 
 def _scan_frame(reader: VideoReader, index: int) -> FrameScan:

@@ -31,7 +31,10 @@ def read_raw(path: str | Path) -> NDArray[Any]:
     if picture.mode == "1":
         picture = picture.convert("L")
     if picture.mode not in {"P", "L", "RGB", "I", "I;16"}:
-        raise InputError(f"{path}: expected a palette, grey or RGB mask, came a picture of mode {picture.mode}")
+        raise InputError(
+            f"{path}: expected a palette, grey or RGB mask, came a picture of mode {picture.mode}; save it as a "
+            f"grey PNG without transparency, whose values are the ids"
+        )
     return np.array(picture)
 
 
