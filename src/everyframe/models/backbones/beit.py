@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from everyframe.models.ops.patch_embed import PatchEmbed
 from everyframe.models.ops.relative_position import relative_position_bias, table_rows
+from everyframe.models.ops.stages import drop_path_rates
 from everyframe.models.ops.vit_block import ScaledBlock, gelu_mlp, init_vit_weights, resized_positions
 
 
@@ -119,9 +120,9 @@ class Beit(nn.Module):
                 BeitAttention(width, heads, self.grid if relative_positions else None, qkv_bias, dropout),
                 gelu_mlp(width, int(width * mlp_ratio), dropout),
                 layer_scale,
-                drop_path * i / max(depth - 1, 1),
+                rate,
             )
-            for i in range(depth)
+            for rate in drop_path_rates(drop_path, [depth])[0]
         )
         nn.init.trunc_normal_(self.cls_token, std=0.02)
         self.apply(init_vit_weights)

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from everyframe.models.ops.padding import crop_maps, pad_frame
 from everyframe.models.ops.patch_embed import PatchEmbed
+from everyframe.models.ops.stages import drop_path_rates
 from everyframe.models.ops.vit_block import ScaledBlock, gelu_mlp, init_vit_weights, resized_positions
 
 
@@ -150,8 +152,10 @@ class Eva02(nn.Module):
         in_channels: int = 3,
     ) -> None:
         super().__init__()
-        if len(out_indices) != 4:
-            raise ValueError(f"Eva02: expected 4 out_indices, one per map, came {list(out_indices)}")
+        if len(out_indices) != 4 or list(out_indices) != sorted(set(out_indices) & set(range(depth))):
+            raise ValueError(
+                f"Eva02: expected 4 ascending out_indices, one per map, of {depth} blocks, came {list(out_indices)}"
+            )
         self.grid = (size[0] // patch, size[1] // patch)
         self.out_indices = tuple(out_indices)
         self.channels = (width,) * 4
@@ -170,9 +174,9 @@ class Eva02(nn.Module):
                 RotaryAttention(width, heads, rotary, inner_norms, qkv_bias),
                 GatedMlp(width, hidden, inner_norms) if gated else gelu_mlp(width, hidden),
                 layer_scale,
-                drop_path * i / max(depth - 1, 1),
+                rate,
             )
-            for i in range(depth)
+            for rate in drop_path_rates(drop_path, [depth])[0]
         )
         self.enlarge4 = nn.Sequential(
             nn.ConvTranspose2d(width, width, 2, 2), nn.BatchNorm2d(width), nn.GELU(),
@@ -184,20 +188,15 @@ class Eva02(nn.Module):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """[N, 3, H, W] -> [N, D, h, w] of stride 4, 8, 16, 32 (at patches of 16)."""
-        rows, columns = x.shape[-2:]
-        side = self.strides[-1]
-        right, bottom = -columns % side, -rows % side
-        tokens, grid = self.embed(F.pad(x, (0, right, 0, bottom)) if right or bottom else x)
+        size = x.shape[-2:]
+        tokens, grid = self.embed(pad_frame(x, self.strides[-1]))
         maps = []
         for i, block in enumerate(self.blocks):
             tokens = block(tokens, grid)
             if i in self.out_indices:
                 maps.append(tokens[:, 1:].transpose(1, 2).unflatten(2, grid))
         pyramid = (self.enlarge4(maps[0]), self.enlarge2(maps[1]), maps[2], F.max_pool2d(maps[3], 2))
-        return [
-            m[..., : -(-rows // stride), : -(-columns // stride)]
-            for m, stride in zip(pyramid, self.strides, strict=True)
-        ]
+        return crop_maps(pyramid, size, self.strides)
 
     def embed(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """[N, 3, H, W] -> class token and patches [N, 1 + h * w, D], and (h, w)."""

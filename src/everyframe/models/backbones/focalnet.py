@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from everyframe.models.ops.drop_path import DropPath
 from everyframe.models.ops.patch_embed import PatchEmbed
-from everyframe.models.ops.stages import drop_path_rates, run_stages
-from everyframe.models.ops.vit_block import gelu_mlp, init_vit_weights
+from everyframe.models.ops.stages import Stage, drop_path_rates, pyramid_shape, run_stages
+from everyframe.models.ops.vit_block import add_layer_scale, gelu_mlp, init_vit_weights, scaled
 
 
 class FocalModulation(nn.Module):
@@ -67,7 +67,7 @@ class FocalBlock(nn.Module):
         mlp_ratio: hidden width of the perceptron over C.
         drop_path: probability of leaving a branch out in training, per sample.
         post_norm: norms after the branches, not before.
-        layer_scale: start of the layer scale; None has none.
+        layer_scale: see `add_layer_scale`.
     """
 
     def __init__(
@@ -86,9 +86,7 @@ class FocalBlock(nn.Module):
         self.norm2 = nn.LayerNorm(channels)
         self.mlp = gelu_mlp(channels, int(channels * mlp_ratio))
         self.drop_path = DropPath(drop_path)
-        for name in ("gamma1", "gamma2"):
-            gamma = None if layer_scale is None else nn.Parameter(torch.full((channels,), float(layer_scale)))
-            self.register_parameter(name, gamma)
+        add_layer_scale(self, channels, layer_scale)
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, H, W, C] -> [N, H, W, C]."""
@@ -97,23 +95,16 @@ class FocalBlock(nn.Module):
             (self.norm2, self.mlp, self.gamma2),
         ):
             y = norm(branch(x)) if self.post_norm else branch(norm(x))
-            x = x + self.drop_path(y if gamma is None else gamma * y)
+            x = x + self.drop_path(scaled(y, gamma))
         return x
 
 
-class FocalStage(nn.Module):
-    """Blocks at one resolution."""
+class Downsample(PatchEmbed):
+    """Patch embedding between stages, in the layout of their blocks."""
 
-    def __init__(self, blocks: Sequence[FocalBlock], downsample: PatchEmbed | None) -> None:
-        super().__init__()
-        self.blocks = nn.ModuleList(blocks)
-        self.downsample = downsample
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """[N, H, W, C] -> (the stage's map [N, H, W, C], the next stage's input)."""
-        for block in self.blocks:
-            x = block(x)
-        return x, x if self.downsample is None else self.downsample(x.permute(0, 3, 1, 2))
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, H, W, C] -> [N, ceil(H / 2), ceil(W / 2), C']."""
+        return super().forward(x.permute(0, 3, 1, 2))
 
 
 class FocalNet(nn.Module):
@@ -161,8 +152,7 @@ class FocalNet(nn.Module):
     ) -> None:
         super().__init__()
         self.out_indices = tuple(out_indices)
-        self.channels = tuple(width << i for i in self.out_indices)
-        self.strides = tuple(4 << i for i in self.out_indices)
+        self.channels, self.strides = pyramid_shape(width, self.out_indices)
         first, later = ((7, 3), (3, 1)) if overlap else ((4, 0), (2, 0))  # kernel and padding
         self.patch_embed = PatchEmbed(width, 4, in_channels, patch_norm, *first)
         self.stages = nn.ModuleList()
@@ -176,8 +166,8 @@ class FocalNet(nn.Module):
                 for rate in rates
             ]  # fmt: skip
             # The embedding between stages always has a norm, also where the first has none.
-            down = PatchEmbed(2 * c, 2, c, True, *later) if i < len(depths) - 1 else None
-            self.stages.append(FocalStage(blocks, down))
+            down = Downsample(2 * c, 2, c, True, *later) if i < len(depths) - 1 else None
+            self.stages.append(Stage(blocks, down))
         self.norms = nn.ModuleList(nn.LayerNorm(c) if output_norms else nn.Identity() for c in self.channels)
         self.apply(init_vit_weights)
 

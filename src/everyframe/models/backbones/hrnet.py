@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from everyframe.models.backbones.resnet import BasicBlock, Bottleneck
-from everyframe.models.ops.conv import NORMS
+from everyframe.models.ops.conv import NORMS, init_convolutions
 from everyframe.models.ops.resize import resize
 
 STEM = 64
@@ -166,9 +166,7 @@ class HRNet(nn.Module):
         outputs = len(channels) if multiscale else 1
         self.channels = tuple(channels[:outputs])
         self.strides = tuple(4 << i for i in range(outputs))
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        init_convolutions(self)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """[N, 3, H, W] -> one [N, C, h, w] per branch."""

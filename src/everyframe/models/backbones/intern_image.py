@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from everyframe.models.ops.deform_attn import cell_centres, ms_deform_attn
 from everyframe.models.ops.drop_path import DropPath
-from everyframe.models.ops.stages import drop_path_rates, run_stages
-from everyframe.models.ops.vit_block import gelu_mlp
+from everyframe.models.ops.stages import Stage, drop_path_rates, pyramid_shape, run_stages
+from everyframe.models.ops.vit_block import add_layer_scale, gelu_mlp, scaled
 
 EPS = 1e-6
 
@@ -83,7 +83,7 @@ class InternImageBlock(nn.Module):
         drop_path: probability of leaving a branch out in training, per sample.
         post_norm: norms after the branches (T to XL); else before.
         branch_norm: a further norm after each branch, besides that before it (H and G).
-        layer_scale: start of the layer scale; None has none.
+        layer_scale: see `add_layer_scale`.
     """
 
     def __init__(
@@ -107,16 +107,12 @@ class InternImageBlock(nn.Module):
         self.dcn = dcn
         self.mlp = gelu_mlp(channels, int(channels * mlp_ratio))
         self.drop_path = DropPath(drop_path)
-        for name in ("gamma1", "gamma2"):
-            gamma = None if layer_scale is None else nn.Parameter(torch.full((channels,), float(layer_scale)))
-            self.register_parameter(name, gamma)
+        add_layer_scale(self, channels, layer_scale)
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, H, W, C] -> [N, H, W, C]."""
-        branch = self.after1(self.dcn(self.before1(x)))
-        x = x + self.drop_path(branch if self.gamma1 is None else self.gamma1 * branch)
-        branch = self.after2(self.mlp(self.before2(x)))
-        return x + self.drop_path(branch if self.gamma2 is None else self.gamma2 * branch)
+        x = x + self.drop_path(scaled(self.after1(self.dcn(self.before1(x))), self.gamma1))
+        return x + self.drop_path(scaled(self.after2(self.mlp(self.before2(x))), self.gamma2))
 
 
 class Downsample(nn.Module):
@@ -132,8 +128,8 @@ class Downsample(nn.Module):
         return self.norm(self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
 
 
-class InternImageStage(nn.Module):
-    """Blocks at one resolution.
+class InternImageStage(Stage):
+    """Blocks at one resolution, with further norms behind some of them.
 
     Args:
         blocks: in order.
@@ -149,20 +145,18 @@ class InternImageStage(nn.Module):
         block_norms: dict[int, nn.Module],
         downsample: Downsample | None,
     ) -> None:
-        super().__init__()
-        self.blocks = nn.ModuleList(blocks)
+        super().__init__(blocks)
         self.block_norms = nn.ModuleDict({str(i): module for i, module in block_norms.items()})
         self.norm = norm
-        self.downsample = downsample
+        self.downsample = downsample  # last: optimisers know parameters by their order
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """[N, H, W, C] -> (the stage's map [N, H, W, C], the next stage's input)."""
+    def run(self, x: Tensor) -> Tensor:
+        """See `Stage.run`."""
         for i, block in enumerate(self.blocks):
             x = block(x)
             if str(i) in self.block_norms:
                 x = self.block_norms[str(i)](x)
-        x = self.norm(x)
-        return x, x if self.downsample is None else self.downsample(x)
+        return self.norm(x)
 
 
 class InternImage(nn.Module):
@@ -208,8 +202,7 @@ class InternImage(nn.Module):
     ) -> None:
         super().__init__()
         self.out_indices = tuple(out_indices)
-        self.channels = tuple(width << i for i in self.out_indices)
-        self.strides = tuple(4 << i for i in self.out_indices)
+        self.channels, self.strides = pyramid_shape(width, self.out_indices)
         self.stem = nn.ModuleList(
             [Downsample(in_channels, width // 2, bias=True), Downsample(width // 2, width, bias=True)]
         )

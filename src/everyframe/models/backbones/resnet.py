@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from everyframe.models.ops.conv import NORMS
+from everyframe.models.ops.conv import NORMS, init_convolutions
 
 
 def _conv(in_channels: int, out_channels: int, kernel: int, stride: int = 1, dilation: int = 1) -> nn.Conv2d:
@@ -138,9 +138,7 @@ class ResNet(nn.Module):
         self.num_stages = len(depths)
         self.channels = tuple(all_channels[i] for i in self.out_indices)
         self.strides = tuple(all_strides[i] for i in self.out_indices)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        init_convolutions(self)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """[N, 3, H, W] -> one [N, C, h, w] per stage of `out_indices`."""

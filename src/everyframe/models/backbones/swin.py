@@ -16,7 +16,8 @@ from torch.nn import functional as F
 
 from everyframe.models.ops.drop_path import DropPath
 from everyframe.models.ops.patch_embed import PatchEmbed
-from everyframe.models.ops.stages import drop_path_rates, run_stages
+from everyframe.models.ops.stages import Stage, drop_path_rates, pyramid_shape, run_stages
+from everyframe.models.ops.vit_block import gelu_mlp, init_vit_weights
 from everyframe.models.ops.window import (
     join_windows,
     pad_to_multiple,
@@ -96,13 +97,12 @@ class SwinBlock(nn.Module):
         qk_scale: float | None = None,
     ) -> None:
         super().__init__()
-        hidden = int(mlp_ratio * channels)
         self.window = window
         self.shift = shift
         self.norm1 = nn.LayerNorm(channels)
         self.attention = WindowAttention(channels, heads, window, qkv_bias, qk_scale)
         self.norm2 = nn.LayerNorm(channels)
-        self.mlp = nn.Sequential(nn.Linear(channels, hidden), nn.GELU(), nn.Linear(hidden, channels))
+        self.mlp = gelu_mlp(channels, int(mlp_ratio * channels))
         self.drop_path = DropPath(drop_path)
 
     def attend(self, x: Tensor, mask: Tensor) -> Tensor:
@@ -143,23 +143,18 @@ class PatchMerging(nn.Module):
         return self.reduction(self.norm(x.reshape(n, h // 2, w // 2, 4 * c)))
 
 
-class SwinStage(nn.Module):
+class SwinStage(Stage):
     """Blocks at one resolution, every second one with shifted windows."""
 
-    def __init__(self, blocks: Sequence[SwinBlock], downsample: PatchMerging | None) -> None:
-        super().__init__()
-        self.blocks = nn.ModuleList(blocks)
-        self.downsample = downsample
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """[N, H, W, C] -> (the stage's map [N, H, W, C], the next stage's input)."""
+    def run(self, x: Tensor) -> Tensor:
+        """See `Stage.run`."""
         mask = self.mask(x)
         for block in self.blocks:
             x = block(x, mask)
-        return x, x if self.downsample is None else self.downsample(x)
+        return x
 
     def mask(self, x: Tensor) -> Tensor:
-        """Return what all shifted blocks of this stage add to their logits, once per frame size: see `MASKED`."""
+        """Return what all shifted blocks of this stage add to their logits: see `MASKED`."""
         window = self.blocks[0].window
         h, w = (side + -side % window for side in x.shape[1:3])
         allowed = shifted_window_mask((h, w), window, window // 2, x.device)
@@ -210,8 +205,7 @@ class SwinTransformer(nn.Module):
     ) -> None:
         super().__init__()
         self.out_indices = tuple(out_indices)
-        self.channels = tuple(width << i for i in self.out_indices)
-        self.strides = tuple(patch << i for i in self.out_indices)
+        self.channels, self.strides = pyramid_shape(width, self.out_indices, patch)
         self.patch_embed = PatchEmbed(width, patch, in_channels, patch_norm)
         self.positions = positions
         self.absolute_positions = None
@@ -228,7 +222,7 @@ class SwinTransformer(nn.Module):
             merge = None if last else PatchMerging(width << i, width << (i + 1), patch_norm)
             self.stages.append(SwinStage(blocks, merge))
         self.norms = nn.ModuleList(nn.LayerNorm(c) if output_norms else nn.Identity() for c in self.channels)
-        self.apply(_init_weights)
+        self.apply(init_vit_weights)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """[N, 3, H, W] -> one [N, C, h, w] per stage of `out_indices` (in channels_last memory, as computed)."""
@@ -243,10 +237,3 @@ class SwinTransformer(nn.Module):
         if positions.shape[2:] != x.shape[1:3]:
             positions = F.interpolate(positions, x.shape[1:3], mode="bicubic", align_corners=False)
         return x + positions.permute(0, 2, 3, 1)
-
-
-def _init_weights(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from everyframe.errors import InputError
+from everyframe.models.ops.padding import crop_maps, pad_frame
 
 
 class TimmBackbone(nn.Module):
@@ -64,15 +64,11 @@ class TimmBackbone(nn.Module):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """[N, 3, H, W] -> one [N, C, h, w] per stage."""
-        h, w = x.shape[2:]
-        right, bottom = -w % self.multiple, -h % self.multiple
-        maps = self.model(F.pad(x, (0, right, 0, bottom)) if right or bottom else x)
-        out = []
-        for features, stride, norm in zip(maps, self.strides, self.norms, strict=True):
-            y = features if self.channels_last else features.permute(0, 2, 3, 1)
-            y = norm(y[:, : -(-h // stride), : -(-w // stride)])
-            out.append(y.permute(0, 3, 1, 2))
-        return out
+        maps = self.model(pad_frame(x, self.multiple))
+        if self.channels_last:
+            maps = [y.permute(0, 3, 1, 2) for y in maps]
+        cropped = crop_maps(maps, x.shape[2:], self.strides)
+        return [norm(y.permute(0, 2, 3, 1)).permute(0, 3, 1, 2) for norm, y in zip(self.norms, cropped, strict=True)]
 
 
 def _channels_last(model: Any) -> bool:

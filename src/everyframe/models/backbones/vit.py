@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from everyframe.models.ops.attention import TransformerBlock
 from everyframe.models.ops.patch_embed import PatchEmbed
+from everyframe.models.ops.stages import drop_path_rates
+from everyframe.models.ops.vit_block import resized_positions
 
 
 class VisionTransformer(nn.Module):
@@ -77,10 +78,8 @@ class VisionTransformer(nn.Module):
         self.class_token = nn.Parameter(torch.zeros(1, 1, width)) if class_token else None
         self.pre_norm = nn.LayerNorm(width, eps=eps) if pre_norm else nn.Identity()
         self.blocks = nn.ModuleList(
-            TransformerBlock(
-                width, heads, int(width * mlp_ratio), qkv_bias, eps, drop_path=drop_path * i / max(depth - 1, 1)
-            )
-            for i in range(depth)
+            TransformerBlock(width, heads, int(width * mlp_ratio), qkv_bias, eps, drop_path=rate)
+            for rate in drop_path_rates(drop_path, [depth])[0]
         )
         self.norm = nn.LayerNorm(width, eps=eps) if final_norm else nn.Identity()
         nn.init.trunc_normal_(self.positions, std=0.02)
@@ -89,10 +88,9 @@ class VisionTransformer(nn.Module):
         """[N, 3, H, W] -> one [N, C, h, w] per block of `out_indices`."""
         x = self.patch_embed(x)
         n, h, w, _ = x.shape
-        token, patches = self.resized_positions((h, w))
-        x = x.flatten(1, 2) + patches
+        x = x.flatten(1, 2) + resized_positions(self.positions[:, 1:], self.grid, (h, w), self.interpolation)
         if self.class_token is not None:
-            x = torch.cat([(self.class_token + token).expand(n, -1, -1), x], dim=1)
+            x = torch.cat([(self.class_token + self.positions[:, :1]).expand(n, -1, -1), x], dim=1)
         x = self.pre_norm(x)
         maps = []
         for i, block in enumerate(self.blocks):
@@ -102,12 +100,3 @@ class VisionTransformer(nn.Module):
             if i in self.out_indices:
                 maps.append(x[:, -h * w :].transpose(1, 2).unflatten(2, (h, w)))
         return maps
-
-    def resized_positions(self, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Return the class token's position [1, 1, C] and those of a grid of patches [1, h * w, C]."""
-        token, patches = self.positions[:, :1], self.positions[:, 1:]
-        if grid != self.grid:
-            table = patches.transpose(1, 2).unflatten(2, self.grid)
-            table = F.interpolate(table, grid, mode=self.interpolation, align_corners=False)
-            patches = table.flatten(2).transpose(1, 2)
-        return token, patches

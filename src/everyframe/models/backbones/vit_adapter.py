@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from everyframe.models.ops.conv import ConvNormAct
 from everyframe.models.ops.deform_attn import DeformableAttention, Shapes, cell_centres, join_levels, split_levels
 from everyframe.models.ops.drop_path import DropPath
+from everyframe.models.ops.padding import crop_maps, pad_frame
 from everyframe.models.ops.resize import resize
 
 EPS = 1e-6
@@ -191,8 +192,7 @@ class ViTAdapter(nn.Module):
     def forward(self, x: Tensor) -> list[Tensor]:
         """[N, 3, H, W] -> maps [N, D, h, w] of stride 4, 8, 16, 32."""
         size = x.shape[-2:]
-        right, bottom = -size[1] % 32, -size[0] % 32
-        x = F.pad(x, (0, right, 0, bottom)) if right or bottom else x
+        x = pad_frame(x, self.strides[-1])
         fine, *maps = self.spm(x)
         shapes = [(m.shape[-2], m.shape[-1]) for m in maps]
         pyramid = join_levels([m + code[:, None, None] for m, code in zip(maps, self.level_embed, strict=True)])
@@ -202,10 +202,7 @@ class ViTAdapter(nn.Module):
         maps = [self.up(maps[0]) + fine, *maps]
         if self.add_trunk:
             maps = [m + resize(t, m.shape[-2:]) for m, t in zip(maps, trunk, strict=True)]
-        return [
-            norm(m)[..., : -(-size[0] // stride), : -(-size[1] // stride)]
-            for norm, m, stride in zip(self.norms, maps, self.strides, strict=True)
-        ]
+        return crop_maps((norm(m) for norm, m in zip(self.norms, maps, strict=True)), size, self.strides)
 
     def exchange(self, pyramid: Tensor, shapes: Shapes, image: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Run the trunk. Returns the pyramid [N, S, D] and the trunk's map [N, D, h, w] after each group."""

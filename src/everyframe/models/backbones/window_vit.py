@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from everyframe.models.ops.attention import SelfAttention
 from everyframe.models.ops.patch_embed import PatchEmbed
+from everyframe.models.ops.stages import drop_path_rates
 from everyframe.models.ops.vit_block import ScaledBlock, gelu_mlp, init_vit_weights, resized_positions
 from everyframe.models.ops.window import join_windows, pad_to_multiple, split_windows
 
@@ -103,9 +104,9 @@ class WindowVit(nn.Module):
                 else GlobalAttention(width, heads, qkv_bias),
                 gelu_mlp(width, int(width * mlp_ratio), dropout),
                 layer_scale,
-                drop_path * i / max(depth - 1, 1),
+                rate,
             )
-            for i, side in enumerate(sides)
+            for side, rate in zip(sides, drop_path_rates(drop_path, [depth])[0], strict=True)
         )
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         self.apply(init_vit_weights)

@@ -57,6 +57,13 @@ class ConvNormAct(nn.Module):
         return self.act(self.norm(self.conv(x)))
 
 
+def init_convolutions(module: nn.Module) -> None:
+    """Start the convolutions of a rectified network so that its maps keep their variance (He et al., ICCV 2015)."""
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d):
+            nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
+
+
 def classifier(in_channels: int, num_classes: int) -> nn.Conv2d:
     """Return the 1x1 convolution that ends a head, started small (std 0.01, as mmseg) so that training starts even."""
     conv = nn.Conv2d(in_channels, num_classes, 1)

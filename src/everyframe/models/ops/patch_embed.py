@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torch.nn import functional as F
+
+from everyframe.models.ops.padding import pad_frame
 
 
 class PatchEmbed(nn.Module):
@@ -34,6 +35,4 @@ class PatchEmbed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] -> [N, ceil(H / patch), ceil(W / patch), C']."""
-        right, bottom = -x.shape[3] % self.patch, -x.shape[2] % self.patch
-        x = F.pad(x, (0, right, 0, bottom)) if right or bottom else x
-        return self.norm(self.projection(x).permute(0, 2, 3, 1))
+        return self.norm(self.projection(pad_frame(x, self.patch)).permute(0, 2, 3, 1))

@@ -11,13 +11,11 @@ from everyframe.models.ops.drop_path import DropPath
 class ScaledBlock(nn.Module):
     """Pre-norm block: tokens + gamma1 * attention, then tokens + gamma2 * MLP.
 
-    Layer scale: Touvron et al., "Going deeper with Image Transformers" (ICCV 2021).
-
     Args:
         width: channels D.
         attention: `forward(x [N, M, D], grid (h, w))`.
         mlp: `forward(x [N, M, D])`.
-        layer_scale: start of the gammas; None has none.
+        layer_scale: start of the gammas; None has none, see `add_layer_scale`.
         drop_path: probability of leaving a branch of a sample out in training.
         eps: of the LayerNorms.
     """
@@ -40,17 +38,26 @@ class ScaledBlock(nn.Module):
         self.norm2 = nn.LayerNorm(width, eps=eps)
         self.mlp = mlp
         self.drop_path = DropPath(drop_path)
-        for name in ("gamma1", "gamma2"):
-            gamma = None if layer_scale is None else nn.Parameter(torch.full((width,), float(layer_scale)))
-            self.register_parameter(name, gamma)
+        add_layer_scale(self, width, layer_scale)
 
     def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
         """[N, M, D] -> [N, M, D]; `grid` is (h, w) of the patches among the tokens."""
-        x = x + self.drop_path(_scaled(self.attention(self.norm1(x), grid), self.gamma1))
-        return x + self.drop_path(_scaled(self.mlp(self.norm2(x)), self.gamma2))
+        x = x + self.drop_path(scaled(self.attention(self.norm1(x), grid), self.gamma1))
+        return x + self.drop_path(scaled(self.mlp(self.norm2(x)), self.gamma2))
 
 
-def _scaled(x: Tensor, gamma: Tensor | None) -> Tensor:
+def add_layer_scale(block: nn.Module, channels: int, start: float | None) -> None:
+    """Give a block of two branches a factor per channel for each: `gamma1` and `gamma2`, None without a start.
+
+    Touvron et al., "Going deeper with Image Transformers" (ICCV 2021).
+    """
+    for name in ("gamma1", "gamma2"):
+        gamma = None if start is None else nn.Parameter(torch.full((channels,), float(start)))
+        block.register_parameter(name, gamma)
+
+
+def scaled(x: Tensor, gamma: Tensor | None) -> Tensor:
+    """Return gamma * x [..., C], x itself without a gamma [C]."""
     return x if gamma is None else gamma * x
 
 
@@ -67,9 +74,11 @@ def init_vit_weights(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-def resized_positions(positions: Tensor, trained: tuple[int, int], grid: tuple[int, int]) -> Tensor:
-    """Resize the position embedding [1, h * w, D] of patches to another grid, bicubically."""
+def resized_positions(
+    positions: Tensor, trained: tuple[int, int], grid: tuple[int, int], mode: str = "bicubic"
+) -> Tensor:
+    """Resize the position embedding [1, h * w, D] of patches to another grid."""
     if tuple(trained) == tuple(grid):
         return positions
     table = positions.transpose(1, 2).unflatten(2, trained)
-    return nn.functional.interpolate(table, grid, mode="bicubic", align_corners=False).flatten(2).transpose(1, 2)
+    return nn.functional.interpolate(table, grid, mode=mode, align_corners=False).flatten(2).transpose(1, 2)

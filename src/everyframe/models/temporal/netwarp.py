@@ -13,6 +13,7 @@ from everyframe.flow import Flow, batch_flow
 from everyframe.frames import Role
 from everyframe.models.heads.base import Head
 from everyframe.models.ops.conv import ConvNormAct
+from everyframe.models.ops.precision import without_autocast
 from everyframe.models.ops.warp import FORMS, resize_flow, warp
 from everyframe.models.temporal.base import Embedding, Features, Memory, TemporalModule
 
@@ -61,7 +62,7 @@ class FlowCNN(nn.Module):
         """Refine `flow` [N, 2, H, W] between frames in 0..255, [N, 3, H, W]."""
         refined = self.convs(torch.cat([flow, current, previous, previous - current], dim=1))
         # In float32 whatever autocast says: half precision rounds long displacements to whole cells.
-        with torch.autocast(flow.device.type, enabled=False):
+        with without_autocast(flow):
             return self.join(torch.cat([flow, refined.float()], dim=1))
 
 

@@ -8,6 +8,7 @@ from torch import distributed as dist
 from torch.nn import functional as F
 
 from everyframe.frames import IGNORE
+from everyframe.models.ops.precision import without_autocast
 
 UPDATES = ("mse", "ema")
 
@@ -103,7 +104,7 @@ class CategoryPrototypes(nn.Module):
             Mean over the (frame, class) pairs seen of |G - mean|^2 / D for "mse"; 0 for "ema".
         """
         # Means and distances in float32 whatever autocast says: they are sums over thousands of cells.
-        with torch.autocast(pixels.device.type, enabled=False):
+        with without_autocast(pixels):
             return self._learn(*self.class_means(pixels.detach().float(), labels))
 
     def _learn(self, means: Tensor, seen: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from everyframe.models.heads.base import Head, Outputs
 from everyframe.models.heads.mask2former.pixel_decoder import PixelDecoder
 from everyframe.models.heads.mask2former.transformer_decoder import DecoderLayer, mask_logits, shrink, visible_cells
 from everyframe.models.ops.position import sine_positions
+from everyframe.models.ops.precision import without_autocast
 from everyframe.models.ops.resize import resize
 from everyframe.models.temporal.base import Embedding
 
@@ -174,7 +175,7 @@ def semantic_scores(class_logits: Tensor, masks: Tensor, size: Sequence[int] | N
     Returns:
         float32 [N, K, h, w] or [N, K, H, W].
     """
-    with torch.autocast(masks.device.type, enabled=False):
+    with without_autocast(masks):
         class_logits, masks = class_logits.float(), masks.float()
         if size is not None:
             masks = resize(masks, (size[0], size[1]))
