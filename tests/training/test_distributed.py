@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import multiprocessing
+import multiprocessing.queues
 import os
 import signal
 import subprocess
@@ -13,8 +15,11 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from safetensors.torch import load_file
 from tiny_run import run
+
+from everyframe.training.validation import share_buffers
 
 SCRIPT = Path(__file__).with_name("tiny_run.py")
 PLAIN = {"dropout": 0.0, "dice": 0.0, "optimizer": "sgd"}  # what is the same however a batch is split
@@ -51,6 +56,26 @@ def test_two_processes_equal_one_with_the_joint_batch(tmp_path: Path, videos: in
     assert (
         load_file(two / "model" / "model.safetensors").keys() == load_file(one / "model" / "model.safetensors").keys()
     )
+
+
+def _statistics_of(rank: int, store: str, out: multiprocessing.queues.Queue[tuple[int, list[float]]]) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    norm = torch.nn.BatchNorm1d(2)
+    norm.running_mean += rank + 1  # what its own clips left
+    share_buffers(norm)
+    out.put((rank, norm.running_mean.tolist()))
+    dist.destroy_process_group()
+
+
+def test_every_process_validates_the_first_ones_statistics(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    found = context.Queue()
+    children = [context.Process(target=_statistics_of, args=(r, str(tmp_path / "store"), found)) for r in (0, 1)]
+    for child in children:
+        child.start()
+    assert sorted(found.get(timeout=60) for _ in children) == [(0, [1.0, 1.0]), (1, [1.0, 1.0])]
+    for child in children:
+        child.join(timeout=60)
 
 
 @pytest.mark.slow

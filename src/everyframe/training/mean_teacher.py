@@ -30,7 +30,7 @@ from everyframe.semi.statistics import unrecorded_statistics
 from everyframe.semi.teacher import Teacher
 from everyframe.training.objectives_mask import pseudo_label_objective
 from everyframe.training.supervised import Supervised
-from everyframe.training.validation import MONITOR, logged_scores, observe
+from everyframe.training.validation import MONITOR, logged_scores, observe, share_buffers
 
 STUDENT_MONITOR = MONITOR.replace("val/", "val/student_")
 """The student's score beside the teacher's; the teacher's decides which model is the best."""
@@ -154,6 +154,12 @@ class MeanTeacher(Supervised):
         self.teacher.update(self.model, self.global_step)
 
     # -- validation --------------------------------------------------------------------------------------------------
+
+    def on_validation_start(self) -> None:
+        """See `Supervised.on_validation_start`; the student is scored too."""
+        super().on_validation_start()
+        if self.teaching.validate_student:
+            share_buffers(self.model)
 
     def validation_step(self, video: VideoRef | None, batch_index: int) -> None:
         """Score the teacher, and beside it the student."""

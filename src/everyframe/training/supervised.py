@@ -17,7 +17,7 @@ from everyframe.models.segmenter import Segmenter
 from everyframe.training.objective import Objective
 from everyframe.training.objectives_temporal import video_objective
 from everyframe.training.optim import Optimization
-from everyframe.training.validation import logged_scores, observe
+from everyframe.training.validation import logged_scores, observe, share_buffers
 
 
 class Supervised(LightningModule):
@@ -62,6 +62,10 @@ class Supervised(LightningModule):
         values = {f"train/{name}": torch.as_tensor(value).detach() for name, value in {**costs, **more}.items()}
         # A row's step says how many optimiser steps its weights will have seen.
         self.log_dict({"step": float(self.global_step + 1), **values}, batch_size=clips)
+
+    def on_validation_start(self) -> None:
+        """Score the same model in every process."""
+        share_buffers(self.exported)
 
     def validation_step(self, video: VideoRef | None, batch_index: int) -> None:
         """Label every frame of a video and count; None stands for no video (see `validation.video_loader`)."""

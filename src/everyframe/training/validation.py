@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+import torch.distributed as dist
+from torch import Tensor, nn
 
 from everyframe.data.layout import VideoRef
 from everyframe.data.reading import iter_frames, read_labels
@@ -34,6 +35,21 @@ def observe(confusion: ConfusionMatrix, model: Segmenter, video: VideoRef, devic
         labels = read_labels(video, frame.index, model.label_space, frame.size)
         if labels is not None:
             confusion.update(torch.from_numpy(predicted), torch.from_numpy(labels))
+
+
+def share_buffers(model: nn.Module) -> None:
+    """Give the processes of a distributed run the buffers of the first one, whose model is saved.
+
+    After a step each has the running statistics of its own clips; they meet at the next step's forward alone, and
+    validation comes before that: each video would be scored by a slightly other model, none but the first one's the
+    one that is written.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return
+    for buffer in model.buffers():
+        shared = buffer.contiguous()
+        dist.broadcast(shared, 0)
+        buffer.copy_(shared)
 
 
 def logged_scores(matrix: Tensor) -> dict[str, float]:
