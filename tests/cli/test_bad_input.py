@@ -18,6 +18,7 @@ from PIL import Image
 from everyframe.cli.__main__ import main
 from everyframe.data.synthetic import SyntheticVideos
 from everyframe.data.synthetic_write import write
+from everyframe.errors import InputError
 from everyframe.io.label_png import read_label
 from everyframe.io.video import VideoWriter
 from everyframe.labels import LabelSpace
@@ -268,3 +269,16 @@ def test_a_typo_in_a_recipe(data: Path, tmp_path: Path, capsys: pytest.CaptureFi
     line = reported(["train", str(recipe), "--data", str(data), "--out", str(tmp_path / "run")], capsys)
     assert "optimiser" in line
     assert "optimizer" in line
+
+
+def test_demo_removes_nothing_but_an_earlier_demo(tmp_path: Path) -> None:
+    """A project with a folder `data` is no demo."""
+    from everyframe.cli.demo import main as demo
+
+    (tmp_path / "data").mkdir()
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(InputError, match=r"came one with thesis\.tex; give another --out"):
+        demo(["--out", str(tmp_path)])
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+    with pytest.raises(InputError, match=r"came one with thesis\.tex"):
+        demo(["--out", str(tmp_path / "thesis.tex")])

@@ -25,12 +25,14 @@ from everyframe.data.reading import read_frame, read_labels
 from everyframe.data.synthetic import SyntheticVideos
 from everyframe.data.synthetic_write import write
 from everyframe.errors import InputError
+from everyframe.frames import Frame
+from everyframe.inference.stream import Stream
 from everyframe.io.label_png import read_label, read_raw, write_label
 from everyframe.labels import LabelSpace
 from everyframe.models.zoo import create_model
 from everyframe.predict import predict
 from everyframe.training import self_training
-from everyframe.training.labelling import label_videos, with_ignore
+from everyframe.training.labelling import _sure_labels, label_videos, with_ignore
 from everyframe.training.recipe import Config, read_recipe
 from everyframe.training.self_training import self_train
 from everyframe.training.start import start
@@ -126,6 +128,21 @@ def test_masks_are_held_against_the_threshold_by_what_is_missing_to_one(videos: 
         model.head.cls_embed.bias.zero_()[0] = 20.0  # all queries are sure of the first class
     results = label_videos(model, data.train_videos[:1], tmp_path, scales=(1.0, 1.5), device="cpu")
     assert results["coverage"] == 1
+
+
+def test_a_score_that_is_no_number_is_not_sure() -> None:
+    scores = torch.tensor([[9.0, 9.0, float("nan")], [0.0, 0.0, 0.0]])[None, :, None]  # 2 classes, 1 x 3 cells
+
+    class Given:
+        label_space = LabelSpace(("a", "b"))
+
+        def step(self, frame: torch.Tensor, state: Any = None) -> tuple[torch.Tensor, Any]:
+            return scores, state
+
+    frame = Frame(torch.zeros(3, 1, 3, dtype=torch.uint8), 0, 0.0, "0")
+    assert _sure_labels(Stream(Given(), "cpu"), frame, 0.9).tolist() == [
+        [0, 255, 255]
+    ]  # the cell beside it has a share of it
 
 
 def test_files_can_hold_ignored_pixels_whatever_the_classes_are() -> None:

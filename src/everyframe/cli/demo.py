@@ -15,6 +15,9 @@ SIZE = (96, 128)
 SPLITS = {"train": 32, "val": 4, "test": 6}
 """Videos per split."""
 
+WRITTEN = {"data", "truth", "one-label", "all-labels", "picture.jpg"}
+"""What the demo leaves in its folder."""
+
 RECIPE = "fcn-gru-tiny"
 STEPS = 320
 SHOWN = (
@@ -30,8 +33,12 @@ def main(arguments: list[str]) -> int:
     begin = time.monotonic()
     out: Path = options.out
     if out.exists():
-        if not (out / "data").is_dir():
-            raise InputError(f"{out}: expected a new folder or that of an earlier demo, came another; give --out")
+        strange = sorted({path.name for path in out.iterdir()} - WRITTEN) if out.is_dir() else [out.name]
+        if strange:  # the folder is removed: it must hold nothing of the user's
+            raise InputError(
+                f"{out}: expected a new folder or that of an earlier demo, came one with {', '.join(strange[:3])}; give "
+                f"another --out"
+            )
         shutil.rmtree(out)
     _say("Write videos: H.264 files, one labelled frame each; the full ground truth lies apart")
     write_videos(out / "data", out / "truth", options.frames, options.seed)

@@ -51,7 +51,12 @@ def parser() -> argparse.ArgumentParser:
     store = actions.add_parser("store", help="write a model's score maps, to join them later")
     store.add_argument("members", nargs=1, metavar="MODEL", help="saved model, as MEMBER above")
     store.add_argument("data", metavar="DATA", help="LAYOUT:ROOT")
-    store.add_argument("--dtype-stored", choices=("uint8", "float16"), default="uint8", help="%(default)s")
+    store.add_argument(
+        "--dtype-stored",
+        choices=("uint8", "float16"),
+        default="uint8",
+        help="%(default)s; float16 keeps scores as they come, whatever --score-norm says",
+    )
     store.add_argument("--stride-stored", type=int, default=4, metavar="PIXELS", help="per cell (%(default)s)")
     store.set_defaults(run=_store)
 

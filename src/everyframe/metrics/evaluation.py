@@ -185,7 +185,10 @@ class Evaluation:
             self._open = None
 
     def merge(self, other: Evaluation) -> Self:
-        """Add the videos of another evaluation, from another process for instance; a video lies wholly in one."""
+        """Add the videos of another evaluation, from another process for instance; a video lies wholly in one.
+
+        TC [vspw-script] has then seen the first 100 videos of each part.
+        """
         self.end_video()
         other.end_video()
         twice = sorted(self._videos.keys() & other._videos.keys())

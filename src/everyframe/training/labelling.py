@@ -159,7 +159,8 @@ def _sure_labels(stream: Stream, frame: Frame, threshold: float) -> NDArray[np.u
     labels = label_map(scores, frame.size)
     if threshold > 0:
         measure = own_confidence(stream.predictor, scores)
-        labels[confidence_map(scores, frame.size, measure) < threshold] = IGNORE
+        sure = confidence_map(scores, frame.size, measure) >= threshold  # no number is not sure
+        labels[~sure] = IGNORE
     return to_numpy(labels[0])
 
 
