@@ -57,10 +57,18 @@ def test_what_cannot_be(predicted: Path, tmp_path: Path) -> None:
     black = LabelSpace(("road", "car"), ((0, 0, 0), (4, 5, 6)), SPACE.raw_to_train)
     with pytest.raises(InputError, match="other than black"):
         write_cvat(predicted, tmp_path / "o.zip", black)
+    alike = LabelSpace(("road", "car"), ((4, 5, 6), (4, 5, 6)), SPACE.raw_to_train)
+    with pytest.raises(InputError, match=r"car: expected a colour of its own, .* came that of road"):
+        write_cvat(predicted, tmp_path / "o.zip", alike)
     with pytest.raises(InputError, match="pattern such as"):
         write_cvat(predicted, tmp_path / "o.zip", SPACE, names="frame_{}_{}")
     with pytest.raises(InputError, match="expected to write here, cannot"):
         write_cvat(predicted, tmp_path / "no/o.zip", SPACE)
+    before = sorted(tmp_path.iterdir())
+    (predicted / "zzz.png").write_bytes(b"no picture")
+    with pytest.raises(InputError, match="do not decode"):
+        write_cvat(predicted, tmp_path / "o.zip", SPACE)
+    assert sorted(tmp_path.iterdir()) == before  # half a zip would be imported without a complaint
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="found none"):
         write_cvat(tmp_path / "empty", tmp_path / "o.zip", SPACE)

@@ -6,11 +6,11 @@ Format: https://docs.cvat.ai/docs/dataset_management/formats/format-smask
 from __future__ import annotations
 
 import io
-import zipfile
 from pathlib import Path
 
 from PIL import Image
 
+from everyframe.data.archive import new_zip
 from everyframe.data.listing import list_masks, require_folder
 from everyframe.errors import InputError, writing
 from everyframe.io.label_png import read_label
@@ -34,7 +34,8 @@ def write_cvat(labels: str | Path, out: str | Path, space: LabelSpace, names: st
         The number of label maps packed.
 
     Raises:
-        InputError: no label maps, names without a number, or a black class that CVAT takes for the background.
+        InputError: no label maps, names without a number, a black class that CVAT takes for the background, or two
+            classes of one colour.
     """
     files = list_masks(require_folder(Path(labels), "label maps of one video"), nested=True)
     if not files:
@@ -45,7 +46,7 @@ def write_cvat(labels: str | Path, out: str | Path, space: LabelSpace, names: st
     lines = [f"{name}:{','.join(map(str, color))}::" for name, color in zip(space.names, colors, strict=True)]
     if BACKGROUND not in space.names:
         lines.insert(0, f"{BACKGROUND}:0,0,0::")
-    with writing(out), zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+    with writing(out), new_zip(out) as archive:
         archive.writestr("labelmap.txt", "\n".join(["# label:color_rgb:parts:actions", *lines, ""]))
         archive.writestr("ImageSets/Segmentation/default.txt", "\n".join([*stems.values(), ""]))
         for stem, path in files.items():
@@ -70,9 +71,17 @@ def _renamed(stem: str, names: str | None) -> str:
 
 def _colors(space: LabelSpace) -> tuple[Color, ...]:
     """Return one colour per class; black means background in CVAT, and nothing else may have it."""
-    colors = []
+    colors: list[Color] = []
     for name, color in zip(space.names, space.palette, strict=True):
         if color == BLACK and name != BACKGROUND:
-            raise InputError(f"{name}: expected a colour other than black, which CVAT takes for the background")
+            raise InputError(
+                f"{name}: expected a colour other than black, which CVAT takes for the background; give it one in "
+                f"the label space (labels.json, palette)"
+            )
+        if color in colors:
+            raise InputError(
+                f"{name}: expected a colour of its own, by which CVAT tells classes apart, came that of "
+                f"{space.names[colors.index(color)]}; give it another in the label space (labels.json, palette)"
+            )
         colors.append(BLACK if name == BACKGROUND else color)
     return tuple(colors)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -26,18 +25,7 @@ OPEN_VIDEOS = 4
 """Video files that one process keeps open: random access then pays a seek, not an open."""
 
 _open: OrderedDict[Path, VideoReader] = OrderedDict()
-_left_to_parent: list[VideoReader] = []
-
-
-def _after_fork() -> None:
-    # A forked worker must not share file positions with its parent. Nor may it free the parent's decoders: that waits
-    # for decoding threads, which a fork does not copy. So they are kept, unused, until the worker ends.
-    _left_to_parent.extend(_open.values())
-    _open.clear()
-
-
-if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
-    os.register_at_fork(after_in_child=_after_fork)
+"""(A forked worker inherits them; each then opens its file again, see `VideoReader`.)"""
 
 
 def read_frame(video: VideoRef, index: int) -> Frame:

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from everyframe.data.archive import new_zip
 from everyframe.data.layout import VideoRef
 from everyframe.data.listing import list_masks, require_folder, subfolders
 from everyframe.data.predictions import some, table_by_name
@@ -190,14 +191,8 @@ class _Zip:
 
 @contextmanager
 def _zip(out: Path) -> Iterator[_Sink]:
-    """A zip that gets its name once it is whole; PNGs are compressed already."""
-    part = out.with_name(f".{out.name}.part")
-    try:
-        with zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as archive:
-            yield _Zip(archive)
-        part.replace(out)
-    finally:
-        part.unlink(missing_ok=True)
+    with new_zip(out, zipfile.ZIP_STORED) as archive:  # PNGs are compressed already
+        yield _Zip(archive)
 
 
 @contextmanager
