@@ -109,10 +109,14 @@ class Clip:
         )
 
     @property
+    def queries(self) -> list[int]:
+        """Positions of the Q query frames among the T frames."""
+        return [t for t, role in enumerate(self.roles) if role is Role.QUERY]
+
+    @property
     def query_labels(self) -> Tensor:
         """Label maps of the query frames: uint8 [..., Q, H, W]."""
-        queries = [t for t, role in enumerate(self.roles) if role is Role.QUERY]
-        return self.labels[..., queries, :, :]
+        return self.labels[..., self.queries, :, :]
 
     @property
     def still(self) -> Tensor:

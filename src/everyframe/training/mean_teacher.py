@@ -12,7 +12,7 @@ from everyframe.data.layout import VideoRef
 from everyframe.data.listing import digest
 from everyframe.data.photometric import StrongPhotometric
 from everyframe.data.sampling import clip_rng
-from everyframe.frames import IGNORE, Clip, Role
+from everyframe.frames import IGNORE, Clip
 from everyframe.losses.distributed import mean_over_processes
 from everyframe.metrics.stateful import ConfusionMatrix
 from everyframe.models.ops.confidence import Confidence
@@ -103,7 +103,7 @@ class MeanTeacher(Supervised):
             return pseudo_label_loss(query_logits(self.model, prediction), maps, counted)
         targets = targets.where(inside[:, None], IGNORE)
         labels = torch.full_like(clip.labels, IGNORE)
-        labels[:, [t for t, role in enumerate(clip.roles) if role is Role.QUERY]] = targets
+        labels[:, clip.queries] = targets
         known, every = (targets != IGNORE).sum(), inside.sum() * targets.shape[1]
         share = mean_over_processes(known.float()) / mean_over_processes(every.float()).clamp(min=1)
         return share * self.set_loss(prediction, replace(clip, labels=labels))["loss"]

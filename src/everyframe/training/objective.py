@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -172,3 +173,20 @@ class ScaleCrossEntropy:
 def queries(prediction: Prediction, clip: Clip) -> tuple[Tensor, Tensor]:
     """Return logits [B*Q, K, h, w] and labels [B*Q, H, W] of the query frames."""
     return prediction.logits.flatten(0, 1), clip.query_labels.flatten(0, 1)
+
+
+def of_queries(x: Tensor, clip: Clip) -> Tensor:
+    """Pick the query frames of what `Prediction.features` holds for all frames: [B*T, ...] -> [B, Q, ...]."""
+    return x.unflatten(0, (-1, len(clip.roles)))[:, clip.queries]
+
+
+def query_pairs(images: Tensor, clip: Clip, name: str) -> list[tuple[Tensor, Tensor]]:
+    """Return (earlier, later) of consecutive query frames of [B, T, ...].
+
+    Raises:
+        InputError: clips of a single query.
+    """
+    frames = of_queries(images.flatten(0, 1), clip).unbind(1)
+    if len(frames) < 2:
+        raise InputError(f"objective.{name}: expected clips of two query frames or more, came 1; set data.queries: 2")
+    return list(pairwise(frames))

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from everyframe.errors import InputError
-from everyframe.frames import IGNORE, Clip, Role
+from everyframe.frames import IGNORE, Clip
 from everyframe.losses.boundary import at_edges, edge_loss, edge_map
 from everyframe.losses.inverse_form import TransformRegressor, inverse_distance
 from everyframe.losses.pixel import upsample
 from everyframe.models.segmenter import Prediction, Segmenter
 from everyframe.models.state import read_state
-from everyframe.training.objective import Term, queries
+from everyframe.training.objective import Term, of_queries, queries
 from everyframe.training.pixel_loss import PixelLoss
 
 
@@ -92,10 +92,8 @@ class EdgeTerm(nn.Module):
                 f"objective.edges: expected a model whose frames have their own pixels, came {', '.join(embedding)}; "
                 f"set model.temporal.at: pixels, or leave edges out"
             )
-        pixels = embedding["pixels"].unflatten(0, (-1, len(clip.roles)))
-        asked = [t for t, role in enumerate(clip.roles) if role is Role.QUERY]
         size = (clip.labels.shape[-2], clip.labels.shape[-1])
-        return upsample(self.detector(pixels[:, asked].flatten(0, 1)), size)
+        return upsample(self.detector(of_queries(embedding["pixels"], clip).flatten(0, 1)), size)
 
     def truth(self, clip: Clip) -> Tensor:
         """Return the query frames' true edges, uint8 [B*Q, H, W]."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from everyframe.errors import InputError
-from everyframe.frames import Clip, Role
+from everyframe.frames import Clip
 from everyframe.losses.contrastive import Positives, contrastive_loss
 from everyframe.losses.contrastive_cells import cell_labels, sample_anchors
 from everyframe.models.segmenter import Prediction, Segmenter
@@ -136,8 +136,7 @@ class ContrastiveTerm(nn.Module):
         if self.scores is not None:
             scores = self.scores({name: x.flatten(0, 1) for name, x in prediction.outputs.items()})
             winner = F.interpolate(scores.float(), size, mode="bilinear", align_corners=False).argmax(1)
-            queries = [t for t, role in enumerate(clip.roles) if role is Role.QUERY]
-            own[:, queries] = winner.unflatten(0, (len(own), -1))
+            own[:, clip.queries] = winner.unflatten(0, (len(own), -1))
         return own
 
 

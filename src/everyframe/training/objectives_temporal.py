@@ -1,29 +1,25 @@
-"""Terms of an objective that know about time or about a teacher: class prototypes, motion, distillation."""
+"""The objective of a model: what its head costs, and the terms that know about time (class prototypes, motion)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from inspect import signature
 from itertools import pairwise
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from everyframe.errors import InputError
 from everyframe.flow import Flow, batch_flow
-from everyframe.frames import Clip, Role
+from everyframe.frames import Clip
 from everyframe.losses.contrastive import Positives
 from everyframe.losses.pixel import upsample
 from everyframe.losses.temporal import (
     MaskForm,
-    MultiFrameDistillation,
-    knowledge_distillation,
     motion_loss,
-    pair_distillation,
     photometric_mask,
 )
 from everyframe.models.checkpoint import load_segmenter
@@ -31,9 +27,22 @@ from everyframe.models.ops.warp import warp
 from everyframe.models.segmenter import Prediction, Segmenter
 from everyframe.models.temporal.prototypes import CategoryPrototypes
 from everyframe.models.temporal.ssltm import SSLTM
-from everyframe.training.objective import AuxiliaryCrossEntropy, Objective, Term, pixel_objective
+from everyframe.training.objective import (
+    AuxiliaryCrossEntropy,
+    Objective,
+    Term,
+    of_queries,
+    pixel_objective,
+    query_pairs,
+)
 from everyframe.training.objective_boundary import EdgeOptions
 from everyframe.training.objective_contrastive import contrastive_term
+from everyframe.training.objective_distillation import (
+    DistillationTeacher,
+    LogitDistillation,
+    PairDistillation,
+    SequenceDistillation,
+)
 from everyframe.training.objectives_mask import MaskOptions
 
 
@@ -162,7 +171,7 @@ class PrototypeLoss:
 
     def __call__(self, prediction: Prediction, clip: Clip) -> Tensor:
         """See `Term`; the prototypes move (by "ema") or are made to (by "mse")."""
-        pixels = _of_queries(prediction.features.embedding[self.key], clip)
+        pixels = of_queries(prediction.features.embedding[self.key], clip)
         return self.prototypes.observe(pixels.flatten(0, 1), clip.query_labels.flatten(0, 1))
 
 
@@ -182,7 +191,7 @@ class MotionLoss:
 
     def __call__(self, prediction: Prediction, clip: Clip) -> Tensor:
         """See `Term`."""
-        images, logits = _query_pairs(clip.images, clip, "motion"), prediction.logits.unbind(1)
+        images, logits = query_pairs(clip.images, clip, "motion"), prediction.logits.unbind(1)
         losses = [
             # At the size of the frames logits are large: they are computed anew in the backward pass.
             checkpoint(self.between, now, before, now_image, before_image, use_reentrant=False)
@@ -197,94 +206,6 @@ class MotionLoss:
         a, b = ((image - self.model.mean) / self.model.std for image in (now_image, before_image))
         mask = photometric_mask(a, warp(b, flow), self.mask)
         return motion_loss(upsample(now, size), warp(upsample(before, size), flow), mask)
-
-
-@dataclass
-class DistillationTeacher:
-    """A trained model, run once per batch for all the terms that ask it.
-
-    It is held in a list, so that it is no part of the objective's weights.
-    """
-
-    model: Segmenter
-    _latest: list[tuple[Clip, Prediction]] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.model.requires_grad_(False).eval()
-
-    @torch.no_grad()
-    def __call__(self, clip: Clip) -> Prediction:
-        """Return what the teacher makes of a clip."""
-        if not self._latest or self._latest[0][0] is not clip:
-            self.model.to(clip.images.device)
-            self._latest = [(clip, self.model(clip.images, clip.roles))]
-        return self._latest[0][1]
-
-    def pixels(self, prediction: Prediction, clip: Clip) -> tuple[list[Tensor], list[Tensor]]:
-        """Return the query frames' features of the student and of the teacher, each [B, D, h, w], at one size."""
-        wanted = _of_queries(self(clip).features.embedding["pixels"], clip).unbind(1)
-        own = _of_queries(prediction.features.embedding["pixels"], clip).unbind(1)
-        size = wanted[0].shape[-2:]
-        if own[0].shape[-2:] != size:
-            own = tuple(F.interpolate(x, size, mode="bilinear", align_corners=False) for x in own)
-        return list(own), list(wanted)
-
-
-@dataclass(frozen=True)
-class LogitDistillation:
-    """Single-frame distillation of the query frames' logits."""
-
-    teacher: DistillationTeacher
-
-    def __call__(self, prediction: Prediction, clip: Clip) -> Tensor:
-        """See `Term`."""
-        return knowledge_distillation(prediction.logits.flatten(0, 1), self.teacher(clip).logits.flatten(0, 1))
-
-
-@dataclass(frozen=True)
-class PairDistillation:
-    """Pair-wise-frames dependency of consecutive query frames."""
-
-    teacher: DistillationTeacher
-
-    def __call__(self, prediction: Prediction, clip: Clip) -> Tensor:
-        """See `Term`."""
-        _query_pairs(clip.images, clip, "pair_distillation")
-        own, wanted = self.teacher.pixels(prediction, clip)
-        pairs = zip(pairwise(own), pairwise(wanted), strict=True)
-        return torch.stack([pair_distillation(student, teacher) for student, teacher in pairs]).mean()
-
-
-class SequenceDistillation(nn.Module):
-    """Multi-frame dependency of the query frames; its ConvLSTM trains with the student."""
-
-    def __init__(self, teacher: DistillationTeacher) -> None:
-        super().__init__()
-        self.teacher = teacher
-        self.compare = MultiFrameDistillation()
-
-    def forward(self, prediction: Prediction, clip: Clip) -> Tensor:
-        """See `Term`."""
-        _query_pairs(clip.images, clip, "multi_frame_distillation")
-        return self.compare(*self.teacher.pixels(prediction, clip))
-
-
-def _of_queries(x: Tensor, clip: Clip) -> Tensor:
-    """Pick the query frames of what `Prediction.features` holds for all frames: [B*T, ...] -> [B, Q, ...]."""
-    queries = [t for t, role in enumerate(clip.roles) if role is Role.QUERY]
-    return x.unflatten(0, (-1, len(clip.roles)))[:, queries]
-
-
-def _query_pairs(images: Tensor, clip: Clip, name: str) -> list[tuple[Tensor, Tensor]]:
-    """Return (earlier, later) of consecutive query frames of [B, T, ...].
-
-    Raises:
-        InputError: clips of a single query.
-    """
-    frames = _of_queries(images.flatten(0, 1), clip).unbind(1)
-    if len(frames) < 2:
-        raise InputError(f"objective.{name}: expected clips of two query frames or more, came 1; set data.queries: 2")
-    return list(pairwise(frames))
 
 
 def _refuse_pixel_options(options: Mapping[str, Any]) -> None:
