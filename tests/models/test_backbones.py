@@ -83,5 +83,5 @@ def test_unknown_timm_name_lists_close_ones() -> None:
 
 
 def test_tiny_has_no_pretrained_weights() -> None:
-    with pytest.raises(InputError, match="trains from nothing"):
+    with pytest.raises(InputError, match="no pretrained weights that can be downloaded by name; leave `pretrained`"):
         BACKBONES["tiny"](True)

@@ -11,11 +11,11 @@ from typing import Any
 
 from torch import nn
 
-from everyframe.errors import InputError
 from everyframe.models.backbones.beit import Beit
 from everyframe.models.backbones.eva02 import Eva02
 from everyframe.models.backbones.focalnet import FocalNet
 from everyframe.models.backbones.intern_image import InternImage
+from everyframe.models.backbones.standard import known, with_weights
 from everyframe.models.backbones.vit import VisionTransformer
 from everyframe.models.backbones.vit_adapter import ViTAdapter
 from everyframe.models.backbones.window_vit import WindowVit
@@ -54,34 +54,8 @@ def adapter(
     if pretrained:
         from everyframe.models.convert.vit_adapter import load_trunk
 
-        load_trunk(body, _known(weights))
+        load_trunk(body, known(weights))
     return ViTAdapter(body, **chosen)
-
-
-def plain(pretrained: bool, *, build: Callable[..., nn.Module], **options: Any) -> nn.Module:
-    """A backbone whose weights stand on no page that timm knows."""
-    if pretrained:
-        _known(None)
-    return build(**options)
-
-
-def focal(pretrained: bool, *, weights: str | None = None, **options: Any) -> nn.Module:
-    """FocalNet; `weights` names timm's model of the same shape."""
-    backbone = FocalNet(**options)
-    if pretrained:
-        from everyframe.models.convert.timm import load_pretrained
-
-        load_pretrained(backbone, _known(weights))
-    return backbone
-
-
-def _known(weights: str | None) -> str:
-    if weights is None:
-        raise InputError(
-            "this backbone's pretrained weights cannot be downloaded by name; leave `pretrained` out, and convert the "
-            "published file with `everyframe convert`"
-        )
-    return weights
 
 
 def _adapted(trunk: Callable[..., Any], weights: str | None, **chosen: Any) -> Callable[..., nn.Module]:
@@ -95,7 +69,9 @@ _EVA_GIANT = partial(
     layer_scale=None,
 )  # fmt: skip
 _WIDE = {"heads": 16, "ratio": 0.5}
-_INTERN = partial(plain, build=InternImage)
+_EVA02 = partial(with_weights, build=Eva02)
+_FOCAL = partial(with_weights, build=FocalNet)
+_INTERN = partial(with_weights, build=InternImage)
 _FOCAL_LARGE = {
     "width": 192, "depths": (2, 2, 18, 2), "overlap": True, "post_norm": True, "layer_scale": 1e-4, "drop_path": 0.3,
 }  # fmt: skip
@@ -117,9 +93,9 @@ LARGE: dict[str, Callable[..., nn.Module]] = {
         adapter={"heads": 12, "ratio": 0.5},
     ),
     "vit-base": partial(
-        plain, build=VisionTransformer, width=768, depth=12, heads=12, drop_path=0.1, out_indices=(2, 5, 8, 11)
+        with_weights, build=VisionTransformer, width=768, depth=12, heads=12, drop_path=0.1, out_indices=(2, 5, 8, 11)
     ),
-    "eva02-large": partial(plain, build=Eva02, width=1024, depth=24, heads=16, drop_path=0.2),
+    "eva02-large": partial(_EVA02, width=1024, depth=24, heads=16, drop_path=0.2),
     "internimage-tiny": partial(_INTERN, post_norm=False, drop_path=0.2),
     "internimage-base": partial(
         _INTERN, width=112, depths=(4, 4, 21, 4), groups=(7, 14, 28, 56), drop_path=0.4
@@ -128,14 +104,14 @@ LARGE: dict[str, Callable[..., nn.Module]] = {
         _INTERN, width=192, depths=(5, 5, 24, 5), groups=(12, 24, 48, 96), offset_scale=2.0, drop_path=0.4
     ),
     "focalnet-tiny": partial(
-        focal, levels=(3,) * 4, drop_path=0.2, weights="focalnet_tiny_lrf.ms_in1k"
+        _FOCAL, levels=(3,) * 4, drop_path=0.2, weights="focalnet_tiny_lrf.ms_in1k"
     ),
     "focalnet-base": partial(
-        focal, width=128, depths=(2, 2, 18, 2), levels=(3,) * 4, drop_path=0.3,
+        _FOCAL, width=128, depths=(2, 2, 18, 2), levels=(3,) * 4, drop_path=0.3,
         weights="focalnet_base_lrf.ms_in1k",
     ),
     "focalnet-large": partial(
-        focal, levels=(4,) * 4, windows=(3,) * 4, **_FOCAL_LARGE, weights="focalnet_large_fl4.ms_in22k"
+        _FOCAL, levels=(4,) * 4, windows=(3,) * 4, **_FOCAL_LARGE, weights="focalnet_large_fl4.ms_in22k"
     ),
     "beit-adapter-micro": _adapted(
         partial(Beit, width=48, depth=4, heads=3, layer_scale=0.1), None, size=128, drop_path=0.0,
@@ -146,9 +122,9 @@ LARGE: dict[str, Callable[..., nn.Module]] = {
         adapter={"inner": 8, "heads": 3, "gamma": 0.1},
     ),
     "eva02-micro": partial(
-        plain, build=Eva02, width=48, depth=4, heads=3, size=(128, 128), rotary=8, out_indices=(0, 1, 2, 3)
+        _EVA02, width=48, depth=4, heads=3, size=(128, 128), rotary=8, out_indices=(0, 1, 2, 3)
     ),
     "internimage-micro": partial(_INTERN, width=16, depths=(1, 1, 2, 1), groups=(1, 2, 4, 8), mlp_ratio=2.0),
-    "focalnet-micro": partial(focal, width=16, depths=(1, 1, 2, 1), windows=(3,) * 4),
+    "focalnet-micro": partial(_FOCAL, width=16, depths=(1, 1, 2, 1), windows=(3,) * 4),
 }  # fmt: skip
 """Backbone -> builder `(pretrained, **options)`. Those called micro train from nothing within minutes on a CPU."""
