@@ -10,6 +10,7 @@ from torch import Tensor
 
 from everyframe.errors import InputError
 from everyframe.flow import FlowPair, batch_flow
+from everyframe.frames import Role
 from everyframe.labels import LabelSpace
 from everyframe.models.cost import count_parameters
 from everyframe.models.heads.fcn import FCNHead
@@ -76,6 +77,15 @@ def test_features_of_the_previous_frame_come_along_the_flow() -> None:
         embedding, kept = temporal(Features((now,), {}, image), memory, head)
     torch.testing.assert_close(embedding["pixels"][..., 1:, 2:], before[..., :-1, :-2])
     assert torch.equal(kept.maps[0], now)  # raw features are kept, nothing accumulates
+
+
+def test_late_maps_need_no_auxiliary_head() -> None:
+    """It runs once in training, on all frames of the clip; a late map of either frame would run it again."""
+    model = create_model("netwarp-fcn-tiny", SPACE)
+    runs: list[int] = []
+    model.head.auxiliary.register_forward_hook(lambda module, given, logits: runs.append(len(logits)))
+    model(torch.randint(0, 256, (2, 2, 3, 40, 48), dtype=torch.uint8), (Role.ADJACENT, Role.QUERY))
+    assert runs == [4]
 
 
 def test_published_form_neither_scales_nor_interpolates_the_flow() -> None:

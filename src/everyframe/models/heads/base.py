@@ -96,6 +96,18 @@ class Head(nn.Module, ABC):
 class PixelHead(Head):
     """A head whose logits are a 1x1 classifier of its pixels, after dropout."""
 
+    @abstractmethod
+    def pixels(self, maps: Sequence[Tensor]) -> Tensor:
+        """Return what the classifier reads, [N, D, h, w]."""
+
+    def embed(self, maps: Sequence[Tensor]) -> Embedding:
+        """See `Head.embed`."""
+        return {"pixels": self.pixels(maps), **self.embed_auxiliary(maps)}
+
+    def late_map(self, maps: Sequence[Tensor]) -> Tensor:
+        """See `Head.late_map`: the pixels, without another run of the auxiliary head."""
+        return self.pixels(maps)
+
     def finish(
         self, num_classes: int, stride: int, channels: int, dropout: float = 0.1, auxiliary: Head | None = None
     ) -> None:

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from everyframe.models.heads.base import Head, PixelHead
 from everyframe.models.ops.conv import ConvNormAct
 from everyframe.models.ops.resize import resize
-from everyframe.models.temporal.base import Embedding
 
 
 def separable(in_channels: int, out_channels: int, dilation: int = 1, norm: str = "batch") -> nn.Sequential:
@@ -116,10 +115,10 @@ class DeepLabV3PlusHead(PixelHead):
         self.refine = nn.Sequential(conv(width + fine_width), conv(width))
         self.finish(num_classes, strides[fine_index] if fine_width else strides[index], width, dropout, auxiliary)
 
-    def embed(self, maps: Sequence[Tensor]) -> Embedding:
-        """See `Head.embed`: "pixels" [N, D, h, w] at the fine map's stride."""
+    def pixels(self, maps: Sequence[Tensor]) -> Tensor:
+        """See `PixelHead.pixels`: at the fine map's stride."""
         pixels = self.pyramid(maps[self.index])
         if self.fine is not None:
             fine = self.fine(maps[self.fine_index])
             pixels = torch.cat([resize(pixels, fine.shape[-2:], self.align_corners), fine], dim=1)
-        return {"pixels": self.refine(pixels), **self.embed_auxiliary(maps)}
+        return self.refine(pixels)

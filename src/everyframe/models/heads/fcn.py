@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from everyframe.models.heads.base import Head, PixelHead
 from everyframe.models.ops.conv import ConvNormAct
 from everyframe.models.ops.resize import join_maps, joined_channels, joined_stride
-from everyframe.models.temporal.base import Embedding
 
 
 class FCNHead(PixelHead):
@@ -68,10 +67,8 @@ class FCNHead(PixelHead):
         self.join = ConvNormAct(in_channels + width, width, kernel_size, bias=bias, norm=norm) if concat_input else None
         self.finish(num_classes, joined_stride(strides, index), width, dropout, auxiliary)
 
-    def embed(self, maps: Sequence[Tensor]) -> Embedding:
-        """See `Head.embed`: "pixels" [N, D, h, w]."""
+    def pixels(self, maps: Sequence[Tensor]) -> Tensor:
+        """See `PixelHead.pixels`."""
         x = join_maps(maps, self.index, self.align_corners)
         pixels = self.convs(x)
-        if self.join is not None:
-            pixels = self.join(torch.cat([x, pixels], dim=1))
-        return {"pixels": pixels, **self.embed_auxiliary(maps)}
+        return pixels if self.join is None else self.join(torch.cat([x, pixels], dim=1))

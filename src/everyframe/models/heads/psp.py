@@ -97,9 +97,9 @@ class PSPHead(PixelHead):
         self.bottleneck = ConvNormAct(self.pyramid.out_channels, width, 3, norm=norm)
         self.finish(num_classes, strides[index], width, dropout, auxiliary)
 
-    def embed(self, maps: Sequence[Tensor]) -> Embedding:
-        """See `Head.embed`: "pixels" [N, D, h, w]."""
-        return {"pixels": self.bottleneck(self.pyramid(maps[self.index])), **self.embed_auxiliary(maps)}
+    def pixels(self, maps: Sequence[Tensor]) -> Tensor:
+        """See `PixelHead.pixels`."""
+        return self.bottleneck(self.late_map(maps))
 
     @property
     def late_channels(self) -> int:

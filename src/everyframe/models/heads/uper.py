@@ -11,7 +11,6 @@ from everyframe.models.heads.base import Head, PixelHead
 from everyframe.models.heads.psp import PyramidPooling
 from everyframe.models.ops.conv import ConvNormAct
 from everyframe.models.ops.resize import resize
-from everyframe.models.temporal.base import Embedding
 
 
 class UperHead(PixelHead):
@@ -57,8 +56,8 @@ class UperHead(PixelHead):
         self.fuse = ConvNormAct(width * len(channels), width, 3, norm=norm)
         self.finish(num_classes, strides[self.index[0]], width, dropout, auxiliary)
 
-    def embed(self, maps: Sequence[Tensor]) -> Embedding:
-        """See `Head.embed`: "pixels" [N, D, h, w] at the finest map's stride."""
+    def pixels(self, maps: Sequence[Tensor]) -> Tensor:
+        """See `PixelHead.pixels`: at the finest map's stride."""
         *fine_maps, coarse = (maps[i] for i in self.index)
         top = self.bottleneck(self.pyramid(coarse))
         merged = [top]  # coarse to fine
@@ -68,4 +67,4 @@ class UperHead(PixelHead):
         levels = [smooth(x) for x, smooth in zip(reversed(merged[1:]), self.smooth, strict=True)]
         size = levels[0].shape[-2:] if levels else top.shape[-2:]
         joined = torch.cat([resize(x, size, self.align_corners) for x in (*levels, top)], dim=1)
-        return {"pixels": self.fuse(joined), **self.embed_auxiliary(maps)}
+        return self.fuse(joined)
