@@ -12,6 +12,7 @@ from inference.predictors import Remember, video
 from PIL import Image
 
 from everyframe.errors import InputError
+from everyframe.inference.predictor import scores_of
 from everyframe.inference.prior import LogitAdjustment
 from everyframe.inference.smoothing import FlowSmoothing
 from everyframe.inference.specialist_choice import SpecialistChoice
@@ -93,6 +94,19 @@ def test_rare_classes_of_heads_that_predict_masks(tmp_path: Path) -> None:
         got, _ = adjusted.step(frame)
     prior = torch.tensor([0.9, 0.09, 0.01])[:, None, None]
     torch.testing.assert_close(got.softmax(1), (shares / prior) / (shares / prior).sum(1, keepdim=True))
+
+
+def test_views_average_what_the_head_means_unless_told_otherwise() -> None:
+    """Also where another wrapper stands between the head and the average."""
+    masks = create_model("mask2former-ssltm-tiny", SPACE)
+    offline = with_views(masks, offline=True, window=32, flip=True)
+    assert (scores_of(offline), offline.score_norm) == ("masks", "none")  # type: ignore[attr-defined]
+    told = with_views(masks, scales=(0.5, 1.0), flip=True, score_norm="softmax")
+    assert (told.score_norm, told.predictor.score_norm) == ("softmax", "softmax")  # type: ignore[attr-defined]
+    assert view_settings(flip=True, score_norm="softmax")["score_norm"] == "softmax"
+    assert "score_norm" not in view_settings(flip=True)
+    logits = with_views(create_model("fcn-tiny", SPACE), flip=True)
+    assert (scores_of(logits), logits.score_norm) == ("logits", "softmax")  # type: ignore[attr-defined]
 
 
 def test_options_that_need_each_other(tmp_path: Path) -> None:
