@@ -113,6 +113,10 @@ def test_options_that_need_each_other(tmp_path: Path) -> None:
     for options in ({"logit_adjustment": 1.0}, {"prior": tmp_path / "prior.json"}):
         with pytest.raises(InputError, match="say both --logit-adjustment and --prior"):
             with_views(Remember(), **options)
+    with pytest.raises(InputError, match="came l1 alone; add --flip or --scales"):
+        with_views(Remember(), score_norm="l1")
+    with pytest.raises(InputError, match=r"came flow raft alone; add --smooth 0\.4"):
+        with_views(Remember(), smooth_flow="raft")
     with pytest.raises(InputError, match="from 0 up to but not 1"):
         with_views(Remember(), smooth=1.5)
 

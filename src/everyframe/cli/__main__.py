@@ -19,7 +19,7 @@ VERBS = {
     "reproduce": "the papers' experiments as restartable grids: tables and plots",
     "convert": "turn a published checkpoint into a saved model",
     "models": "list the models with parameters and cost",
-    "bench": "measure speed and memory (bench predict, metrics, stream, contrastive)",
+    "bench": "measure speed and memory (bench predict, metrics, stream, contrastive, deform)",
 }
 """Verb -> one line of help. The verb's file is `everyframe/cli/VERB.py` with `main(arguments: list[str]) -> int`."""
 

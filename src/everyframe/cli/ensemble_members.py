@@ -26,8 +26,9 @@ def members_of(options: argparse.Namespace) -> list[Member]:
             members.append(StoredMember(text, options.score_norm))
             continue
         where, window, stride = _window(text)
+        norm = options.score_norm if options.flip or options.scales else None
         model = with_views(
-            where, window=window, stride=stride, flip=options.flip, scales=options.scales, score_norm=options.score_norm
+            where, window=window, stride=stride, flip=options.flip, scales=options.scales, score_norm=norm
         )
         members.append(LiveMember(name, model, options.device or "auto", options.dtype))
     return members

@@ -74,6 +74,10 @@ def with_views(
     """
     if stride is not None and window is None:
         raise InputError(f"stride: expected a window as well, came stride {stride} alone; add --window")
+    if score_norm is not None and not (flip or scales):
+        raise InputError(f"score norm: expected views to average, came {score_norm} alone; add --flip or --scales")
+    if smooth_flow != "dis" and not smooth:
+        raise InputError(f"smooth flow: expected smoothing as well, came flow {smooth_flow} alone; add --smooth 0.4")
     if bool(logit_adjustment) != (prior is not None):
         raise InputError(
             f"logit adjustment: expected a strength and the classes' pixels, came strength {logit_adjustment:g} and "
