@@ -37,6 +37,16 @@ def test_a_vspw_frame_that_is_a_link_to_nothing_takes_its_mask_along(tmp_path: P
     assert len(told) == 1
 
 
+def test_a_video_file_that_is_a_link_to_nothing_is_told_and_left_out(tmp_path: Path) -> None:
+    picture(tmp_path / "videos/a/1.jpg")
+    picture(tmp_path / "videos/folder.mp4/1.jpg")  # a folder, whatever it is called
+    os.symlink("gone.mp4", tmp_path / "videos/b.mp4")
+    text(tmp_path / "classes.yaml", "1: road")
+    with pytest.warns(DataWarning, match=r"b\.mp4: a link to a file that is not there; this video is left out"):
+        videos, _ = load_split(f"folder:{tmp_path}", "train")
+    assert [(video.name, len(video.frames)) for video in videos] == [("a", 1), ("folder.mp4", 1)]
+
+
 def test_links_in_circles_end(tmp_path: Path) -> None:
     mask(tmp_path / "masks/a/1.png")
     os.symlink("..", tmp_path / "masks/a/up")

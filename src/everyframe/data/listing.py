@@ -17,6 +17,7 @@ HELD_OUT = 5
 """Where nobody wrote a val.txt, one labelled video in this many is held out for validation."""
 
 
+LINK_FIX = "bring the files back (is a disk not mounted?) or remove the links"
 HOW_TO_DO_WITHOUT_VAL = ", or train without validation: --data.val_split null"
 
 
@@ -81,8 +82,7 @@ def _list(folder: Path, natural: bool, nested: bool, consequence: str) -> dict[s
     if empty:
         found("warning", f"an empty file (0 bytes); {consequence}", "copy the file again or remove it", sorted(empty))
     if broken:
-        fix = "bring the files back (is a disk not mounted?) or remove the links"
-        found("warning", f"a link to a file that is not there; {consequence}", fix, sorted(broken))
+        found("warning", f"a link to a file that is not there; {consequence}", LINK_FIX, sorted(broken))
     if twice:
         found("error", "another picture of the same name but another ending lies beside it", "remove one", twice)
     return {stem: good[stem] for stem in (sorted(good, key=natural_key) if natural else sorted(good))}

@@ -21,6 +21,7 @@ from everyframe.data.classes import WRITE_IT, Classes, find_classes, labelmap_sp
 from everyframe.data.findings import found
 from everyframe.data.layout import FrameRef, Split, VideoRef
 from everyframe.data.listing import (
+    LINK_FIX,
     defined_splits,
     join,
     list_frames,
@@ -105,7 +106,12 @@ def _is_cvat(root: Path) -> bool:
 
 
 def _video_files(home: Path) -> list[Path]:
-    return sorted(p for p in home.iterdir() if p.suffix.lower() in VIDEO_ENDINGS and not p.name.startswith("."))
+    listed = (p for p in home.iterdir() if p.suffix.lower() in VIDEO_ENDINGS and not p.name.startswith("."))
+    files = sorted(p for p in listed if not p.is_dir())
+    gone = [p for p in files if not p.exists()]
+    if gone:
+        found("warning", "a link to a file that is not there; this video is left out", LINK_FIX, gone)
+    return [p for p in files if p not in gone]
 
 
 def _cvat_videos(root: Path) -> dict[str, Path]:
