@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -216,6 +217,32 @@ def test_triton_kernels_equal_the_plain_form_in_the_interpreter() -> None:
     pytest.importorskip("triton")
     environment = {**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
     subprocess.run([sys.executable, "-c", COMPARE.format(device="cpu")], check=True, env=environment)
+
+
+SIZES = {"LEVELS": 3, "POINTS": 4, "LANES": 32, "ROWS": 16}
+FLOATS = {"locations", "weights", "of_value", "of_locations", "of_weights"}
+
+
+@pytest.mark.parametrize(("kernel", "values"), [("_forward_kernel", "bf16"), ("_backward_kernel", "fp32")])
+def test_triton_kernels_compile_for_a_gpu_that_is_not_here(
+    kernel: str, values: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The interpreter runs Python that the compiler refuses."""
+    triton = pytest.importorskip("triton")
+    from triton.backends.compiler import GPUTarget
+
+    from everyframe.models.ops import deform_attn_triton
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    function = getattr(deform_attn_triton, kernel)
+    kinds = {"value": f"*{values}", "out": f"*{values}", "gradient": f"*{values}", "maps": "*i32"}
+    kinds |= dict.fromkeys(FLOATS, "*fp32") | dict.fromkeys(SIZES, "constexpr")
+    source = triton.compiler.ASTSource(
+        fn=function,
+        signature={name: kinds.get(name, "i32") for name in function.arg_names},
+        constexprs={(function.arg_names.index(name),): size for name, size in SIZES.items()},
+    )
+    assert ".visible .entry" in triton.compile(source, target=GPUTarget("cuda", 90, 32)).asm["ptx"]
 
 
 @pytest.mark.gpu

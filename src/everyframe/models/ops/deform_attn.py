@@ -63,7 +63,7 @@ def _check(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) ->
 
 @torch.library.custom_op("everyframe::ms_deform_attn", mutates_args=())
 def _forward(value: Tensor, sides: Sequence[int], locations: Tensor, weights: Tensor) -> Tensor:
-    return _form(value).forward(value, sides, locations, weights)
+    return _form(value, locations).forward(value, sides, locations, weights)
 
 
 @_forward.register_fake
@@ -75,7 +75,7 @@ def _(value: Tensor, sides: Sequence[int], locations: Tensor, weights: Tensor) -
 def _backward(
     gradient: Tensor, value: Tensor, sides: Sequence[int], locations: Tensor, weights: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return _form(value).backward(gradient, value, sides, locations, weights)
+    return _form(value, locations).backward(gradient, value, sides, locations, weights)
 
 
 @_backward.register_fake
@@ -99,14 +99,14 @@ def _differentiate(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, Tensor, Te
 _forward.register_autograd(_differentiate, setup_context=_setup_context)
 
 
-def _form(value: Tensor) -> ModuleType:
+def _form(value: Tensor, locations: Tensor) -> ModuleType:
     """Return the module whose `forward` and `backward` serve these tensors."""
     # The kernels add atomically, in no fixed order.
     if value.device.type == "cuda" and not torch.are_deterministic_algorithms_enabled():
         with contextlib.suppress(ImportError):
             from everyframe.models.ops import deform_attn_triton
 
-            if deform_attn_triton.supports(value):
+            if deform_attn_triton.supports(value, locations):
                 return deform_attn_triton
     return deform_attn_plain
 

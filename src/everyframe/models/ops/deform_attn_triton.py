@@ -19,9 +19,10 @@ BLOCK = 16
 """Rows of a program: at 32 channels, 512 values held at a time."""
 
 
-def supports(value: Tensor) -> bool:
-    """Tell whether the kernels can serve values [B, S, h, c] of this type and size."""
-    return value.dtype in (torch.float32, torch.float16, torch.bfloat16) and value.shape[-1] <= 256
+def supports(value: Tensor, locations: Tensor) -> bool:
+    """Tell whether the kernels, which compute in float32, can serve these values [B, S, h, c] and locations."""
+    known = value.dtype in (torch.float32, torch.float16, torch.bfloat16)
+    return known and locations.dtype == torch.float32 and value.shape[-1] <= 256
 
 
 def forward(value: Tensor, sides: Sequence[int], locations: Tensor, weights: Tensor) -> Tensor:
@@ -86,12 +87,26 @@ def _point(locations, weights, at, used, height, width):
 
 
 @triton.jit
-def _corner(table, lane, row, column, height, width, first, heads, c, rows_used, lanes_used):
-    """Offsets of a corner's channels [BLOCK, C] in one image's values, and where they may be read."""
+def _map(maps, level):
+    """Height, width and first cell of a map."""
+    return tl.load(maps + 3 * level), tl.load(maps + 3 * level + 1), tl.load(maps + 3 * level + 2)
+
+
+@triton.jit
+def _corner(
+    value, table, lane, row, column, low_share, right_share, height, width, first, heads, c, rows_used, lanes_used,
+    DY: tl.constexpr, DX: tl.constexpr,
+):  # fmt: skip
+    """Channels [BLOCK, C] of one of a point's four corners, its shares along y and x, their offsets, which exist."""
+    row, column = row + DY, column + DX
     inside = rows_used & (row >= 0) & (row < height) & (column >= 0) & (column < width)
     cell = tl.where(inside, first + row * width + column, 0)
-    offsets = table[:, None] + (cell * heads * c).to(tl.int64)[:, None] + lane[None, :]
-    return offsets, inside[:, None] & lanes_used[None, :]
+    offsets = table[:, None] + (cell.to(tl.int64) * heads * c)[:, None] + lane[None, :]
+    mask = inside[:, None] & lanes_used[None, :]
+    sample = tl.load(value + offsets, mask=mask, other=0.0).to(tl.float32)
+    share_y = low_share if DY == 1 else 1.0 - low_share
+    share_x = right_share if DX == 1 else 1.0 - right_share
+    return sample, share_y, share_x, offsets, mask
 
 
 @triton.jit
@@ -103,21 +118,15 @@ def _forward_kernel(
     row_id, used, lane, lanes_used, table = _rows(ROWS, LANES, rows, cells, rows_per_image, heads, c)
     total = tl.zeros([ROWS, LANES], dtype=tl.float32)
     for level in range(LEVELS):
-        height = tl.load(maps + 3 * level)
-        width = tl.load(maps + 3 * level + 1)
-        first = tl.load(maps + 3 * level + 2)
+        height, width, first = _map(maps, level)
         for point in range(POINTS):
             at = (row_id * LEVELS + level) * POINTS + point
             weight, row, column, low_share, right_share = _point(locations, weights, at, used, height, width)
             for corner in tl.static_range(4):
-                dy: tl.constexpr = corner // 2
-                dx: tl.constexpr = corner % 2
-                offsets, mask = _corner(
-                    table, lane, row + dy, column + dx, height, width, first, heads, c, used, lanes_used
-                )
-                share_x = right_share if dx == 1 else 1.0 - right_share
-                share_y = low_share if dy == 1 else 1.0 - low_share
-                sample = tl.load(value + offsets, mask=mask, other=0.0).to(tl.float32)
+                sample, share_y, share_x, _offsets, _mask = _corner(
+                    value, table, lane, row, column, low_share, right_share, height, width, first, heads, c, used,
+                    lanes_used, corner // 2, corner % 2,
+                )  # fmt: skip
                 total += (weight * share_x * share_y)[:, None] * sample
     tl.store(
         out + row_id[:, None] * c + lane[None, :],
@@ -137,9 +146,7 @@ def _backward_kernel(
         gradient + row_id[:, None] * c + lane[None, :], mask=used[:, None] & lanes_used[None, :], other=0.0
     ).to(tl.float32)
     for level in range(LEVELS):
-        height = tl.load(maps + 3 * level)
-        width = tl.load(maps + 3 * level + 1)
-        first = tl.load(maps + 3 * level + 2)
+        height, width, first = _map(maps, level)
         for point in range(POINTS):
             at = (row_id * LEVELS + level) * POINTS + point
             weight, row, column, low_share, right_share = _point(locations, weights, at, used, height, width)
@@ -147,19 +154,15 @@ def _backward_kernel(
             of_x = tl.zeros([ROWS], dtype=tl.float32)
             of_y = tl.zeros([ROWS], dtype=tl.float32)
             for corner in tl.static_range(4):
-                dy: tl.constexpr = corner // 2
-                dx: tl.constexpr = corner % 2
-                offsets, mask = _corner(
-                    table, lane, row + dy, column + dx, height, width, first, heads, c, used, lanes_used
-                )
-                share_x = right_share if dx == 1 else 1.0 - right_share
-                share_y = low_share if dy == 1 else 1.0 - low_share
-                sample = tl.load(value + offsets, mask=mask, other=0.0).to(tl.float32)
+                sample, share_y, share_x, offsets, mask = _corner(
+                    value, table, lane, row, column, low_share, right_share, height, width, first, heads, c, used,
+                    lanes_used, corner // 2, corner % 2,
+                )  # fmt: skip
                 tl.atomic_add(of_value + offsets, (weight * share_x * share_y)[:, None] * upstream, mask=mask)
                 agreement = tl.sum(sample * upstream, axis=1)
                 of_weight += share_x * share_y * agreement
-                of_x += (share_y if dx == 1 else -share_y) * agreement
-                of_y += (share_x if dy == 1 else -share_x) * agreement
+                of_x += (share_y if corner % 2 == 1 else -share_y) * agreement
+                of_y += (share_x if corner // 2 == 1 else -share_x) * agreement
             tl.store(of_weights + at, of_weight, mask=used)
             tl.store(of_locations + 2 * at, of_x * weight * width, mask=used)
             tl.store(of_locations + 2 * at + 1, of_y * weight * height, mask=used)
