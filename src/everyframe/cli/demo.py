@@ -36,8 +36,8 @@ def main(arguments: list[str]) -> int:
         strange = sorted({path.name for path in out.iterdir()} - WRITTEN) if out.is_dir() else [out.name]
         if strange:  # the folder is removed: it must hold nothing of the user's
             raise InputError(
-                f"{out}: expected a new folder or that of an earlier demo, came one with {', '.join(strange[:3])}; give "
-                f"another --out"
+                f"{out}: expected a new folder or that of an earlier demo, came one with {', '.join(strange[:3])}; "
+                f"give another --out"
             )
         shutil.rmtree(out)
     _say("Write videos: H.264 files, one labelled frame each; the full ground truth lies apart")
