@@ -5,7 +5,7 @@ from __future__ import annotations
 from everyframe.reproduce.experiment import ALL_LABELS, ONE_LABEL, PRIOR, SYSTEMS, Experiment, Overrides, Row, row
 
 MASKS: dict[str, Overrides] = {"tiny": {"optimizer.lr": 0.0015}, "swin-small": {}}
-"""Backbone of the scale -> what Mask2Former needs there: half the learning rate of the small scale's heads of pixels."""
+"""Backbone of the scale -> what Mask2Former needs there: half the rate of the small scale's heads of pixels."""
 
 PAIRS: dict[str, dict[str, tuple[str, Overrides]]] = {
     "tiny": {
