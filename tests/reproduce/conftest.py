@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 from command_player import Player
+from two_rows import TWO_ROWS
 
+from everyframe.reproduce.grid import EXPERIMENTS
 from everyframe.reproduce.plan import Setting
 
 
@@ -19,8 +21,10 @@ def player(tmp_path: Path) -> Player:
 
 
 @pytest.fixture
-def setting(tmp_path: Path) -> Callable[..., Setting]:
-    def make(name: str = "backbones", **more: object) -> Setting:
+def setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Setting]:
+    monkeypatch.setitem(EXPERIMENTS, "two-rows", TWO_ROWS)
+
+    def make(name: str = "two-rows", **more: object) -> Setting:
         options = {"seeds": 1, "size": (32, 48), **more}
         return Setting(name, "vspw:/videos", tmp_path / "out", **options)
 

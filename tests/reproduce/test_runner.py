@@ -89,10 +89,15 @@ def test_killed_cell_goes_on_with_the_command_it_was_in(setting: Make, player: P
     script = tmp_path / "grid.py"
     script.write_text(
         textwrap.dedent(f"""
+        import sys
         from pathlib import Path
+        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        from two_rows import TWO_ROWS
+        from everyframe.reproduce.grid import EXPERIMENTS
         from everyframe.reproduce.plan import Setting, plan
         from everyframe.reproduce.runner import run_grid
-        setting = Setting("backbones", "vspw:/videos", Path({str(grid.out)!r}), seeds=1, size=(32, 48))
+        EXPERIMENTS["two-rows"] = TWO_ROWS
+        setting = Setting("two-rows", "vspw:/videos", Path({str(grid.out)!r}), seeds=1, size=(32, 48))
         run_grid(setting, plan(setting), program={player.program!r})
         """)
     )
