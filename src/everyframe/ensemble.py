@@ -123,6 +123,7 @@ def measure(
     save: tuple[str, Path] | None = None,
     progress: Progress | None = None,
     same_classes: bool = True,
+    bootstrap: int = 1000,
 ) -> dict[str, Results]:
     """Measure several joins in one pass.
 
@@ -134,6 +135,7 @@ def measure(
         save: name of a join whose label maps are written (raw ids), and the folder.
         progress: see `joined`.
         same_classes: see `joined`.
+        bootstrap: resamples of the videos behind the confidence intervals; 0 for none.
 
     Returns:
         Name of the join -> results.
@@ -143,7 +145,7 @@ def measure(
     """
     own = members[0].label_space
     table, notes = table_by_name(own, space, members[0].name)
-    evaluations = {name: Evaluation(space, resamples=0) for name in joins}
+    evaluations = {name: Evaluation(space, resamples=bootstrap) for name in joins}
     if save is not None:
         with writing(save[1]):
             save[1].mkdir(parents=True, exist_ok=True)
@@ -238,7 +240,7 @@ def choose_specialists(
     if lost:
         raise InputError(f"specialists: expected classes of {data}, came {', '.join(lost)}, which it does not label")
     joins = specialist_joins(general, specialists, chosen, norm, alphas)
-    tried = measure(members, videos, space, joins, progress=progress, same_classes=False)
+    tried = measure(members, videos, space, joins, progress=progress, same_classes=False, bootstrap=0)
     results = {float(name): result for name, result in tried.items()}
     names = [member.name for member in members]
     choice = SpecialistChoice.of(names, data, norm, ids, results, delta)
@@ -246,7 +248,7 @@ def choose_specialists(
     if not any(choice.alphas.values()):
         return choice.confirmed(alone, alone)
     together = {"": Fusion(general, specialists, choice.alphas, norm)}
-    fused = measure(members, videos, space, together, progress=progress, same_classes=False)[""]
+    fused = measure(members, videos, space, together, progress=progress, same_classes=False, bootstrap=0)[""]
     return choice.confirmed(alone, fused.score("mIoU").value)
 
 

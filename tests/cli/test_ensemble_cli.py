@@ -81,7 +81,11 @@ def test_vote_and_mean_in_windows(root: Path, tmp_path: Path, capsys: pytest.Cap
         assert any(line.startswith(f"{method} of 3") for line in lines)
     # Two of three members are the same model: they win every vote.
     assert len({tuple(line.split()[-4:]) for line in lines if "model2" in line}) == 1
-    voted = evaluate(tmp_path / "vote", data, flow=None, bootstrap=0).score("mIoU").value
+    on_disk = evaluate(tmp_path / "vote", data, flow=None).score("mIoU")
+    written = json.loads((tmp_path / "vote" / "results.json").read_text())["overall"]
+    live = next(score for score in written if score["name"] == "mIoU")
+    assert (live["value"], live["low"], live["high"]) == (on_disk.value, on_disk.low, on_disk.high)
+    voted = on_disk.value
     alone = evaluate(data=data, model=two, flow=None, bootstrap=0, device="cpu").score("mIoU").value
     assert voted == pytest.approx(alone, abs=0.02)
 

@@ -169,7 +169,12 @@ def test_joined_rows_name_models_of_their_seed(tmp_path: Path) -> None:
     labels = {row.label for row in find("ensemble").rows("tiny")}
     soft = next(cell for cell in cells if cell.row.join == "soft" and cell.seed == 1)
     assert all(set(cell.row.members) <= labels for cell in cells)
-    assert [step.words[:2] for step in soft.steps] == [("ensemble", "sweep"), ("ensemble", "run")]
+    assert [step.words[:2] for step in soft.steps] == [
+        ("ensemble", "sweep"),
+        ("ensemble", "run"),
+        ("evaluate", "--pred"),
+    ]
+    assert soft.steps[2].words[2] == soft.steps[1].words[soft.steps[1].words.index("--out") + 1]
     folders = [str(tmp_path / "cells" / slug / "seed1" / "run" / "model") for slug in ("ocrnet", "upernet")]
     assert list(soft.steps[0].words[2:4]) == folders
     assert soft.steps[1].words[-2:] == ("--tau-from", str(soft.steps[0].produces))

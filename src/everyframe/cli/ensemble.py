@@ -208,12 +208,15 @@ def _report(options: argparse.Namespace, name: str, results: Mapping[str, Any]) 
         results[name].to_json(options.out / "results.json")
     wanted = ("mIoU", "VC8", "VC16", "flicker")
     width = max(map(len, results))
-    print(" " * width + "".join(f"{score:>10}" for score in wanted))
+    print(" " * width + "".join(f"{score:>10}" for score in wanted) + "   mIoU, 95 % interval over videos")
     for row, result in results.items():
-        there = {score.name: score.value for score in reversed(result.overall)}
-        values = (there.get(score, float("nan")) for score in wanted)
-        print(f"{row:{width}}" + "".join("         -" if v != v else f"{v:10.2%}" for v in values))
+        there = {score.name: score for score in reversed(result.overall)}
+        values = (there[score].value if score in there else float("nan") for score in wanted)
+        miou = there.get("mIoU")
+        interval = f"   {miou.low:.2%} .. {miou.high:.2%}" if miou and None not in (miou.low, miou.high) else ""
+        print(f"{row:{width}}" + "".join("         -" if v != v else f"{v:10.2%}" for v in values) + interval)
     print(f"written: {options.out}, label maps by {name} and results.json")
+    print(f"next, TC and the report: everyframe evaluate --pred {options.out} --data {options.data} --out report")
     return 0
 
 

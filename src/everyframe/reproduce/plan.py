@@ -24,8 +24,8 @@ class Step:
     """One command of a cell.
 
     Attributes:
-        name: "train", "evaluate", "cost", "noisy" or "clean"; of joined models "sweep", "weigh" or "count", and
-            "evaluate".
+        name: "train", "evaluate", "cost", "noisy" or "clean"; of joined models "sweep", "join", "weigh" or "count",
+            and "evaluate".
         words: the command behind `everyframe`.
         produces: file whose presence says that it reached its end: training ends with status 0 after SIGTERM too.
     """
@@ -173,17 +173,19 @@ def _joined(setting: Setting, row: Row, seed: int) -> Cell:
     folder = _folder(setting, row, seed)
     by_label = {other.label: other for other in setting.rows}
     models = [str(_folder(setting, by_label[label], seed) / "run" / "model") for label in row.members]
-    report = folder / "report"
+    report, labels = folder / "report", folder / "labels"
     scored = ("--data", setting.data, "--split", setting.split)
     done = report / "results.json"
     again = ("evaluate", "--model", models[0], *scored, "--out", str(report))
-    run = ("ensemble", "run", *models, *scored, "--quiet", "--out", str(report))
+    run = ("ensemble", "run", *models, *scored, "--quiet", "--out", str(labels))
+    both = Step("evaluate", ("evaluate", "--pred", str(labels), *scored, "--out", str(report)), done)
     steps: tuple[Step, ...]
     if row.join == "soft":
         found = folder / "sweep" / "sweep.json"
         steps = (
             Step("sweep", ("ensemble", "sweep", *models, *scored, "--quiet", "--out", str(found.parent)), found),
-            Step("evaluate", (*run, "--tau-from", str(found)), done),
+            Step("join", (*run, "--tau-from", str(found)), labels / "results.json"),
+            both,
         )
     elif row.join == "specialists":
         found = folder / "weights" / "specialists.json"
@@ -192,7 +194,7 @@ def _joined(setting: Setting, row: Row, seed: int) -> Cell:
             Step("evaluate", (*again, "--specialists", str(found)), done),
         )
     elif row.join:
-        steps = (Step("evaluate", (*run, "--method", row.join), done),)
+        steps = (Step("join", (*run, "--method", row.join), labels / "results.json"), both)
     else:
         found = folder / "labels.json"
         views = tuple(str(found) if word == PRIOR else word for word in row.views)
