@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import random
+import signal
 import struct
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +21,7 @@ from numbered_videos import number_of
 from everyframe.errors import InputError
 from everyframe.io.video import VideoReader
 from everyframe.io.video_index import build_index_by_decoding
+from everyframe.io.video_open import open_video
 
 GOP = {"g": "12", "bf": "3"}
 KINDS = {
@@ -160,6 +164,37 @@ def test_forked_readers_do_not_disturb_each_other(make_video: Callable[..., Path
     mine = [number_of(reader.read([i])[0].image) for i in range(1, 120, 3)]
     assert os.waitpid(child, 0)[1] == 0
     assert mine == list(range(1, 120, 3))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_fork_does_not_wait_for_decoders_that_the_parent_had_left_to_its_collector(
+    make_video: Callable[..., Path],
+) -> None:
+    path = make_video("a.mp4", 12)
+    gc.disable()
+    try:
+        for _ in range(3):
+            container, stream = open_video(str(path))
+            next(container.decode(stream))
+            circle = [container, stream]
+            circle.append(circle)
+        del container, stream, circle
+        child = os.fork()
+        if child == 0:
+            gc.collect()  # would free the decoders, which wait for threads that a fork does not copy
+            os._exit(0)
+    finally:
+        gc.enable()
+    ended = None
+    for _ in range(100):
+        ended = os.waitpid(child, os.WNOHANG)
+        if ended != (0, 0):
+            break
+        time.sleep(0.1)
+    else:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert ended == (child, 0)
 
 
 def test_two_iterations_and_reads_interleave(make_video: Callable[..., Path]) -> None:

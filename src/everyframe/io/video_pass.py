@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from itertools import chain, dropwhile
@@ -70,6 +71,7 @@ _INHERITED: list[DecodingPass] = []
 
 def _keep_inherited() -> None:
     _INHERITED.extend(_OPEN)
+    gc.freeze()  # decoders that nothing refers to any more, but that the parent's collector had not come to yet
 
 
 if hasattr(os, "register_at_fork"):
