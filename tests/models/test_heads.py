@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from everyframe.errors import InputError
 from everyframe.models.cost import count_parameters
 from everyframe.models.heads.base import Head
 from everyframe.models.heads.fcn import FCNHead
@@ -174,6 +175,14 @@ def test_pyramid_pooling_of_a_constant_map_is_constant() -> None:
     assert y.shape == (1, 3 + 3 * 2, 4, 5)
     torch.testing.assert_close(y, y[..., :1, :1].expand_as(y))
     assert [tuple(cells.shape[-2:]) for cells in pyramid.pool(x)] == [(1, 1), (2, 2), (6, 6)]
+
+
+@pytest.mark.parametrize("name", ["psp", "uper", "deeplab"])
+def test_one_picture_cannot_be_normalised_over_the_batch(name: str) -> None:
+    head, features = HEADS[name](CHANNELS, STRIDES, CLASSES), maps(64, 64, batch=1)
+    with pytest.raises(InputError, match=r"two pictures or more .* came 1; set --data.batch_size 2"):
+        head.train()(features)
+    assert head.eval()(features).isfinite().all()
 
 
 def test_clip_pooling_seam() -> None:

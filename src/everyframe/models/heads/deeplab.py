@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from everyframe.models.heads.base import Head, PixelHead
-from everyframe.models.ops.conv import ConvNormAct
+from everyframe.models.ops.conv import ConvNormAct, check_average
 from everyframe.models.ops.resize import resize
 
 
@@ -57,8 +57,10 @@ class AtrousPyramid(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, h, w] -> [N, D, h, w]."""
-        average = self.image(x.mean((2, 3), keepdim=True))
-        levels = [resize(average, x.shape[-2:], self.align_corners), *(branch(x) for branch in self.branches)]
+        average = x.mean((2, 3), keepdim=True)
+        check_average(average, self.image)
+        image = resize(self.image(average), x.shape[-2:], self.align_corners)
+        levels = [image, *(branch(x) for branch in self.branches)]
         return self.project(torch.cat(levels, dim=1))
 
 

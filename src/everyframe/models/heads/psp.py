@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from everyframe.models.heads.base import Head, PixelHead
-from everyframe.models.ops.conv import ConvNormAct
+from everyframe.models.ops.conv import ConvNormAct, check_average
 from everyframe.models.ops.resize import resize
 from everyframe.models.temporal.base import Embedding
 
@@ -48,6 +48,9 @@ class PyramidPooling(nn.Module):
 
     def spread(self, x: Tensor, pooled: Sequence[Tensor]) -> Tensor:
         """Lay the squeezed levels beside the map: [N, C + D * levels, h, w]."""
+        for level, cells in zip(self.levels, pooled, strict=True):
+            if cells.shape[-2:] == (1, 1):
+                check_average(cells, level)
         levels = [
             resize(level(cells), x.shape[-2:], self.align_corners)
             for level, cells in zip(self.levels, pooled, strict=True)

@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
+from everyframe.errors import InputError
+
 NORMS: dict[str, Callable[[int], nn.Module]] = {
     "batch": nn.BatchNorm2d,
     "group": lambda channels: nn.GroupNorm(math.gcd(32, channels), channels),
@@ -55,6 +57,23 @@ class ConvNormAct(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] -> [N, C', ceil(H / stride), ceil(W / stride)]."""
         return self.act(self.norm(self.conv(x)))
+
+
+def check_average(average: Tensor, block: ConvNormAct) -> None:
+    """Refuse one picture's average where it would be normalised over the batch: it would come out as 0.
+
+    Args:
+        average: [N, C, 1, 1], what `block` is about to see.
+        block: of the average.
+
+    Raises:
+        InputError: N is 1, and the block is training with batch normalisation.
+    """
+    if len(average) == 1 and block.training and isinstance(block.norm, nn.BatchNorm2d):
+        raise InputError(
+            "this head normalises the average of a whole picture over the batch: expected two pictures or more per "
+            "training step and process, came 1; set --data.batch_size 2"
+        )
 
 
 def init_convolutions(module: nn.Module) -> None:
