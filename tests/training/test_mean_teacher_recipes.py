@@ -101,6 +101,10 @@ def test_options_of_the_teacher_are_checked(tmp_path: Path) -> None:
         config(tmp_path, tmp_path / "run", **{"teacher.treshold": 0.5})
     with pytest.raises(InputError, match=r"teacher\.threshold: expected a number in 0\.\.1"):
         config(tmp_path, tmp_path / "run", **{"teacher.weight": 1, "teacher.threshold": 2})
+    alone = {"teacher.weight": 1, "teacher.cutmix": 0.5, "data.unlabeled_batch_size": 1}
+    with pytest.raises(InputError, match=r"expected two unlabelled clips or more .* came 1; set --data\.unlabeled"):
+        config(tmp_path, tmp_path / "run", **alone)
+    assert config(tmp_path, tmp_path / "run", **{**alone, "teacher.cutmix": 0})["teacher"]["cutmix"] == 0
 
 
 def test_outcome_says_that_a_run_is_over(tmp_path: Path) -> None:
