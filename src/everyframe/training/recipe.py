@@ -129,8 +129,8 @@ def resolve(recipe: Mapping[str, Any], overrides: Mapping[str, Any] | None = Non
         config["data"]["unlabeled_batch_size"] = config["data"]["batch_size"]
     if config["data"]["unlabeled_batch_size"] == 1 and config["teacher"]["cutmix"]:
         raise InputError(
-            f"{source}: teacher.cutmix pastes a box of another clip: expected two unlabelled clips or more per step and "
-            "process, came 1; set --data.unlabeled_batch_size 2, or --teacher.cutmix 0"
+            f"{source}: teacher.cutmix pastes a box of another clip: expected two unlabelled clips or more per step "
+            "and process, came 1; set --data.unlabeled_batch_size 2, or --teacher.cutmix 0"
         )
     for key in CHOSEN_BY_MODEL:
         if f"data.{key}" not in given:
