@@ -7,7 +7,6 @@ import torch
 
 from everyframe.errors import InputError
 from everyframe.labels import LabelSpace
-from everyframe.models.backbones.large import LARGE
 from everyframe.models.cost import count_parameters
 from everyframe.models.temporal.base import Features
 from everyframe.models.zoo import BACKBONES, HEADS, MODELS, SYSTEMS, TEMPORAL, Parts, create_model, find_parts
@@ -123,7 +122,7 @@ def test_eva_with_relative_positions_has_its_published_size() -> None:
     assert count_parameters(model) / 1e6 == pytest.approx(1305.6, abs=0.5)
 
 
-@pytest.mark.parametrize("name", [name for name in LARGE if name.endswith("micro")])
+@pytest.mark.parametrize("name", [name for name in BACKBONES if name.endswith("micro")])
 def test_micro_backbones_run_at_any_size(name: str) -> None:
     model = create_model(f"mask2former-{name}", SPACE).eval()
     with torch.no_grad():
@@ -134,5 +133,5 @@ def test_micro_backbones_run_at_any_size(name: str) -> None:
 
 
 def test_weights_that_cannot_be_downloaded_are_named() -> None:
-    with pytest.raises(InputError, match="leave `pretrained` out, and convert the published file"):
+    with pytest.raises(InputError, match="leave `pretrained` out: train it from nothing, or convert"):
         create_model("uper-internimage-xl", SPACE, pretrained=True)
