@@ -202,7 +202,7 @@ def test_archives(tmp_path: Path, state: dict[str, Tensor]) -> None:
     with zipfile.ZipFile(tmp_path / "two.zip", "w") as archive:
         archive.write(path, "a.pth")
         archive.write(path, "b.pth")
-    with pytest.raises(InputError, match=r"expected an archive with one \.pth file, came 2"):
+    with pytest.raises(InputError, match=r"expected an archive with one file of weights .*, came 2"):
         read_source(tmp_path / "two.zip")
 
 

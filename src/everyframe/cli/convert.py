@@ -42,6 +42,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--to", required=True, metavar="DIR", help="folder for the model")
     made.add_argument("--kind", metavar="KIND", help="what the file is, where the keys do not tell")
     made.add_argument(
+        "--entry", metavar="KEY", help="which weights of several in the file, such as state_dict_ema or teacher"
+    )
+    made.add_argument(
         "--config", metavar="FILE", help="the model's configuration (.py, .json); 'shapes' ignores that in the file"
     )
     made.add_argument("--model", metavar="NAME", help="model for a backbone alone (`everyframe models` lists them)")

@@ -62,10 +62,11 @@ def wanted_classes(
         return Wanted(wanted, read_mapping(mapping, before, wanted), notes)
     if wanted.names == before.names:
         return Wanted(wanted, None, notes)
-    packaged = PAIRS.get((name or "", str(classes)))
+    packaged = PAIRS.get((name or "", _data_set(wanted) or ""))
     if packaged is not None:
         return Wanted(wanted, read_mapping(packaged, before, wanted), [f"classes mapped by {packaged}"])
-    if source.names is None and source_classes is None and len(wanted) == len(before):
+    unnamed = source.names is None and source_classes is None and reading.labels is None
+    if unnamed and len(wanted) == len(before):
         return Wanted(wanted)  # nothing is known of the published ones but their number
     table = equal_names(before, wanted)
     if not table:
@@ -91,11 +92,15 @@ def _published_classes(
     else:
         notes = [f"the file names none of its {count} classes; --source-classes does"]
         return LabelSpace(tuple(f"class {i}" for i in range(count))), None, notes
-    for name, make in CLASSES.items():
-        known = make()
-        if known.names == space.names:  # their ids in masks are known then
-            return replace(space, raw_to_train=known.raw_to_train), name, []
-    return space, None, []
+    name = _data_set(space)
+    if name is not None:  # their ids in masks are known then
+        space = replace(space, raw_to_train=CLASSES[name]().raw_to_train)
+    return space, name, []
+
+
+def _data_set(space: LabelSpace) -> str | None:
+    """Return the data set that has classes of these names, in this order."""
+    return next((name for name, make in CLASSES.items() if make().names == space.names), None)
 
 
 def _unique(names: Sequence[str]) -> tuple[str, ...]:

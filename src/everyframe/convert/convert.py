@@ -45,6 +45,7 @@ def convert(
     files: Files,
     to: str | Path,
     kind: str | None = None,
+    entry: str | None = None,
     config: str | Path | None = None,
     model: str | None = None,
     classes: str | Path | LabelSpace | None = None,
@@ -62,6 +63,7 @@ def convert(
             decoder.
         to: folder for `config.json` and `model.safetensors`, or for a RAFT's weights.
         kind: a key of `models.convert.kinds.KINDS`; None finds it from the keys.
+        entry: which weights to take of several in one file ("state_dict_ema", "teacher"); see `source.read_source`.
         config: the model's configuration (.py or .json) in place of that in the file; "shapes" reads sizes off the
             weights alone.
         model: of a backbone alone, the name of the model to put it into.
@@ -82,12 +84,12 @@ def convert(
             left over and that is not allowed.
     """
     paths = [files] if isinstance(files, str | Path) else list(files)
-    source = join_sources([read_source(path) for path in paths])
+    source = join_sources([read_source(path, entry) for path in paths])
     if config is not None:
         source.config = None if str(config) == FROM_SHAPES else read_config_file(config)
     shapes = Shapes(source.state)
     found = find_kind(source, shapes, kind)
-    done = Report(source.name, found, dropped=dict(source.dropped))
+    done = Report(source.name, found, dropped=dict(source.dropped), notes=list(source.notes))
     reader = KINDS[found].read
     if model is not None and found != "backbone":
         raise InputError(f"{source.name}: --model is for a backbone alone, came {KINDS[found].title}; leave it out")
@@ -144,7 +146,11 @@ def _fitted(
     """Give the weights the model's frame size and classes, and note what changed."""
     state, changes = fit_positions(state, built, trained)
     if reading.classes is None:
-        state = fit_kernels(state, built.state_dict())
+        before, state = state, fit_kernels(state, built.state_dict())
+        for key, value in state.items():
+            if value.ndim == 4 and value.shape != before[key].shape:
+                old, new = ("x".join(map(str, x.shape[2:])) for x in (before[key], value))
+                changes[key] = f"kernels of {old} fitted to {new}"
     if wanted.table is not None:
         state, averaged = rehead(state, built, wanted.table)
         changes |= averaged
@@ -186,7 +192,7 @@ def _describe(done: Report, reading: Reading, wanted: Wanted, built: Segmenter, 
     done.parameters = sum(p.numel() for p in built.parameters())
     done.classes = built.label_space.names
     done.assumed = list(shapes.assumed)
-    done.notes = [*reading.notes, *wanted.notes]
+    done.notes += [*reading.notes, *wanted.notes]
 
 
 # -- frame size --------------------------------------------------------------------------------------------------------

@@ -42,7 +42,7 @@ def read_config_file(path: str | Path) -> dict[str, Any]:
         raise InputError(f"{path}: expected a mapping of settings, came {type(content).__name__}")
     if "model" not in content and "backbone" in content:
         content = {"model": content}
-    if "model" not in content:
+    if not isinstance(content.get("model"), dict):
         hint = " (it builds on `_base_`: give the resolved file of the work folder)" if "_base_" in content else ""
         raise InputError(f"{path}: expected a setting `model`, came {', '.join(list(content)[:6])}{hint}")
     return content

@@ -49,7 +49,7 @@ class Rewritten:
         state: the weights by their new names.
         used: old name -> new name.
         dropped: old name -> why it was left out.
-        unknown: old names that no rule knows.
+        unknown: old names that no rule knows, or whose new name another has taken.
     """
 
     state: dict[str, Tensor] = field(default_factory=dict)
@@ -71,6 +71,9 @@ def rewrite(state: State, table: Table) -> Rewritten:
                 done.dropped[key] = rule.reason
             else:
                 name = match.expand(rule.replacement)
+                if name in done.state:  # two keys for one weight: which of them counts is not ours to say
+                    done.unknown.append(key)
+                    break
                 done.used[key] = name
                 done.state[name] = value if rule.change is None else rule.change(value)
             break

@@ -87,7 +87,7 @@ KINDS: dict[str, Kind] = {
     ),
     "raft": Kind("RAFT optical flow", lambda source, shapes: is_raft(shapes), None),
     "backbone": Kind(
-        "a backbone alone: timm, BEiT, BEiTv2, DeiT, Swin, FocalNet, ResNet",
+        "a backbone alone: timm, BEiT, BEiTv2, EVA-01, DeiT, Swin, FocalNet, InternImage, HRNet, ResNet",
         lambda source, shapes: find_family(shapes) is not None,
         lambda source, shapes, model: read_pretrained(source.name, source.state, shapes, model),
     ),
@@ -143,4 +143,5 @@ def join_sources(sources: Sequence[Source]) -> Source:
         )
     state = {f"{role}.{key}": x for role, source in zip(roles, sources, strict=True) for key, x in source.state.items()}
     dropped = {f"{role}.{key}": why for role, s in zip(roles, sources, strict=True) for key, why in s.dropped.items()}
-    return Source(" + ".join(source.name for source in sources), state, dropped=dropped)
+    notes = [note for source in sources for note in source.notes]
+    return Source(" + ".join(source.name for source in sources), state, dropped=dropped, notes=notes)

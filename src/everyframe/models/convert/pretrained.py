@@ -11,6 +11,7 @@ from torch import Tensor
 from everyframe.errors import InputError
 from everyframe.models.convert import backbones, timm, vit_adapter
 from everyframe.models.convert.design import Design, Reading, system_of
+from everyframe.models.convert.infer_backbones import intern_image
 from everyframe.models.convert.keys import Rule, Table, left_out, nested, rewrite
 from everyframe.models.convert.mask2former import COMPUTED
 from everyframe.models.convert.positions import is_position
@@ -21,7 +22,11 @@ from everyframe.models.zoo import BACKBONES, find_parts
 HEAD = "uper"
 """System of the model, unless another is asked for."""
 
-_TOP = left_out(r"(?:head|fc_norm|norm|fc|lm_head|mask_token)(?:\..+)?", timm.PRETRAINING)
+_TOP = left_out(
+    # BEiTv2's cls_pt_layers and InternImage's clip_projector and dcnv3_head stand behind the backbone, too.
+    r"(?:head|fc_norm|norm|fc|lm_head|mask_token|cls_pt_layers|conv_head|clip_projector|dcnv3_head_x\d)(?:\..+)?",
+    timm.PRETRAINING,
+)
 _K_BIAS = left_out(r"blocks\.\d+\.attn\.k_bias", "always zero")
 
 
@@ -62,6 +67,10 @@ def _trunk(table: Table) -> Table:
     return [_TOP, _K_BIAS, *shared, *nested(table, "", "trunk.")]
 
 
+def _intern_image(shapes: Shapes) -> Table:
+    return [_TOP, *backbones.intern_image_table(intern_image(shapes))]
+
+
 def _resnet(shapes: Shapes) -> Table:
     return timm.resnet_table("conv1.0.weight" in shapes)
 
@@ -77,6 +86,7 @@ FAMILIES: dict[str, Family] = {
         ("vit-adapter",),
         lambda shapes: [left_out("cls_token", "this trunk has no class token"), *_trunk(vit_adapter.WINDOW_VIT)],
     ),
+    "InternImage": Family((r"levels\.0\.blocks\.0\.dcn\..+",), ("internimage",), _intern_image),
     "FocalNet of timm": Family(
         (r"layers\.0\.blocks\.0\.modulation\.f\.weight", r"stem\.proj\.weight"),
         ("focalnet",),

@@ -101,17 +101,27 @@ def focalnet_table() -> Table:
     ]
 
 
-def fit_kernels(state: State, own: State) -> dict[str, Tensor]:
-    """Turn 1x1 convolutions into linear layers, and put kernels into the middle of larger ones: the same function.
+PATCHES = "trunk.patch_embed.projection.weight"
+"""The kernel that cuts the frames of a plain transformer into patches: as large as its stride."""
 
-    FocalNet's segmentation models widen the kernels of their classification models.
+
+def fit_kernels(state: State, own: State) -> dict[str, Tensor]:
+    """Fit convolutions of a backbone to a model's: the same function, but for patches of another size.
+
+    1x1 convolutions become linear layers. Kernels are put into the middle of larger ones: FocalNet's segmentation
+    models widen those of their classification models. Patches are resized bicubically, as EVA-01's
+    `interpolate_patch_14to16.py` does.
     """
     fitted = {}
     for key, value in state.items():
         if key in own and value.ndim == 4:
-            value = value.flatten(1) if own[key].ndim == 2 else value
-            margin = (own[key].shape[-1] - value.shape[-1]) // 2 if own[key].ndim == 4 else 0
-            value = F.pad(value, (margin,) * 4) if margin > 0 else value
+            size = own[key].shape[2:]
+            if not size:
+                value = value.flatten(1)
+            elif key.endswith(PATCHES) and value.shape[2:] != size:
+                value = F.interpolate(value.float(), size=size, mode="bicubic", align_corners=False)
+            elif (margin := (size[-1] - value.shape[-1]) // 2) > 0:
+                value = F.pad(value, (margin,) * 4)
         fitted[key] = value
     return fitted
 

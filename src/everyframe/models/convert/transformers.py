@@ -26,12 +26,15 @@ def read_transformers(source: Source) -> Reading:
             f"transformers run as they are: `everyframe predict --model FOLDER`"
         )
     images = (source.config or {}).get("preprocessor") or {}
-    options = hf_swin_options(body)
+    try:
+        options, head = hf_swin_options(body), hf_head_options(config)
+    except KeyError as error:
+        raise Unsupported(f"{source.name}: config.json lacks the setting {error}; copy the folder anew") from None
     design = Design(
         system_of("mask2former"),
         nearest_backbone(("swin-",), options),
         options,
-        hf_head_options(config),
+        head,
         mean=images.get("image_mean") or IMAGENET_MEAN,
         std=images.get("image_std") or IMAGENET_STD,
     )
@@ -39,4 +42,5 @@ def read_transformers(source: Source) -> Reading:
         *nested(mask2former.HF_SWIN, "model.pixel_level_module.encoder.", "backbone."),
         *nested(mask2former.HF_HEAD, "", "head."),
     ]
-    return Reading(design, table, len(config["id2label"]), prepare=mask2former.join_projections)
+    classes = len(source.state["class_predictor.weight"]) - 1 if "class_predictor.weight" in source.state else 0
+    return Reading(design, table, classes or len(config.get("id2label") or {}), prepare=mask2former.join_projections)
