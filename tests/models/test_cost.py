@@ -10,7 +10,7 @@ from everyframe.labels import LabelSpace
 from everyframe.models.cost import count_macs, count_parameters, model_cost
 from everyframe.models.heads.fcn import FCNHead
 from everyframe.models.segmenter import Segmenter
-from everyframe.models.zoo import create_model
+from everyframe.models.zoo import SYSTEMS, create_model
 
 
 class Patches(nn.Module):
@@ -32,6 +32,15 @@ def test_count_by_hand() -> None:
     assert count_parameters(model) == (3 * 16 * 5 + 5) + (5 * 2 + 2)
     assert count_macs(model, (8, 12)) == 6 * (3 * 16 * 5 + 5 * 2)
     assert model.training
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_every_system_is_counted_and_left_as_it_was(system: str) -> None:
+    with torch.device("meta"):
+        model = create_model(f"{system}-tiny", LabelSpace(("a", "b")))
+    trainable = [name for name, p in model.named_parameters() if p.requires_grad]
+    assert count_macs(model, (64, 96)) > count_macs(model, (64, 64)) > 0
+    assert [name for name, p in model.named_parameters() if p.requires_grad] == trainable
 
 
 PUBLISHED = {

@@ -54,13 +54,18 @@ def count_macs(model: Segmenter, size: tuple[int, int] = (480, 853)) -> int:
     element-wise work is left out, as in the papers' figures. The model may lie on the "meta" device.
     """
     was_training = model.training
-    model.eval()
-    frame = torch.zeros(1, 3, *size, dtype=torch.uint8, device=model.mean.device)
-    with torch.no_grad():
-        _, state = model.step(frame)
-        with FlopCounterMode(display=False) as counter:
-            model.step(frame, state)
-    model.train(was_training)
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    model.eval().requires_grad_(False)  # the counter hooks gradients of what enters a module, which may be a weight
+    try:
+        frame = torch.zeros(1, 3, *size, dtype=torch.uint8, device=model.mean.device)
+        with torch.no_grad():
+            _, state = model.step(frame)
+            with FlopCounterMode(display=False) as counter:
+                model.step(frame, state)
+    finally:
+        model.train(was_training)
+        for parameter in trainable:
+            parameter.requires_grad_()
     return counter.get_total_flops() // 2
 
 
