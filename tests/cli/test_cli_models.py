@@ -7,6 +7,8 @@ import json
 import pytest
 
 from everyframe.cli.__main__ import main
+from everyframe.models.cost import Cost
+from everyframe.models.zoo import MODELS
 
 
 def test_json(capsys: pytest.CaptureFixture[str]) -> None:
@@ -25,6 +27,31 @@ def test_table(capsys: pytest.CaptureFixture[str]) -> None:
     head, row = capsys.readouterr().out.splitlines()
     assert "11 classes, 96x128 frame" in head
     assert row.startswith("fcn-gru-tiny")
+
+
+def test_patterns_and_names_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "--names", "ssltm-swin-*", "ocr-timm:resnet18"]) == 0
+    names = capsys.readouterr().out.split()
+    assert {"ssltm-swin-small", "ssltm-swin-large"} < set(names)
+    assert names[-1] == "ocr-timm:resnet18"
+    assert main(["models", "--names"]) == 0
+    assert capsys.readouterr().out.split() == list(MODELS)
+
+
+def test_default_is_what_has_a_recipe(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: list[str] = []
+
+    def count(name: str, classes: int = 124, size: tuple[int, int] = (480, 853)) -> Cost:
+        counted.append(name)
+        return Cost(name, 1, 1, size, classes)
+
+    monkeypatch.setattr("everyframe.models.cost.model_cost", count)
+    assert main(["models", "--json"]) == 0
+    listed = [model["name"] for model in json.loads(capsys.readouterr().out)]
+    assert listed == counted == sorted(set(listed))
+    systems = ("deeplab", "uper", "psp", "ocr", "segmenter", "etc-ocr", "netwarp-ocr", "tcb-ocr", "ssltm")
+    assert {f"{system}-{backbone}" for system in systems for backbone in ("swin-small", "resnet101")} < set(listed)
+    assert {"tcb-psp-swin-small", "tcb-ocr-memory-swin-small", "mask2former-beitv2-adapter-large"} < set(listed)
 
 
 @pytest.mark.parametrize(

@@ -162,7 +162,7 @@ def find_parts(name: str) -> Parts:
         return Parts(*SYSTEMS[front], f"timm:{timm_name}")
     near = difflib.get_close_matches(name, MODELS, n=5, cutoff=0.5) or list(MODELS)[:5]
     raise InputError(
-        f"no model {name!r}; close ones are {', '.join(near)} (`everyframe models` lists all; "
+        f"no model {name!r}; close ones are {', '.join(near)} (`everyframe models --names` lists all; "
         f"a timm backbone is written {next((s for s in SYSTEMS if front.startswith(s)), 'ocr')}-timm:NAME)"
     )
 
