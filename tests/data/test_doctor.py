@@ -256,6 +256,17 @@ def test_classes_that_only_other_splits_have(root: Path) -> None:
     assert "classes in other splits but not in train: boat" in problems(check(root), "warning")
 
 
+def test_one_labelled_video_leaves_nothing_to_validate_on(root: Path) -> None:
+    for name in ("train.txt", "val.txt", "masks/b/0.png"):
+        (root / name).unlink()
+    report = check(root)
+    (finding,) = [finding for finding in report.warnings if "validate" in finding.what]
+    assert report.ok
+    assert "label a second video" in finding.fix
+    assert finding.fix.endswith("--data.val_split null")
+    assert not [f for f in check(root, ["train"]).warnings if "validate" in f.what]
+
+
 def test_no_labels_no_classes_no_data(root: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     (root / "masks/a/1.png").unlink()
     assert "no labelled frame in split train" in problems(check(root))

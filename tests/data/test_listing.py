@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from layout_files import mask, picture, text
 
+from everyframe.data.datamodule import ClipDataModule
 from everyframe.data.findings import DataWarning
 from everyframe.data.layouts import load_split
-from everyframe.data.listing import list_frames, list_masks
+from everyframe.data.listing import NoSuchSplit, list_frames, list_masks
 from everyframe.errors import InputError
 
 
@@ -67,8 +68,44 @@ def test_names_beyond_ascii_and_endings_in_capitals(tmp_path: Path) -> None:
     assert (video.name, video.labelled) == (name, (1,))
 
 
-def test_without_a_val_list_it_says_how_to_do_without(tmp_path: Path) -> None:
+def test_a_split_that_is_not_there_names_those_that_are(tmp_path: Path) -> None:
     picture(tmp_path / "videos/a/1.jpg")
     text(tmp_path / "classes.yaml", "1: road")
-    with pytest.raises(InputError, match=r"write one video name per line, or .*--data\.val_split null"):
+    few = (
+        r"fewer than two labelled videos to hold one out; take --split train or all, or write one video name per line$"
+    )
+    with pytest.raises(InputError, match=few):
         load_split(tmp_path, "val")
+    with pytest.raises(NoSuchSplit, match=r"vall\.txt: expected a list .* found no file; take --split train or all"):
+        load_split(tmp_path, "vall")
+    text(tmp_path / "val.txt", "a")
+    with pytest.raises(NoSuchSplit, match=r"test\.txt: .* take --split train or val or all, or write"):
+        load_split(tmp_path, "test")
+
+
+@pytest.mark.parametrize(
+    ("spec", "files", "message"),
+    [
+        (
+            "vspw",
+            ("val.txt", "data/v/origin/1.jpg"),
+            r"vall\.txt: expected a list .* take --split val or all, or write",
+        ),
+        ("camvid", ("trainannot/1.png", "train/1.png"), r"vall: expected .* take --split train, or check the path"),
+        ("cityscapes", ("leftImg8bit/val/x",), r"leftImg8bit/vall: expected .* take --split val, or check the path"),
+    ],
+)
+def test_published_data_sets_name_their_splits(tmp_path: Path, spec: str, files: list[str], message: str) -> None:
+    for file in files:
+        text(tmp_path / file, "v")
+    with pytest.raises(NoSuchSplit, match=message):
+        load_split(f"{spec}:{tmp_path}", "vall")
+
+
+def test_training_without_a_val_list_says_how_to_do_without(tmp_path: Path) -> None:
+    picture(tmp_path / "videos/a/1.jpg")
+    mask(tmp_path / "masks/a/1.png")
+    text(tmp_path / "classes.yaml", "1: road")
+    data = ClipDataModule(str(tmp_path))
+    with pytest.raises(InputError, match=r"one out; write one video name per line, or .*--data\.val_split null$"):
+        _ = data.val_videos

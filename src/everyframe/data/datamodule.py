@@ -18,6 +18,7 @@ from everyframe.data.joining import DataSource, Joined, clip_order, join_source
 from everyframe.data.label_counts import LabelCounts, cache_file, count_parts
 from everyframe.data.layout import Split, VideoRef, in_space
 from everyframe.data.layouts import load_split, parse_spec
+from everyframe.data.listing import NoSuchSplit
 from everyframe.data.loader import ClipLoader, video_loader, world
 from everyframe.data.ordering import ClipOrder
 from everyframe.data.photometric import Photometric
@@ -140,11 +141,15 @@ class ClipDataModule(LightningDataModule):
         """Validation videos with all their labels.
 
         Raises:
-            InputError: the split's classes are not those of the training split.
+            InputError: there is no such split, or its classes are not those of the training split.
         """
         if self.val_split is None:
             return []
-        videos, space = load_split(self.data, self.val_split)
+        try:
+            videos, space = load_split(self.data, self.val_split)
+        except NoSuchSplit as error:
+            without = "or train without validation: --data.val_split null"
+            raise InputError(f"{error.what}; {error.make}, {without}") from None
         if space.names != self.label_space.names:
             raise InputError(
                 f"{self.data}: expected the classes of split {self.train_split!r} in split {self.val_split!r} "

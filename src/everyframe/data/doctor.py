@@ -22,6 +22,9 @@ from everyframe.data.scan import FrameScan, MaskScan, scan_mask, scan_picture, s
 from everyframe.errors import InputError
 
 Progress = Callable[[int, int], None]
+NO_VAL = (
+    "label a second video, or write val.txt with one name per line, or train without validation: --data.val_split null"
+)
 
 
 def check(
@@ -86,6 +89,8 @@ def _list(report: CheckReport, notes: Findings, splits: Sequence[str] | None) ->
         count = report.splits[name] = SplitCount()
         count.frames = sum(len(video.frames) for video in listed)
         count.labels_per_video = [len(video.labelled) for video in listed]
+    if not splits and "val" not in names and report.splits.get("train", SplitCount()).labelled:
+        notes.add("warning", "nothing to validate on: there is no split val", NO_VAL)
     if "train" in report.splits and not report.splits["train"].labelled:
         notes.add("error", "no labelled frame in split train", "add masks, or check their folder and names")
     return videos

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from everyframe.data.findings import Level, found
@@ -18,7 +18,20 @@ HELD_OUT = 5
 
 
 LINK_FIX = "bring the files back (is a disk not mounted?) or remove the links"
-HOW_TO_DO_WITHOUT_VAL = ", or train without validation: --data.val_split null"
+
+
+class NoSuchSplit(InputError):
+    """The data set has no such split.
+
+    Args:
+        what: what was expected and what was found.
+        there: the splits that can be read.
+        make: how to make the split.
+    """
+
+    def __init__(self, what: str, there: Sequence[str], make: str) -> None:
+        self.what, self.there, self.make = what, tuple(there), make
+        super().__init__(f"{what}; take --split {' or '.join(there)}, or {make}" if there else f"{what}; {make}")
 
 
 def digest(text: str) -> int:
@@ -36,6 +49,17 @@ def require_folder(path: Path, holds: str) -> Path:
         came = "a file" if path.is_file() else "nothing there"
         raise InputError(f"{path}: expected a folder with {holds}, came {came}; check the path")
     return path
+
+
+def require_split(folder: Path, holds: str, there: Sequence[str]) -> Path:
+    """Return `folder`, which holds a split; `there` are the splits that can be read.
+
+    Raises:
+        NoSuchSplit: it is not a folder.
+    """
+    if not folder.is_dir():
+        raise NoSuchSplit(f"{folder}: expected a folder with {holds}, came nothing there", there, "check the path")
+    return folder
 
 
 def subfolders(folder: Path) -> list[str]:
@@ -138,7 +162,8 @@ def pick_split(root: Path, split: str, names: Iterable[str], labelled: Iterable[
     one): those with the smallest md5 of their names, so that the choice is the same everywhere.
 
     Raises:
-        InputError: a list names what is not there, or the split is not defined.
+        InputError: a list names what is not there.
+        NoSuchSplit: the split is not defined.
     """
     names, labelled = list(names), sorted(set(labelled), key=lambda name: (digest(name), name))
     lists = lists_of(root)
@@ -164,10 +189,11 @@ def pick_split(root: Path, split: str, names: Iterable[str], labelled: Iterable[
         return [name for name in names if name not in taken | held_out]
     if split == "val" and held_out:
         return [name for name in names if name in held_out]
-    raise InputError(
-        f"{root / f'{split}.txt'}: expected a list of the videos of split {split!r}, found no file"
-        f"{' and fewer than two labelled videos to hold one out' if split == 'val' and 'train' not in lists else ''}; "
-        f"write one video name per line{HOW_TO_DO_WITHOUT_VAL if split == 'val' else ''}"
+    few = " and fewer than two labelled videos to hold one out" if split == "val" and "train" not in lists else ""
+    raise NoSuchSplit(
+        f"{root / f'{split}.txt'}: expected a list of the videos of split {split!r}, found no file{few}",
+        [*defined_splits(root, labelled), "all"],
+        "write one video name per line",
     )
 
 

@@ -30,6 +30,7 @@ from everyframe.data.listing import (
     lists_of,
     report_orphans,
     require_folder,
+    require_split,
 )
 from everyframe.data.mapping import read_mapping
 from everyframe.errors import InputError
@@ -54,7 +55,7 @@ def camvid(root: Path, split: str) -> Split:
     """
     root = Path(root)
     if (root / f"{split}annot").is_dir() or (root / "trainannot").is_dir():
-        frames = list_frames(require_folder(root / split, "the frames of this split"))
+        frames = list_frames(require_split(root / split, "the frames of this split", splits(root)))
         masks = list_masks(require_folder(root / f"{split}annot", "the masks of this split"))
         return _videos(frames, masks, root / f"{split}annot"), space11()
     videos, _ = camvid32(root, split)

@@ -15,7 +15,15 @@ from pathlib import Path
 
 from everyframe.data.class_tables import color_of, read_table
 from everyframe.data.layout import FrameRef, Split, VideoRef
-from everyframe.data.listing import list_frames, list_masks, report_orphans, require_folder, stills, subfolders
+from everyframe.data.listing import (
+    list_frames,
+    list_masks,
+    report_orphans,
+    require_folder,
+    require_split,
+    stills,
+    subfolders,
+)
 from everyframe.errors import InputError
 from everyframe.frames import IGNORE
 from everyframe.labels import LabelSpace
@@ -33,8 +41,10 @@ def cityscapes(root: Path, split: str) -> Split:
         InputError: pictures or masks of the split are missing.
     """
     root = Path(root)
+    holds = f"one folder per city ({IMAGES}_trainvaltest.zip)"
+    folder = require_split(root / IMAGES / split, holds, splits(root))
     masks = _masks(root, split)
-    frames = _pictures(require_folder(root / IMAGES / split, f"one folder per city ({IMAGES}_trainvaltest.zip)"))
+    frames = _pictures(folder)
     return stills(frames, masks, complain=_is_labelled(split)), label_space()
 
 
@@ -49,7 +59,8 @@ def cityscapes_sequence(root: Path, split: str) -> Split:
         InputError: frames or masks of the split are missing.
     """
     root = Path(root)
-    folder = require_folder(root / SEQUENCE / split, f"one folder per city ({SEQUENCE}_trainvaltest.zip)")
+    holds = f"one folder per city ({SEQUENCE}_trainvaltest.zip)"
+    folder = require_split(root / SEQUENCE / split, holds, sequence_splits(root))
     frames = _pictures(folder)
     masks = _masks(root, split)
     middles = _pictures(root / IMAGES / split) if (root / IMAGES / split).is_dir() else {}

@@ -17,8 +17,8 @@ from everyframe.data.classes import WRITE_IT, find_classes, labelmap_space, read
 from everyframe.data.findings import found
 from everyframe.data.layout import FrameRef, Split, VideoRef
 from everyframe.data.listing import (
-    HOW_TO_DO_WITHOUT_VAL,
     SPLITS,
+    NoSuchSplit,
     defined_splits,
     list_frames,
     list_masks,
@@ -52,10 +52,11 @@ def images(root: Path, split: str) -> Split:
         others = _split_folders(pictures)
         if others and split != "all" and split not in lists_of(root):
             # Holding some out of everything would take them from the folder of train, which trains on them.
-            without = HOW_TO_DO_WITHOUT_VAL if split == "val" else ""
-            raise InputError(
+            raise NoSuchSplit(
                 f"{pictures / split}: expected a folder with the pictures of split {split!r} beside that of "
-                f"{others[0]!r}, found none; make it, or write {root / split}.txt with one name per line{without}"
+                f"{others[0]!r}, found none",
+                [*splits(root), "all"],
+                f"make it, or write {root / split}.txt with one name per line",
             )
         frames, labels = list_frames(pictures, nested=True), list_masks(masks, nested=True)
         names = pick_split(root, split, frames, labels)

@@ -20,7 +20,16 @@ from everyframe.data.class_tables import read_table
 from everyframe.data.classes import find_classes, read_classes
 from everyframe.data.findings import found
 from everyframe.data.layout import Split, VideoRef
-from everyframe.data.listing import SPLITS, join, list_frames, list_masks, read_list, require_folder, subfolders
+from everyframe.data.listing import (
+    SPLITS,
+    NoSuchSplit,
+    join,
+    list_frames,
+    list_masks,
+    read_list,
+    require_folder,
+    subfolders,
+)
 from everyframe.errors import InputError
 from everyframe.frames import IGNORE
 from everyframe.labels import LabelSpace
@@ -37,11 +46,16 @@ def vspw(root: Path, split: str) -> Split:
     video 988_f_Xvy_DCPt8) is left out, a mask of 0 bytes makes its frame unlabelled; both are told in a warning.
 
     Raises:
-        InputError: the list, the data folder or a listed video is missing.
+        InputError: the data folder or a listed video is missing.
+        NoSuchSplit: there is no list of that name.
     """
     root = Path(root)
     data = require_folder(root / "data", "one folder per video (VSPW layout: ROOT/data/VIDEO/origin and mask)")
-    names = subfolders(data) if split == "all" else read_list(root / f"{split}.txt")
+    listed = root / f"{split}.txt"
+    if split != "all" and not listed.is_file():
+        what = f"{listed}: expected a list of the videos of split {split!r}, found no file"
+        raise NoSuchSplit(what, [*splits(root), "all"], "write one video name per line")
+    names = subfolders(data) if split == "all" else read_list(listed)
     missing = [name for name in names if not (data / name / "origin").is_dir()]
     if missing:
         found(
