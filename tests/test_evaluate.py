@@ -22,6 +22,8 @@ from everyframe.flow import FlowPair
 from everyframe.io.label_png import read_raw
 from everyframe.labels import LabelSpace
 from everyframe.metrics.results import Results
+from everyframe.models.checkpoint import save as save_model
+from everyframe.models.zoo import create_model
 
 NAMES = ("road", "car", "sky")
 SIZE = (12, 17)
@@ -146,7 +148,11 @@ def test_a_class_that_the_data_lack_counts_as_wrong_and_is_named(data: Path) -> 
     results = run(data, model=Bus())
     assert results.confusion[1][:3] <= [1, 0, 9]
     assert results.confusion[1][3] > 0
-    assert any("bus" in note for note in results.notes)
+    wrong = sum(row[3] for row in results.confusion)
+    assert f"{wrong} labelled pixels predicted as bus, which model Bus has and the data do not: counted as wrong" in (
+        results.notes
+    )
+    assert sum("bus" in note or "no class (" in note for note in results.notes) == 1
     assert any("car" in note and "never predicted" in note for note in results.notes)
 
 
@@ -211,6 +217,25 @@ def test_train_ids_are_read_on_request(data: Path, pred: Path) -> None:
     for path in pred.glob("*/*.png"):
         save(path, np.array(Image.open(path)) - 1)
     assert run(data, pred, pred_ids="train").confusion == expected
+
+
+def test_the_word_none_and_a_single_video(data: Path, pred: Path, tmp_path: Path) -> None:
+    assert run(data, pred, flow="none").to_dict() == run(data, pred, flow=None).to_dict()
+    with pytest.raises(InputError, match=r"flow: expected dis, raft .*none too\), came 'rafft'"):
+        run(data, pred, flow="rafft")
+    (data / "val.txt").write_text("a\n")
+    results = run(data, pred, flow="none", out=tmp_path / "report")
+    assert results.notes[0] == "1 video, 6 frames, 6 of them with a label map"
+    assert "6 of them with a label map" not in (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_model_of_a_run_is_a_setting_and_no_note(data: Path, tmp_path: Path) -> None:
+    run_folder = tmp_path / "runs" / "s"
+    save_model(create_model("fcn-tiny", LabelSpace(NAMES)), run_folder / "model")
+    results = run(data, model=run_folder, out=tmp_path / "report", windows=[2])
+    assert not any("folder of a run" in note for note in results.notes)
+    assert results.title.startswith("s on camera")
+    assert str(run_folder / "model") in (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("flow", [None, "dis"])

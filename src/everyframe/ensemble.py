@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from everyframe.data.layout import FrameRef, VideoRef
-from everyframe.data.predictions import table_by_name
+from everyframe.data.predictions import foreign_classes, table_by_name
 from everyframe.data.reading import iter_frames, read_labels
 from everyframe.errors import InputError, writing
 from everyframe.frames import Frame
@@ -159,7 +159,8 @@ def measure(
             with writing(folder):
                 folder.mkdir(parents=True, exist_ok=True)
             write_label(folder / f"{frame.name}.png", maps[save[0]], own)
-    results = {name: evaluation.compute(name) for name, evaluation in evaluations.items()}
+    foreign = foreign_classes(own, space, members[0].name)
+    results = {name: evaluation.compute(name, foreign) for name, evaluation in evaluations.items()}
     for result in results.values():
         result.notes += notes
     return results

@@ -22,6 +22,7 @@ from everyframe.inference.predictor import Predictor
 from everyframe.inference.stream import pick_device
 from everyframe.metrics.evaluation import Evaluation
 from everyframe.metrics.results import Results
+from everyframe.metrics.results_text import counted
 from everyframe.pairs import pair_source
 from everyframe.report.page import write_page
 from everyframe.report.strips import Snapshot, WorstFrames
@@ -65,8 +66,8 @@ def evaluate(
         save: folder for the label maps of `model`.
         windows: lengths n of VC_n, in frames.
         flow: optical flow for TC and for flicker along it: "dis", "raft", "raft:WEIGHTS.pth", or anything with
-            `between` (see `everyframe.metrics.flow`); None leaves TC out, compares pixels at the same position, and
-            does not read the frames. RAFT runs on the model's device, else on a GPU if there is one.
+            `between` (see `everyframe.metrics.flow`); None or "none" leaves TC out, compares pixels at the same
+            position, and does not read the frames. RAFT runs on the model's device, else on a GPU if there is one.
         bootstrap: resamples of the videos behind the confidence intervals; 0 for none.
         seed: of the resampling.
         worst: worst frames that the report shows.
@@ -85,6 +86,7 @@ def evaluate(
         >>> results = evaluate("predictions/", "vspw:/data/VSPW_480p", out="report/")  # doctest: +SKIP
         >>> print(results.score("mIoU"))  # doctest: +SKIP
     """
+    flow = None if flow == "none" else flow
     videos, space = load_split(data, split)
     source = pair_source(pred, model, videos, space, pred_ids, allow_missing, save, options)
     if all(len(video.frames) == 1 for video in videos):  # still images: nothing moves
@@ -105,7 +107,7 @@ def evaluate(
                 bad.offer(video.name, frame.index, len(video.frames), pair.prediction, pair.target)
             if progress is not None:
                 progress(video.name, done, total)
-    results = evaluation.compute(f"{source.name} on {Path(str(data)).name}, {split}")
+    results = evaluation.compute(f"{source.name} on {Path(str(data)).name}, {split}", source.foreign)
     results.notes += [*source.notes, *_partial(results)]
     if out is not None:
         settings = {
@@ -114,7 +116,7 @@ def evaluate(
             **source.settings,
             "VC windows": ", ".join(map(str, windows)),
             "optical flow": flow if isinstance(flow, str) else type(flow).__name__ if flow is not None else "none",
-            "intervals": f"{bootstrap} resamples of videos, seed {seed}",
+            "intervals": f"{counted(bootstrap, 'resample')} of videos, seed {seed}",
         }
         _write(Path(out), results, _snapshots(bad, videos), settings)
     return results
@@ -147,7 +149,7 @@ def _partial(results: Results) -> list[str]:
         if score.name.startswith("VC") and score is results.score(score.name) and 0 < known < len(results.videos):
             length = score.name.removeprefix("VC")
             notes.append(
-                f"{score.name}: {known} of {len(results.videos)} videos; the others have no {length} consecutive "
-                f"labelled frames"
+                f"{score.name}: {known} of {counted(len(results.videos), 'video')}; the others have no {length} "
+                f"consecutive labelled frames"
             )
     return notes

@@ -211,7 +211,7 @@ def open_flow(flow: str | Flow, device: str | torch.device = "cpu") -> Flow:
         return DISFlow()
     if name == "raft":
         return RAFTFlow(weights or "download", device=device)
-    raise InputError(f"flow: expected dis, raft, raft:WEIGHTS.pth or none, came {flow!r}")
+    raise InputError(f"flow: expected dis, raft or raft:WEIGHTS.pth (evaluation takes none too), came {flow!r}")
 
 
 @cache

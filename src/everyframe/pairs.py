@@ -14,7 +14,7 @@ from torch import Tensor
 
 from everyframe.data.decoding import DecodingThreads
 from everyframe.data.layout import FrameRef, VideoRef
-from everyframe.data.predictions import Ids, SavedPredictions, table_by_name
+from everyframe.data.predictions import Ids, SavedPredictions, foreign_classes, table_by_name
 from everyframe.data.reading import iter_frames, read_frame, read_labels
 from everyframe.errors import InputError, writing
 from everyframe.frames import Frame
@@ -86,6 +86,7 @@ class SavedPairs:
         self.name = saved.folder.resolve().name
         self.settings = {"predictions": saved.folder, "ids in the files": saved.ids}
         self.notes = [*saved.notes, *saved.check(videos, allow_missing)]
+        self.foreign = saved.foreign
 
     def pairs(self, videos: Sequence[VideoRef], pool: DecodingThreads, images: bool) -> Iterator[Pair]:
         """Yield what is there, in the order of the videos and their frames."""
@@ -112,6 +113,8 @@ class LivePairs:
     def __init__(
         self, model: str | Path | Predictor, space: LabelSpace, save: str | Path | None, options: Mapping[str, Any]
     ) -> None:
+        from everyframe.models.checkpoint import model_path
+
         views = {key: options[key] for key in Views.__annotations__ if key in options}
         self.options = {key: value for key, value in options.items() if key not in views}
         self.predictor = with_views(model, **views)
@@ -120,9 +123,12 @@ class LivePairs:
         if isinstance(model, str | Path):  # a folder by its last part, a hub id as it is
             self.name = Path(model).resolve().name if Path(model).exists() else str(model)
         self.save = None if save is None else Path(save)
-        self.settings = {"model": model if isinstance(model, str | Path) else self.name, **options}
-        self.table, notes = table_by_name(self.predictor.label_space, space, f"model {self.name}")
-        self.notes = [*notes, *view_notes(model, self.predictor)]
+        self.settings = {"model": model_path(model) if isinstance(model, str | Path) else self.name, **options}
+        own, what = self.predictor.label_space, f"model {self.name}"
+        self.table, notes = table_by_name(own, space, what)
+        # Of the built predictor, whose notes say how it looks at frames; which folder it came from is a setting.
+        self.notes = [*notes, *view_notes(self.predictor, self.predictor)]
+        self.foreign = foreign_classes(own, space, what)
 
     def pairs(self, videos: Sequence[VideoRef], pool: DecodingThreads, images: bool) -> Iterator[Pair]:
         """Yield every frame of every video, each video by a fresh stream."""

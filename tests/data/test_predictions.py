@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from everyframe.data.layout import FrameRef, VideoRef
-from everyframe.data.predictions import SavedPredictions, table_by_name
+from everyframe.data.predictions import SavedPredictions, foreign_classes, table_by_name
 from everyframe.errors import InputError
 from everyframe.labels import LabelSpace
 
@@ -34,9 +34,9 @@ def test_labels_json_of_another_order_is_matched_by_name(tmp_path: Path) -> None
     LabelSpace(("Sky", "bus", "road"), raw_to_train={10: 0, 20: 1, 30: 2}).save(tmp_path / "labels.json")
     saved = SavedPredictions(tmp_path, SPACE)
     np.testing.assert_array_equal(saved.read(VIDEO, VIDEO.frames[0]), [[2, 255, 0]])
-    assert len(saved.notes) == 2
-    assert "no class for car" in saved.notes[0]
-    assert "bus" in saved.notes[1]
+    (note,) = saved.notes
+    assert "no class for car" in note
+    assert saved.foreign == f"bus, which {tmp_path / 'labels.json'} has and the data do not"
 
 
 def test_missing_lists_labelled_frames_only(tmp_path: Path) -> None:
@@ -64,3 +64,4 @@ def test_names_match_whatever_their_spelling() -> None:
     table, notes = table_by_name(LabelSpace(("Traffic-Light", " road")), LabelSpace(("road", "traffic_light")), "m")
     assert table[:3].tolist() == [1, 0, 255]
     assert notes == []
+    assert foreign_classes(LabelSpace(("Traffic-Light",)), LabelSpace(("road", "traffic_light")), "m") == ""

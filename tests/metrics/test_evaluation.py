@@ -182,7 +182,10 @@ def test_misses_are_noted() -> None:
     evaluation.update("a", 0, np.full((2, 2), 255, np.uint8), np.zeros((2, 2), np.uint8))
     results = evaluation.compute()
     assert results.score("pixel accuracy").value == 0
-    assert any("4 labelled pixels are predicted as no class" in note for note in results.notes)
+    assert any(
+        "4 labelled pixels predicted as no class (an id outside the table): counted as wrong" in note
+        for note in results.notes
+    )
 
 
 def test_bad_input() -> None:

@@ -13,6 +13,7 @@ from rich.console import Console
 from everyframe.cli.data_map import add_map
 from everyframe.cli.progress import progress_bar
 from everyframe.errors import writing
+from everyframe.metrics.results_text import counted
 
 WHERE = (
     "PATH of a data set, or LAYOUT:PATH (folder, images, vspw, vspw480, camvid, camvid32, cityscapes, coco_stuff, ...)"
@@ -101,7 +102,9 @@ def _cvat(options: argparse.Namespace) -> int:
 
     space = LabelSpace.load(options.label_space or options.labels.resolve().parent / "labels.json")
     count = write_cvat(options.labels, options.out, space, options.names)
-    print(f"written: {options.out} with {count} label maps; in CVAT: Upload annotations, Segmentation mask 1.1")
+    print(
+        f"written: {options.out} with {counted(count, 'label map')}; in CVAT: Upload annotations, Segmentation mask 1.1"
+    )
     return 0
 
 
@@ -113,5 +116,5 @@ def _submission(options: argparse.Namespace) -> int:
     space = None if options.label_space is None else LabelSpace.load(options.label_space)
     expected = None if options.data is None else load_split(options.data, options.split)
     videos, frames = write_submission(options.labels, options.out, space, expected)
-    print(f"written and read back: {options.out}, {frames} label maps of {videos} videos")
+    print(f"written and read back: {options.out}, {counted(frames, 'label map')} of {counted(videos, 'video')}")
     return 0

@@ -16,6 +16,7 @@ from rich.table import Table
 from everyframe.data.findings import Finding
 from everyframe.frames import IGNORE
 from everyframe.labels import LabelSpace
+from everyframe.metrics.results_text import counted
 
 SHOWN = 5
 """Files printed with each problem; the JSON holds them all."""
@@ -108,7 +109,7 @@ class CheckReport:
 
 def print_report(report: CheckReport, console: Console) -> None:
     """Print splits, classes, problems and the verdict."""
-    classes = f"{len(report.space)} classes" if report.space else "no classes"
+    classes = counted(len(report.space), "class", "classes") if report.space else "no classes"
     kinds = ", ".join(f"{count} {kind}" for kind, count in report.kinds.most_common())
     # Without classes nothing is listed, so that nothing is known about masks either.
     masks = f", {kinds or 'no'} masks" if report.space else ""
@@ -120,11 +121,7 @@ def print_report(report: CheckReport, console: Console) -> None:
     for finding in report.findings:
         _print_finding(finding, console)
     verdict = "[green]fit for training[/]" if report.ok else "[red]training would be wrong[/]"
-    console.print(f"{verdict}: {_count(report.errors, 'error')}, {_count(report.warnings, 'warning')}")
-
-
-def _count(findings: list[Finding], noun: str) -> str:
-    return f"{len(findings)} {noun}{'' if len(findings) == 1 else 's'}"
+    console.print(f"{verdict}: {counted(len(report.errors), 'error')}, {counted(len(report.warnings), 'warning')}")
 
 
 def _split_table(report: CheckReport) -> Table:

@@ -17,6 +17,7 @@ from everyframe.data.transforms import Geometry
 from everyframe.errors import InputError
 from everyframe.frames import IGNORE, Clip, Role
 from everyframe.labels import LabelSpace
+from everyframe.metrics.results_text import counted
 
 ClipKey = tuple[int, int]
 """(how often the clip came before, its position in the list of clips): what a sampler asks a `ClipDataset` for.
@@ -78,7 +79,7 @@ class ClipDataset(Dataset[Clip]):
         if not self.clips:
             raise InputError(
                 f"training data: expected at least one {'' if which == 'all' else which + ' '}frame, came "
-                f"{len(self.videos)} videos with {sum(len(v.labelled) for v in self.videos)} labelled and "
+                f"{counted(len(self.videos), 'video')} with {sum(len(v.labelled) for v in self.videos)} labelled and "
                 f"{sum(len(v.frames) for v in self.videos)} frames in all; check the split and the label budget"
             )
 

@@ -33,7 +33,8 @@ class SavedPredictions:
         ids: "raw" as `everyframe predict` and annotation tools write, or "train".
 
     Attributes:
-        notes: which classes do not match, in words; empty when all do.
+        notes: which classes of the data are never predicted, in words; empty when all can be.
+        foreign: which predicted classes the data lack, see `foreign_classes`.
 
     Raises:
         InputError: no such folder, or no class in common.
@@ -47,6 +48,7 @@ class SavedPredictions:
         self._described = table.is_file()
         own = LabelSpace.load(table) if self._described else space
         self.table, self.notes = table_by_name(own, space, str(table))
+        self.foreign = foreign_classes(own, space, str(table))
         self.space = own if ids == "raw" else LabelSpace(own.names, own.palette)
         self.ids = ids
         self._listing: dict[str, frozenset[str]] = {}
@@ -130,8 +132,8 @@ def table_by_name(source: LabelSpace, target: LabelSpace, what: str) -> tuple[ND
         what: where `source` comes from, named in the error and the notes.
 
     Returns:
-        uint8 [256]: train id in `source` -> train id in `target` or 255; and notes on the classes of either side that
-        the other lacks.
+        uint8 [256]: train id in `source` -> train id in `target` or 255; and a note on the classes of `target` that
+        are never predicted.
 
     Raises:
         InputError: not one class in common.
@@ -145,16 +147,27 @@ def table_by_name(source: LabelSpace, target: LabelSpace, what: str) -> tuple[ND
             f"{what}: expected classes of the data ({some(target.names)}), came {len(source)} others "
             f"({some(source.names)}); evaluate on the data it was trained for, or train it on these classes"
         )
-    unknown = [name for i, name in enumerate(source.names) if table[i] == IGNORE]
     never = [name for i, name in enumerate(target.names) if i not in table[: len(source)]]
     notes = []
     if never:
         notes.append(f"{what} has no class for {some(never, 12)}: never predicted, their pixels count as wrong")
-    if unknown:
-        notes.append(
-            f"classes of {what} that the data do not have ({some(unknown, 12)}) count as wrong wherever predicted"
-        )
     return table, notes
+
+
+def foreign_classes(source: LabelSpace, target: LabelSpace, what: str) -> str:
+    """Name the classes of `source` that `table_by_name` finds no partner for in `target`, and whose they are.
+
+    Args:
+        source: the classes that were predicted.
+        target: the classes to evaluate in.
+        what: where `source` comes from.
+
+    Returns:
+        A phrase for a note, such as "bus, which model m has and the data do not"; empty where there are none.
+    """
+    known = {_plain(name) for name in target.names}
+    foreign = [name for name in source.names if _plain(name) not in known]
+    return f"{some(foreign, 12)}, which {what} has and the data do not" if foreign else ""
 
 
 def _plain(name: str) -> str:

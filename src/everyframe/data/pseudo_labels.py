@@ -10,6 +10,7 @@ from pathlib import Path
 from everyframe.data.layout import VideoRef
 from everyframe.errors import InputError
 from everyframe.labels import LabelSpace
+from everyframe.metrics.results_text import counted
 
 
 def with_pseudo_labels(videos: Sequence[VideoRef], folder: str | Path, space: LabelSpace) -> list[VideoRef]:
@@ -41,8 +42,8 @@ def with_pseudo_labels(videos: Sequence[VideoRef], folder: str | Path, space: La
     if all(new is old for new, old in zip(given, videos, strict=True)):
         example = next((folder / v.name / f"{v.frames[0].name}.png" for v in videos if v.frames), folder)
         raise InputError(
-            f"{folder}: expected label maps of frames that have none, found no file that fits {len(videos)} videos "
-            f"(one could be {example}); label the frames of these videos"
+            f"{folder}: expected label maps of frames that have none, found no file that fits "
+            f"{counted(len(videos), 'video')} (one could be {example}); label the frames of these videos"
         )
     return given
 

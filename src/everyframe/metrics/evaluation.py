@@ -23,6 +23,7 @@ from everyframe.metrics.flicker import FlickerMeter
 from everyframe.metrics.flow import Flow
 from everyframe.metrics.measures import Measure, VideoCounts, measures
 from everyframe.metrics.results import ClassResult, Results, Score, VideoResult
+from everyframe.metrics.results_text import counted
 from everyframe.metrics.tc import FIRST_VIDEOS, pair_confusion
 from everyframe.metrics.windows import checked_windows
 
@@ -200,8 +201,13 @@ class Evaluation:
 
     # -- results -----------------------------------------------------------------------------------------------------
 
-    def compute(self, title: str = "") -> Results:
-        """All scores of the frames so far. The video that is open counts as it stands."""
+    def compute(self, title: str = "", foreign: str = "") -> Results:
+        """All scores of the frames so far. The video that is open counts as it stands.
+
+        Args:
+            title: what was evaluated on what.
+            foreign: which classes predictions may have beyond the label space (as ids outside it), for the note.
+        """
         videos = [*self._videos.values(), *([self._open] if self._open is not None else [])]
         if not videos:
             raise InputError("evaluation: expected at least one frame, came none; check the paths and the split")
@@ -216,7 +222,9 @@ class Evaluation:
             )
             for video in videos
         ]
-        return Results(overall, self._class_results(), results, self.confusion.tolist(), title, self._notes(videos))
+        return Results(
+            overall, self._class_results(), results, self.confusion.tolist(), title, self._notes(videos, foreign)
+        )
 
     def _score(self, measure: Measure) -> Score:
         value = measure.value()
@@ -243,14 +251,13 @@ class Evaluation:
             for k, (name, color) in enumerate(zip(self.label_space.names, self.label_space.palette, strict=True))
         ]  # fmt: skip
 
-    def _notes(self, videos: Sequence[VideoCounts]) -> list[str]:
+    def _notes(self, videos: Sequence[VideoCounts], foreign: str) -> list[str]:
         frames, labelled = sum(video.frames for video in videos), sum(video.labelled for video in videos)
-        notes = [f"{len(videos)} videos, {frames} frames, {labelled} of them with a label map"]
+        notes = [f"{counted(len(videos), 'video')}, {counted(frames, 'frame')}, {labelled} of them with a label map"]
         missed = int(self.confusion[:, -1].sum())
         if missed:
-            notes.append(
-                f"{missed} labelled pixels are predicted as no class (an id outside the table): counted as misses"
-            )
+            what = foreign or "no class (an id outside the table)"
+            notes.append(f"{counted(missed, 'labelled pixel')} predicted as {what}: counted as wrong")
         if labelled and not any(sums[0, 1] for video in videos for sums in video.windows.values()):
             notes.append(f"VC is not defined: no {self.windows[0]} consecutive frames have label maps")
         if not labelled:

@@ -49,6 +49,11 @@ def percent(value: float) -> str:
     return "-" if math.isnan(value) else f"{100 * value:.2f}"
 
 
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """A number and what it counts: "1 video", "1,200 videos"; `many` where the plural is not `one` with an s."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
 def _aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """First column to the left, the others to the right, a rule below the header."""
     cells = [header, *rows]

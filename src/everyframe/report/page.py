@@ -16,6 +16,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from everyframe.metrics.results import ClassResult, Results, Score, Timeline, VideoResult
+from everyframe.metrics.results_text import counted
 from everyframe.report.charts import confusion_svg, row_shares, timeline_svg
 from everyframe.report.strips import Snapshot
 
@@ -74,7 +75,7 @@ def _content(
         "date": f"{date:%Y-%m-%d %H:%M}",
         "summary": _summary(results),
         "sections": [(anchor, name) for anchor, name, there in sections if there],
-        "notes": [note for note in results.notes if not note.startswith(f"{len(results.videos)} videos, ")],
+        "notes": [note for note in results.notes if not note.startswith(f"{counted(len(results.videos), 'video')}, ")],
         "cards": [_score(s, results) for s in results.overall if s is results.score(s.name)],
         "scores": scores,
         "interval_note": _interval_note(results),
@@ -106,13 +107,9 @@ def _summary(results: Results) -> str:
     labelled = sum(video.labelled for video in results.videos)
     here = sum(1 for c in results.classes if c.pixels)
     return (
-        f"{_count(videos, 'video')}, {_count(frames, 'frame')}, {labelled:,} of them labelled; "
-        f"{here} of {_count(len(results.classes), 'class', 'classes')} in the ground truth."
+        f"{counted(videos, 'video')}, {counted(frames, 'frame')}, {labelled:,} of them labelled; "
+        f"{here} of {counted(len(results.classes), 'class', 'classes')} in the ground truth."
     )
-
-
-def _count(number: int, one: str, many: str | None = None) -> str:
-    return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
 # -- numbers -----------------------------------------------------------------------------------------------------------
@@ -137,7 +134,7 @@ def _score(score: Score, results: Results) -> dict[str, str]:
         "variant": score.variant,
         "text": "–" if math.isnan(score.value) else f"{_percent(score.value, 2)} %",
         "interval": f"{_percent(low)} – {_percent(high)}" if not math.isnan(low + high) else "",
-        "over": "" if known is None else f"{known} of {_count(len(results.videos), 'video')}",
+        "over": "" if known is None else f"{known} of {counted(len(results.videos), 'video')}",
         "definition": score.definition,
     }
 
@@ -147,7 +144,7 @@ def _interval_note(results: Results) -> str:
         return ""
     note = "Ranges: 95 % bootstrap intervals, videos drawn with replacement."
     few = len(results.videos)
-    return note + (f" With {_count(few, 'video')} they say little." if few < 5 else "")
+    return note + (f" With {counted(few, 'video')} they say little." if few < 5 else "")
 
 
 # -- tables ------------------------------------------------------------------------------------------------------------
