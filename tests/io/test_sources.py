@@ -69,6 +69,18 @@ def test_names_that_differ_in_capitals_alone_would_be_one_folder(tmp_path: Path,
     assert [source.name for source in expand_sources(places)] == ["x_Cut", "y_cut", "other"]
 
 
+def test_a_folder_with_nothing_to_label_points_on(make_video: Callable[..., Path], tmp_path: Path) -> None:
+    (tmp_path / "own" / "videos").mkdir(parents=True)
+    (tmp_path / "own" / "classes.yaml").write_text("1: road")
+    make_video("own/videos/a.mp4", 2)
+    with pytest.raises(InputError, match=r"own: expected pictures.* among 2 entries; of a data set give .*own/videos$"):
+        expand_sources([tmp_path / "own"])
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text("")
+    with pytest.raises(InputError, match=r"1 entry; known endings of pictures are .*\.jpg.*, of videos .*\.mp4"):
+        expand_sources([tmp_path / "texts"])
+
+
 def test_globs(pictures: Callable[..., Path], make_video: Callable[..., Path], tmp_path: Path) -> None:
     pictures("one", ["1.png", "2.png"])
     pictures("two", ["1.png"])

@@ -27,6 +27,8 @@ __all__ = [
 ]
 
 GRAMMAR = "a video file, a folder or glob of pictures or videos, a camera number, or a URL"
+DATA_SET_FOLDERS = ("videos", "images", "data")
+"""Where the layouts of data sets keep their videos or pictures, below the folder that `predict` may be given."""
 
 
 def open_source(what: Any, *, rate: Fraction | float | None = None) -> Source:
@@ -108,11 +110,20 @@ def _expand_folder(folder: Path, rate: Fraction) -> list[Source]:
             pictures = [file for file in inner.iterdir() if _is_media(file) and file.suffix.lower() in IMAGE_ENDINGS]
             found += _files(sorted(pictures, key=lambda file: natural_key(file.name)), str(inner), rate)
     if not found:
-        raise InputError(
-            f"{folder}: expected pictures, videos, or folders of pictures, found none among {len(entries)} entries; "
-            f"known picture endings are {' '.join(sorted(IMAGE_ENDINGS))}"
-        )
+        raise InputError(_nothing_in(folder, len(entries)))
     return found
+
+
+def _nothing_in(folder: Path, entries: int) -> str:
+    expected = f"{folder}: expected pictures, videos, or folders of pictures, found none among {entries} "
+    expected += "entry" if entries == 1 else "entries"
+    inner = next((folder / name for name in DATA_SET_FOLDERS if (folder / name).is_dir()), None)
+    if inner is not None:
+        return f"{expected}; of a data set give the folder of its {inner.name}: {inner}"
+    return (
+        f"{expected}; known endings of pictures are {' '.join(sorted(IMAGE_ENDINGS))}, of videos "
+        f"{' '.join(sorted(VIDEO_ENDINGS))}"
+    )
 
 
 def _files(files: Sequence[Path], origin: str, rate: Fraction) -> list[Source]:
