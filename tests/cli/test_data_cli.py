@@ -62,6 +62,32 @@ def test_init_of_colours(root: Path) -> None:
     assert main(["data", "check", str(root)]) == 0
 
 
+def test_init_of_palette_masks_takes_their_colours(root: Path) -> None:
+    colors = [(0, 0, 0), (128, 64, 128), (0, 0, 142), (0, 0, 142)]  # 2 and 3 share theirs
+    for path, ids in ((root / "masks/a/0.png", (0, 1, 2, 3)), (root / "masks/b/1.png", (1, 1, 2, 3))):
+        picture = Image.fromarray(np.array([[*ids, 255]] * 4, np.uint8))
+        picture.putpalette([value for color in [*colors, *[(224, 224, 192)] * 252] for value in color])
+        picture.save(path)
+    assert main(["data", "init", str(root)]) == 0
+    _, space = load_split(root, "all")
+    assert space.colors == {(0, 0, 0): 0, (128, 64, 128): 1, (224, 224, 192): 255}
+    assert space.palette[space.names.index("class_1")] == (128, 64, 128)
+    assert space.raw_to_train[255] == 255
+    assert main(["data", "check", str(root)]) == 0
+
+
+def test_init_of_palettes_that_differ_or_are_grey_takes_none(root: Path) -> None:
+    ids = np.array([[0, 1]] * 4, np.uint8)
+    for ramp in (True, False):
+        for turn, path in enumerate((root / "masks/a/0.png", root / "masks/b/1.png")):
+            picture = Image.fromarray(ids)
+            other = [(9, 9, 9 + turn), (7, 7, 7 + turn)]
+            picture.putpalette([v for i in range(256) for v in ((i, i, i) if ramp else other[i % 2])])
+            picture.save(path)
+        assert main(["data", "init", str(root), "--force"]) == 0
+        assert "color" not in (root / "classes.yaml").read_text()
+
+
 def test_init_of_a_cvat_export(root: Path) -> None:
     (root / "masks/labelmap.txt").write_text('background:0,0,0::\nno "quotes": really:1,2,3::\nvoid:4,5,6::\n')
     assert main(["data", "init", str(root)]) == 0

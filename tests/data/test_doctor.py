@@ -176,6 +176,36 @@ def test_many_colours_and_jpeg_masks(root: Path) -> None:
     assert errors["a mask stored as JPEG, which changes ids"] == ["0.jpg"]
 
 
+def test_the_ids_of_a_jpeg_mask_are_one_finding(root: Path) -> None:
+    (root / "masks/a/1.png").unlink()
+    for path, smooth in ((root / "masks/a/1.jpg", noise(9)[..., 0]), (root / "masks/b/1.jpg", noise(8))):
+        save(path, smooth, quality=50)
+    report = check(root)
+    assert problems(report) == {"a mask stored as JPEG, which changes ids": ["1.jpg", "1.jpg"]}
+    assert len(report.unknown) > 24, "they are counted all the same"
+
+
+def test_a_mask_of_dozens_of_unknown_ids_is_one_finding(root: Path) -> None:
+    smooth = np.arange(H * W, dtype=np.uint8).reshape(H, W)
+    save(root / "masks/a/0.png", smooth)
+    save(root / "masks/a/2.png", ids(1, r0=9))
+    assert problems(check(root)) == {
+        "a mask with 24 or more ids that are not in the class table": ["0.png"],
+        "id 9 is not in the class table (11 pixels)": ["2.png"],
+    }
+
+
+def test_many_unknown_ids_over_many_masks_are_few_lines(root: Path) -> None:
+    for i in range(13):
+        save(root / f"videos/a/{i}.jpg", noise(40 + i))
+        save(root / f"masks/a/{i}.png", ids(1, r0=20 + i, r1=20 + i if i < 10 else 1))
+    errors = problems(check(root))
+    assert [what for what in errors if what.startswith("id ")] == [
+        f"id {i} is not in the class table (20 pixels)" for i in range(20, 30)
+    ]
+    assert errors["3 more ids are not in the class table: 30, 31, 32"] == ["10.png", "11.png", "12.png"]
+
+
 def test_palette_that_contradicts_the_colours(root: Path) -> None:
     (root / "classes.yaml").write_text("1: {name: road, color: [9, 9, 9]}\n2: {name: car, color: [1, 2, 3]}\n")
     picture = Image.fromarray(ids(1))

@@ -16,6 +16,11 @@ from everyframe.labels import Color, LabelSpace
 Scans = dict[Path, FrameScan | MaskScan | dict[int, FrameScan]]
 """File -> what it holds; of a video file: position of a frame -> what came."""
 
+MANY_UNKNOWN = 24
+"""A mask with as many ids outside the class table is one finding, not one for each id: it may hold no ids at all."""
+SHOWN_UNKNOWN = 10
+"""Ids, and colours, outside the class table that get a finding of their own: those of the most pixels."""
+
 
 class Judge:
     """Turns what was seen in the files into counts and problems.
@@ -30,6 +35,7 @@ class Judge:
         self.report, self.notes, self.space = report, notes, space
         self.unknown_ids: dict[int, list[Path]] = defaultdict(list)
         self.unknown_colors: dict[Color, list[Path]] = defaultdict(list)
+        self.many_ids: list[Path] = []
         self.seen_ids: Counter[int] = Counter()
         self.seen_masks: set[Path] = set()
         self.seen_frames: set[tuple[Path, str]] = set()
@@ -119,20 +125,27 @@ class Judge:
     def _train_ids(self, space: LabelSpace, path: Path, scan: MaskScan, new: bool) -> Counter[int]:
         """Count pixels by train id; what is not in the table is noted."""
         counts: Counter[int] = Counter()
-        for raw, pixels in self._raw_ids(space, path, scan, new).items():
-            if new:
-                self.seen_ids[raw] += pixels
-            if raw in space.raw_to_train:
-                counts[space.raw_to_train[raw]] += pixels
-            elif new:
+        raw_ids = self._raw_ids(space, path, scan, new)
+        unknown = [raw for raw in raw_ids if raw not in space.raw_to_train]
+        for raw in raw_ids.keys() - set(unknown):
+            counts[space.raw_to_train[raw]] += raw_ids[raw]
+        if not new:
+            return counts
+        for raw in unknown:
+            self.report.unknown[str(raw)] += raw_ids[raw]
+        if len(unknown) >= MANY_UNKNOWN and not scan.lossy:
+            self.many_ids.append(path)
+        elif not scan.lossy:  # what JPEG made of the ids tells nothing about the class table
+            self.seen_ids.update(raw_ids)
+            for raw in unknown:
                 self.unknown_ids[raw].append(path)
-                self.report.unknown[str(raw)] += pixels
         return counts
 
     def _raw_ids(self, space: LabelSpace, path: Path, scan: MaskScan, new: bool) -> Counter[int]:
         if scan.kind != "RGB":
             return Counter(scan.ids)
         ids: Counter[int] = Counter()
+        new = new and not scan.lossy
         if space.colors is None or scan.colors is None:
             if new:
                 self.notes.add("error", *_no_colors(scan, space), [path])
@@ -148,17 +161,28 @@ class Judge:
     # -- all of them -------------------------------------------------------------------------------------------------
 
     def _unknown(self) -> None:
-        for raw, files in sorted(self.unknown_ids.items()):
+        if self.many_ids:
+            what = f"a mask with {MANY_UNKNOWN} or more ids that are not in the class table"
+            fix = "save it as PNG, without anti-aliasing or JPEG in between, or name the ids in the classes file"
+            self.notes.add("error", what, fix, self.many_ids)
+        shown = sorted(sorted(self.unknown_ids, key=lambda raw: -self.report.unknown[str(raw)])[:SHOWN_UNKNOWN])
+        for raw in shown:
+            files = self.unknown_ids[raw]
             what = f"id {raw} is not in the class table ({self.report.unknown[str(raw)]} pixels)"
             fix = f"add `{raw}: <class name>` or `{raw}: ignore` to the classes file"
             self.notes.add("error", what, fix + self._hint(raw), files)
+        more = sorted(self.unknown_ids.keys() - set(shown))
+        if more:
+            files = sorted({path for raw in more for path in self.unknown_ids[raw]})
+            what = f"{len(more)} more ids are not in the class table: {', '.join(map(str, more))}"
+            self.notes.add("error", what, "add them to the classes file, with a class name or as `ignore`", files)
         often = sorted(self.unknown_colors, key=lambda color: -self.report.unknown[str(color)])
-        for color in often[:10]:
+        for color in often[:SHOWN_UNKNOWN]:
             what = f"colour {color} is not in the class table ({self.report.unknown[str(color)]} pixels)"
             self.notes.add("error", what, "add it to the classes file or labelmap.txt", self.unknown_colors[color])
-        if len(often) > 10:
-            files = sorted({path for color in often[10:] for path in self.unknown_colors[color]})
-            what = f"{len(often) - 10} more colours are not in the class table"
+        if len(often) > SHOWN_UNKNOWN:
+            files = sorted({path for color in often[SHOWN_UNKNOWN:] for path in self.unknown_colors[color]})
+            what = f"{len(often) - SHOWN_UNKNOWN} more colours are not in the class table"
             self.notes.add("error", what, "save the masks without anti-aliasing", files)
 
     def _hint(self, raw: int) -> str:

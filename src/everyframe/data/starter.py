@@ -92,17 +92,36 @@ def _scan_lines(scans: list[MaskScan]) -> list[str]:
         masks.update([*scan.ids, *(scan.colors or {})])
     total = max(1, ids.total() + colors.total())
     binary = set(ids) == {0, IGNORE}
+    palette = _palette(scans)
     lines = []
     for raw in sorted(ids):
         name = "ignore" if raw == IGNORE and not binary else f"class_{raw}"
+        entry = _colored(name, palette[raw]) if raw in palette else name
         hint = "; write `ignore` if this means: not labelled" if raw == 0 else ""
-        lines.append(f"{raw}: {name}  # {_seen(ids[raw] / total, masks[raw], len(scans))}{hint}")
+        lines.append(f"{raw}: {entry}  # {_seen(ids[raw] / total, masks[raw], len(scans))}{hint}")
     free = iter(i for i in range(10**6) if i not in ids)
-    for color in sorted(colors, key=lambda c: (c != (0, 0, 0), -colors[c])):
+    unnamed = colors.keys() - set(palette.values())  # RGB masks beside palette masks, in the same colours
+    for color in sorted(unnamed, key=lambda c: (c != (0, 0, 0), -colors[c])):
         number = next(free)
         note = _seen(colors[color] / total, masks[color], len(scans))
-        lines.append(f"{number}: {{name: class_{number}, color: [{', '.join(map(str, color))}]}}  # {note}")
+        lines.append(f"{number}: {_colored(f'class_{number}', color)}  # {note}")
     return lines
+
+
+def _palette(scans: list[MaskScan]) -> dict[int, Color]:
+    """Return the colours of the ids in palette masks: of those ids that have one colour, and have it alone.
+
+    A ramp of greys, which programs write where they have no colours, gives none.
+    """
+    pairs = {pair for scan in scans for pair in scan.palette.items()}
+    if all(color == (raw, raw, raw) for raw, color in pairs):
+        return {}
+    of_id, of_color = Counter(raw for raw, _ in pairs), Counter(color for _, color in pairs)
+    return {raw: color for raw, color in pairs if of_id[raw] == 1 == of_color[color]}
+
+
+def _colored(name: str, color: Color) -> str:
+    return f"{{name: {name}, color: [{', '.join(map(str, color))}]}}"
 
 
 def _seen(share: float, masks: int, of: int) -> str:
