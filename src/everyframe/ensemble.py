@@ -211,6 +211,7 @@ def choose_specialists(
     classes: Sequence[str] | None = None,
     alphas: Sequence[float] = ALPHAS,
     delta: float = 0.005,
+    below: float | None = None,
     norm: ScoreNorm = "softmax",
     progress: Progress | None = None,
 ) -> SpecialistChoice:
@@ -227,6 +228,7 @@ def choose_specialists(
         classes: those in which the specialists may have a say; None: all that they share with the general model.
         alphas: weights to try; 0 is always among them.
         delta: gain in a class's IoU below which its alpha is 0.
+        below: IoU of the general model from which a class needs no specialist; None: any class may have one.
         norm: what is mixed.
         progress: see `joined`; goes through the videos twice.
 
@@ -234,6 +236,8 @@ def choose_specialists(
         InputError: members without such classes, or videos without labels.
     """
     general, specialists = members[0].label_space, [member.label_space for member in members[1:]]
+    if classes is None and below is not None:  # the measurement says in which of the classes they are asked
+        classes = [name for name in general.names if any(name in special.names for special in specialists)]
     chosen = shared_classes(general, specialists, classes)
     table, _ = table_by_name(general, space, members[0].name)
     ids = {name: int(table[general.names.index(name)]) for name in chosen}
@@ -244,7 +248,7 @@ def choose_specialists(
     tried = measure(members, videos, space, joins, progress=progress, same_classes=False, bootstrap=0)
     results = {float(name): result for name, result in tried.items()}
     names = [member.name for member in members]
-    choice = SpecialistChoice.of(names, data, norm, ids, results, delta)
+    choice = SpecialistChoice.of(names, data, norm, ids, results, delta, below)
     alone = results[0.0].score("mIoU").value
     if not any(choice.alphas.values()):
         return choice.confirmed(alone, alone)

@@ -111,6 +111,12 @@ def test_each_class_takes_its_best_alpha_and_0_below_delta() -> None:
     assert found.alphas == {"car": 0.0, "bike": 1.0}, "a class that does not occur has no gain"
 
 
+def test_classes_that_are_good_enough_keep_to_the_general_model() -> None:
+    measured: Any = {a: Measured([Entry(0.3 + a), Entry(0.29 + a)]) for a in (0.0, 0.5)}
+    found = SpecialistChoice.of(("a", "b"), "d", "softmax", {"car": 0, "bike": 1}, measured, 0.0, below=0.3)
+    assert found.alphas == {"car": 0.0, "bike": 0.5}
+
+
 def test_what_others_lose_can_veto(tmp_path: Path) -> None:
     choice = choose((0.3, 0.5, 0.4))
     assert choice.confirmed(0.6, 0.65).alphas == {"car": 0.5}

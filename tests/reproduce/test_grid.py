@@ -136,7 +136,7 @@ def test_specialists_say_is_chosen_before_it_is_scored(tmp_path: Path) -> None:
     cells = {cell.row.label: cell for cell in plan(Setting("other-attempts", "vspw:/videos", tmp_path, seeds=1))}
     choose, scored = cells["specialist of rare classes"].steps
     general, rare = (str(cells[label].folder / "run" / "model") for label in (PLAIN, SPECIALIST))
-    assert choose.words[:4] == ("ensemble", "specialists", general, rare)
+    assert choose.words[:6] == ("ensemble", "specialists", general, rare, "--below", "0.3")
     assert choose.produces == Path(choose.words[choose.words.index("--out") + 1]) / "specialists.json"
     assert scored.words[:3] == ("evaluate", "--model", general)
     assert scored.words[-2:] == ("--specialists", str(choose.produces))

@@ -33,7 +33,7 @@ examples:
   everyframe ensemble run runs/a runs/b --data vspw:/data/VSPW_480p --split test --tau-from sweep/sweep.json --out both
   everyframe ensemble run runs/a runs/b runs/c --data folder:videos --method vote --out voted
   everyframe ensemble specialists runs/a runs/rare --data folder:videos --split val --out special
-  everyframe ensemble run runs/a runs/rare --data folder:videos --split test --specialists-from \
+  everyframe ensemble run runs/a runs/rare --data folder:videos --split test --specialists-from \\
       special/specialists.json --out labels
 """
 
@@ -72,6 +72,9 @@ def parser() -> argparse.ArgumentParser:
     )
     special.add_argument(
         "--delta", type=float, default=0.005, metavar="IOU", help="gain of a class below which it keeps 0 (%(default)s)"
+    )
+    special.add_argument(
+        "--below", type=float, metavar="IOU", help="ask them only about classes in which the first model is below this"
     )
     special.set_defaults(run=_specialists)
 
@@ -152,7 +155,8 @@ def _specialists(options: argparse.Namespace) -> int:
     with progress(options.quiet) as on_frame:
         choice = choose_specialists(
             members_of(options), videos, space, f"{options.data}, {options.split}",
-            classes=options.classes, alphas=options.alphas, delta=options.delta, norm=options.score_norm,
+            classes=options.classes, alphas=options.alphas, delta=options.delta, below=options.below,
+            norm=options.score_norm,
             progress=on_frame,
         )  # fmt: skip
     choice = replace(choice, members=tuple(absolute(text) for text in options.members))

@@ -50,6 +50,7 @@ class SpecialistChoice:
         classes: Mapping[str, int],
         results: Mapping[float, Results],
         delta: float,
+        below: float | None = None,
     ) -> Self:
         """Choose: for each class the alpha of the highest IoU, of equals the lowest; 0 where it gains less than delta.
 
@@ -60,6 +61,7 @@ class SpecialistChoice:
             classes: class -> its train id in the data that the results are of.
             results: alpha -> results with that alpha for all classes; 0 among them.
             delta: see above.
+            below: classes in which the general model's IoU is at least this keep 0; None: none do for that.
 
         Raises:
             InputError: no frame of the data is labelled.
@@ -74,7 +76,7 @@ class SpecialistChoice:
             entries = [results[alpha].classes[k] for alpha in tried]
             values = [entry.iou if entry.pixels else np.nan for entry in entries]
             best = int(np.argmax(np.nan_to_num(values)))
-            gains = values[best] - values[0] >= delta  # False for NaN
+            gains = values[best] - values[0] >= delta and (below is None or values[0] < below)  # False for NaN
             iou[name] = tuple(values)
             alphas[name] = tried[best] if gains else 0.0
         return cls(tuple(members), data, score_norm, delta, tried, iou, alphas)

@@ -143,6 +143,6 @@ def shared_classes(
     if chosen is None and len(shared) == len(general):
         raise InputError(
             f"specialists: came specialists of all {len(shared)} classes; say with --classes in which ones they are "
-            f"better, or join them by `everyframe ensemble sweep`"
+            f"better, ask them about weak classes with --below 0.3, or join them by `everyframe ensemble sweep`"
         )
     return shared

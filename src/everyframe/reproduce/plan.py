@@ -189,8 +189,9 @@ def _joined(setting: Setting, row: Row, seed: int) -> Cell:
         )
     elif row.join == "specialists":
         found = folder / "weights" / "specialists.json"
+        weigh = ("ensemble", "specialists", *models, "--below", "0.3", *scored, "--quiet", "--out", str(found.parent))
         steps = (
-            Step("weigh", ("ensemble", "specialists", *models, *scored, "--quiet", "--out", str(found.parent)), found),
+            Step("weigh", weigh, found),
             Step("evaluate", (*again, "--specialists", str(found)), done),
         )
     elif row.join:
