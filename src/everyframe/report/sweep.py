@@ -19,10 +19,10 @@ def sweep_svg(
         ends: what the lowest and the highest weight stand for, written below the axis.
         width: in CSS pixels.
     """
-    height, left, right, top, bottom = round(width * 0.6), 58, 18, 40, 56
+    height, left, right, top, bottom = round(width * 0.6), 58, 18, 56, 56
     low, high = min(ys), max(ys)
     room = max((high - low) * 0.15, 0.002)
-    low, high = low - room, high + room
+    low, high = max(0.0, low - room), min(1.0, high + room)
     span = max(xs[-1] - xs[0], 1e-9)
 
     def x(value: float) -> float:
@@ -53,5 +53,6 @@ def sweep_svg(
         color, radius = ("#dc441e", 5) if mark else ("#2563eb", 3)
         parts.append(f'<circle cx="{x(a):.1f}" cy="{y(b):.1f}" r="{radius}" fill="{color}"/>')
         if mark:
-            parts.append(f'<text x="{x(a):.1f}" y="{y(b) - 10:.1f}" text-anchor="middle">{100 * b:.2f} %</text>')
+            anchor = "end" if a == xs[-1] else "start" if a == xs[0] else "middle"  # inside the plot
+            parts.append(f'<text x="{x(a):.1f}" y="{y(b) - 10:.1f}" text-anchor="{anchor}">{100 * b:.2f} %</text>')
     return "\n".join([*parts, "</svg>", ""])
