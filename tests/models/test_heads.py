@@ -13,7 +13,7 @@ from everyframe.models.heads.fcn import FCNHead
 from everyframe.models.heads.ocr import ObjectAttention, OCRHead, gather_regions
 from everyframe.models.heads.psp import PyramidPooling
 from everyframe.models.ops.resize import join_maps
-from everyframe.models.zoo import HEADS, SINGLE_SCALE
+from everyframe.models.zoo import HEADS, SEVERAL_SCALES
 
 CHANNELS, STRIDES, CLASSES = (8, 12, 16, 20), (4, 8, 16, 32), 5
 
@@ -22,7 +22,7 @@ def maps(height: int, width: int, batch: int = 2) -> list[Tensor]:
     return [torch.randn(batch, c, -(-height // s), -(-width // s)) for c, s in zip(CHANNELS, STRIDES, strict=True)]
 
 
-@pytest.fixture(params=SINGLE_SCALE)
+@pytest.fixture(params=[head for head in HEADS if head not in SEVERAL_SCALES])
 def head(request: pytest.FixtureRequest) -> Head:
     return HEADS[request.param](CHANNELS, STRIDES, CLASSES)
 

@@ -16,7 +16,7 @@ from everyframe.models.segmenter import Segmenter
 from everyframe.models.temporal.base import Features, map_tensors, state_bytes
 from everyframe.models.temporal.gru import ConvGRU
 from everyframe.models.temporal.ssltm import SSLTM
-from everyframe.models.zoo import SINGLE_SCALE, SYSTEMS, create_model
+from everyframe.models.zoo import SEVERAL_SCALES, SYSTEMS, create_model
 
 SPACE = LabelSpace(("a", "b", "c"))
 SIZE = (45, 62)
@@ -25,7 +25,7 @@ SIZE = (45, 62)
 TRIED = [
     name
     for name, (head, time) in SYSTEMS.items()
-    if (not time and head in SINGLE_SCALE)
+    if (not time and head not in SEVERAL_SCALES)
     or name == "mask2former-ssltm"
     or (head in ("ocr", "psp") and time not in ("", "etc") and name != "psp-ssltm")
 ]

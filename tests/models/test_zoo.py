@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
+from torch import nn
 
 from everyframe.errors import InputError
 from everyframe.labels import LabelSpace
+from everyframe.models.checkpoint import load, save
 from everyframe.models.cost import count_parameters
+from everyframe.models.heads.base import Head
 from everyframe.models.temporal.base import Features
 from everyframe.models.zoo import BACKBONES, HEADS, MODELS, SYSTEMS, TEMPORAL, Parts, create_model, find_parts
 
@@ -22,6 +29,45 @@ def test_names_follow_from_the_dicts() -> None:
     assert MODELS["tcb-psp-resnet101"] == Parts("psp", "tcb", "resnet101")
     assert all(parts.name == name for name, parts in MODELS.items())
     assert {pair[1] for pair in SYSTEMS.values()} == set(TEMPORAL)
+
+
+class LinearHead(Head):
+    """A 1x1 classifier on the finest map, as somebody who installed the package writes it."""
+
+    def __init__(self, channels: tuple[int, ...], strides: tuple[int, ...], num_classes: int) -> None:
+        super().__init__()
+        self.num_classes, self.stride, self.channels = num_classes, strides[0], channels[0]
+        self.classifier = nn.Conv2d(channels[0], num_classes, 1)
+
+    def embed(self, maps: Sequence[torch.Tensor]) -> dict[str, Any]:
+        return {"pixels": maps[0], **self.embed_auxiliary(maps)}
+
+    def predict(self, embedding: dict[str, Any]) -> dict[str, Any]:
+        return {"logits": self.classifier(embedding["pixels"])}
+
+
+def test_a_head_of_ones_own_is_built_saved_and_loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no model 'linear-tiny'"):
+        create_model("linear-tiny", SPACE)
+    known = list(MODELS)
+    monkeypatch.setitem(HEADS, "linear", LinearHead)
+    assert SYSTEMS["etc-linear"] == ("linear", "etc")
+    assert MODELS["linear-gru-swin-small"] == Parts("linear", "gru", "swin-small")
+    assert set(MODELS) - set(known) == {
+        f"{system}-{backbone}"
+        for system in ("linear", "linear-gru", "etc-linear", "netwarp-linear", "linear-ssltm")
+        for backbone in BACKBONES
+    }
+    frame = torch.randint(0, 256, (1, 3, 37, 50), dtype=torch.uint8)
+    for name in ("linear-tiny", "linear-gru-tiny"):
+        model = create_model(name, SPACE).eval()
+        save(model, tmp_path / name)
+        again = load(tmp_path / name)
+        with torch.no_grad():
+            assert torch.equal(again.step(frame)[0], model.step(frame)[0])
+    monkeypatch.delitem(HEADS, "linear")
+    with pytest.raises(InputError, match="no model 'linear-tiny'"):
+        load(tmp_path / "linear-tiny")
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)

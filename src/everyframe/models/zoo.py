@@ -1,16 +1,17 @@
 """The models by name, SYSTEM-BACKBONE, made of four dicts that one can read.
 
 A new part costs its file and one line here: `BACKBONES`, `HEADS` or `TEMPORAL`; a pair of head and temporal module
-with a name of its own (a published method) one in `SYSTEMS`. Every name of `MODELS` follows.
+with a name of its own (a published method) one in `METHODS`. Every name of `SYSTEMS` and `MODELS` follows, also when
+the line is written at run time: `HEADS["mine"] = MyHead` in one's own script, before a model is built or loaded.
 """
 
 from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, ItemsView, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from torch import nn
 
@@ -45,6 +46,7 @@ from everyframe.models.temporal.ssltm import SSLTM
 from everyframe.models.temporal.tcb import PyramidBlending, RegionBlending
 
 Options = Mapping[str, Any]
+Entry = TypeVar("Entry")
 
 
 # -- backbones: (pretrained, **options) -> module with channels and strides ------------------------------------------
@@ -66,10 +68,13 @@ HEADS: dict[str, Callable[..., Head]] = {
 }
 """Head -> builder."""
 
-SINGLE_SCALE = tuple(HEADS)
-"""Heads that read one pyramid of maps, as temporal modules hand it on."""
-
 HEADS["hmsa-ocr"] = partial(hmsa, HEADS["ocr"])
+
+SEVERAL_SCALES = ("hmsa-ocr",)
+"""Heads that read several pyramids of maps; the others read one, as temporal modules hand it on."""
+MASK_HEADS = ("mask2former",)
+"""Heads that predict masks; the others predict the logits of each pixel, which ETC's losses compare and NetWarp's late
+map leads to."""
 
 
 # -- temporal modules: (head, channels of the coarsest map, **options) -> module --------------------------------------
@@ -106,20 +111,49 @@ TEMPORAL: dict[str, Callable[..., TemporalModule]] = {
 
 # -- models -----------------------------------------------------------------------------------------------------------
 
-PIXEL_HEADS = tuple(head for head in SINGLE_SCALE if head != "mask2former")
-"""Heads that predict the logits of each pixel, which ETC's losses compare and NetWarp's late map leads to."""
-
-SYSTEMS: dict[str, tuple[str, str]] = {
-    **{head: (head, "") for head in HEADS},
-    **{f"{head}-gru": (head, "gru") for head in SINGLE_SCALE},
-    **{f"etc-{head}": (head, "etc") for head in PIXEL_HEADS},
-    **{f"netwarp-{head}": (head, "netwarp") for head in PIXEL_HEADS},
+METHODS: dict[str, tuple[str, str]] = {
     "tcb-psp": ("psp", "tcb"),
     "tcb-ocr": ("ocr", "tcb"),
     "tcb-ocr-memory": ("ocr", "tcb-memory"),
     "ssltm": ("ocr", "ssltm"),
-    **{f"{head}-ssltm": (head, "ssltm") for head in SINGLE_SCALE if head != "ocr"},
 }
+"""Published methods with names of their own -> keys of `HEADS` and `TEMPORAL`."""
+
+
+def _systems() -> dict[str, tuple[str, str]]:
+    one_scale = [head for head in HEADS if head not in SEVERAL_SCALES]
+    of_pixels = [head for head in one_scale if head not in MASK_HEADS]
+    return {
+        **{head: (head, "") for head in HEADS},
+        **{f"{head}-gru": (head, "gru") for head in one_scale},
+        **{f"etc-{head}": (head, "etc") for head in of_pixels},
+        **{f"netwarp-{head}": (head, "netwarp") for head in of_pixels},
+        **METHODS,
+        **{f"{head}-ssltm": (head, "ssltm") for head in one_scale if head != "ocr"},
+    }
+
+
+class _Late(Mapping[str, Entry]):
+    """A dict that follows from other dicts and is made when it is read, so that they can be extended at run time."""
+
+    def __init__(self, make: Callable[[], dict[str, Entry]]) -> None:
+        self._make = make
+
+    def __getitem__(self, name: str) -> Entry:
+        return self._make()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._make())
+
+    def __len__(self) -> int:
+        return len(self._make())
+
+    def items(self) -> ItemsView[str, Entry]:
+        """Return all at once; `Mapping` would make the dict anew for each."""
+        return self._make().items()
+
+
+SYSTEMS: Mapping[str, tuple[str, str]] = _Late(_systems)
 """System, the front of a model's name -> keys of `HEADS` and `TEMPORAL`."""
 
 
@@ -141,11 +175,15 @@ class Parts(NamedTuple):
         return f"{self.system}-{self.backbone}"
 
 
-MODELS: dict[str, Parts] = {
-    f"{system}-{backbone}": Parts(head, time, backbone)
-    for system, (head, time) in SYSTEMS.items()
-    for backbone in BACKBONES
-}
+def _models() -> dict[str, Parts]:
+    return {
+        f"{system}-{backbone}": Parts(head, time, backbone)
+        for system, (head, time) in SYSTEMS.items()
+        for backbone in BACKBONES
+    }
+
+
+MODELS: Mapping[str, Parts] = _Late(_models)
 """Every model name -> its parts."""
 
 
