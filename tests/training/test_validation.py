@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -111,6 +112,25 @@ def test_bf16_and_accumulation_run(tmp_path: Path) -> None:
     assert result.steps == 3
     state = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
     assert all(value.dtype == torch.float32 for value in state.values())
+
+
+def test_validation_computes_in_float32_whatever_training_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    step, forward = Segmenter.step, Segmenter.forward
+    seen: dict[str, list[bool]] = {"step": [], "forward": []}
+
+    def watched_step(*args: Any) -> Any:
+        seen["step"].append(torch.is_autocast_enabled("cpu"))
+        assert torch.get_float32_matmul_precision() == "highest"
+        return step(*args)
+
+    def watched_forward(*args: Any) -> Any:
+        seen["forward"].append(torch.is_autocast_enabled("cpu"))
+        return forward(*args)
+
+    monkeypatch.setattr(Segmenter, "step", watched_step)
+    monkeypatch.setattr(Segmenter, "forward", watched_forward)
+    run(tmp_path, 2, data=TinyData(tmp_path / "videos"), precision="bf16-mixed", validate_every=1)
+    assert seen == {"step": [False] * 6, "forward": [True] * 2}
 
 
 def test_gradients_are_clipped_in_mixed_precision(tmp_path: Path) -> None:

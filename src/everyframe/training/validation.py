@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -20,6 +23,9 @@ MONITOR = "val/mIoU_in-ground-truth"
 def observe(confusion: ConfusionMatrix, model: Segmenter, video: VideoRef, device: torch.device) -> None:
     """Label every frame of a video, in order, and count those that have a label map.
 
+    In float32 as prediction and `everyframe evaluate` do, whatever training computes in: a score that is logged here is
+    the one that they give of the saved model.
+
     Args:
         confusion: where they are counted.
         model: the segmenter, in eval mode.
@@ -31,10 +37,23 @@ def observe(confusion: ConfusionMatrix, model: Segmenter, video: VideoRef, devic
     for frame in iter_frames(video):
         if frame.index > last:
             break
-        predicted = stream.step(frame)
+        with _full_precision(device):
+            predicted = stream.step(frame)
         labels = read_labels(video, frame.index, model.label_space, frame.size)
         if labels is not None:
             confusion.update(torch.from_numpy(predicted), torch.from_numpy(labels))
+
+
+@contextmanager
+def _full_precision(device: torch.device) -> Iterator[None]:
+    """Suspend mixed precision, and the faster products of matrices that `train` allows on GPUs."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def share_buffers(model: nn.Module) -> None:
