@@ -364,11 +364,44 @@ def test_full_disk_stops_with_one_line_and_keeps_what_is_done(tmp_path: Path, mo
 def test_unwritable_folder_and_no_output(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for out in (tmp_path / "file", tmp_path / "file" / "out"):
-        with pytest.raises(OutputError, match="expected to write here, cannot"):
-            predict(Remember(), video(2), out)
+        with pytest.raises(OutputError, match=r"expected to write here, cannot.*choose another place$") as caught:
+            predict(Remember(), [video(2)], out)
+        assert "free the disk" not in str(caught.value)
     with pytest.raises(InputError, match="at least one of the outputs"):
-        predict(Remember(), video(2), tmp_path / "out", labels=False, overlay=False, areas=False)
+        predict(Remember(), [video(2)], tmp_path / "out", labels=False, overlay=False, areas=False)
     assert not (tmp_path / "out").exists()
+
+
+def test_nothing_to_label_leaves_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"a\.mp4: .*found nothing of that name.*; and 1 more that cannot be opened"):
+        predict(Remember(), [tmp_path / "a.mp4", tmp_path / "b.mp4"], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_frames_in_a_flat_list_are_no_videos(tmp_path: Path) -> None:
+    flat = [frame.image.permute(1, 2, 0).numpy() for frame in video(3)]
+    for single in (flat, flat[0], video(3)):
+        with pytest.raises(InputError, match=r"nest the list of frames, .* or stack the frames into one array"):
+            predict(Remember(), single, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    for number, whole in enumerate(([flat], np.stack(flat))):
+        assert predict(Remember(), whole, tmp_path / str(number)).frames == 3
+
+
+def test_a_video_named_twice_is_labelled_once(tmp_path: Path) -> None:
+    folder = pictures(tmp_path / "clip", 2)
+    summary = predict(Remember(), [folder, f"{tmp_path}/../{tmp_path.name}/clip"], tmp_path / "out")
+    assert [(video.name, video.frames) for video in summary.videos] == [("clip", 2)]
+    assert summary.notes == ["1 of the sources name a video again: each is labelled once"]
+
+
+def test_what_is_no_model_and_no_option_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="came Conv2d without label_space and step"):
+        predict(torch.nn.Conv2d(3, 2, 1), [video(2)], tmp_path / "out")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="predict: smoth is no option; did you mean smooth"):
+        predict(Remember(), [video(2)], tmp_path / "out", smoth=0.3)  # type: ignore[call-arg]
+    with pytest.raises(InputError, match="stream: zzz is no option; expected one of window, "):
+        next(stream(Remember(), video(2), zzz=1))  # type: ignore[call-arg]
 
 
 def test_a_record_every_no_frames_is_refused(tmp_path: Path) -> None:

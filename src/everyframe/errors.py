@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,16 +16,23 @@ class InputError(ValueError):
     """
 
 
+class DiskFullError(InputError):
+    """There is no room for what is to be written; once there is, the same can be done again."""
+
+
 @contextmanager
 def writing(path: str | Path) -> Iterator[None]:
     """Turn what goes wrong while a file or folder is written into one clear line.
 
     Raises:
-        InputError: no permission, a full disk, no such folder.
+        InputError: no permission, no such folder, a file where a folder should be; `DiskFullError` for a full disk.
     """
     try:
         yield
     except OSError as error:
-        raise InputError(
-            f"{path}: expected to write here, cannot ({error.strerror or error}); free the disk or choose another place"
-        ) from None
+        cannot = f"{path}: expected to write here, cannot ({error.strerror or error})"
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise DiskFullError(f"{cannot}; free the disk or choose another place") from None
+        if isinstance(error, FileExistsError | NotADirectoryError):
+            raise InputError(f"{cannot}; a file lies where a folder is needed: choose another place") from None
+        raise InputError(f"{cannot}; choose another place") from None

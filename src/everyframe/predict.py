@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from everyframe.errors import InputError
 from everyframe.frames import Frame
 from everyframe.inference.job import Job, fingerprint
+from everyframe.inference.job_sources import open_sources
 from everyframe.inference.labelmap import label_map
 from everyframe.inference.lookahead import LookAhead, last_frame
 from everyframe.inference.outputs import (
@@ -40,8 +41,8 @@ from everyframe.inference.predictor import Predictor
 from everyframe.inference.run import OnFrame, Run
 from everyframe.inference.stream import Stream, to_numpy
 from everyframe.inference.summary import Summary, VideoResult
-from everyframe.inference.views import Views, loaded, view_notes, view_settings, with_views
-from everyframe.io.sources import PICTURE_RATE, CameraSource, Source, expand_sources, open_source
+from everyframe.inference.views import Views, check_views, loaded, view_notes, view_settings, with_views
+from everyframe.io.sources import PICTURE_RATE, CameraSource, Source, open_source
 from everyframe.io.video import VideoWriter
 from everyframe.labels import LabelSpace
 from everyframe.report.overlay import overlay_with_legend
@@ -74,6 +75,7 @@ def stream(
     Raises:
         InputError: the model or source cannot be used; for a damaged video after its last whole frame.
     """
+    check_views(views, "stream")
     runner = Stream(with_views(model, **views), device, dtype)
     opened = open_source(source)
     with ReadAhead(opened, QUEUE) as frames:
@@ -122,7 +124,8 @@ def predict(
             logit_adjustment, prior, smooth, smooth_flow; see `with_views`.
 
     Raises:
-        InputError: the model cannot be used, no output is asked for, or the earlier job had other settings or classes.
+        InputError: the model cannot be used, no source can be opened, no output is asked for, or the earlier job had
+            other settings or classes.
         OutputError: the output folder cannot be written; what is finished stays readable.
     """
     asked = {"labels": labels, "overlay": overlay, "areas": areas, "confidence": confidence}
@@ -131,6 +134,8 @@ def predict(
         raise InputError(f"predict: expected at least one of the outputs {', '.join(asked)}, came none")
     if checkpoint_every < 1:
         raise InputError(f"predict: expected a record of the state every 1 frame or more, came {checkpoint_every}")
+    check_views(views, "predict")
+    found = open_sources(sources)
     built = loaded(model)
     runner = Stream(with_views(built, **views), device, dtype)
     space = runner.label_space
@@ -158,7 +163,8 @@ def predict(
 
     run = Run(runner, job, writers, confidence, checkpoint_every, on_frame)
     with job:
-        for source in _opened(sources, job):
+        found.record(job)
+        for source in found.sources:
             with job.video(source.name, _origin(source)) as result:
                 if not job.finished(result, _is_live(source)):
                     run.label(source, result)
@@ -198,23 +204,6 @@ class OverlayWriter:
         if self._video is not None:
             with output(self.path):
                 self._video.close()
-
-
-def _opened(sources: Any, job: Job) -> list[Source]:
-    """Return the videos, each with a name of its own; what names nothing is recorded as failed."""
-    whats = sources if isinstance(sources, list | tuple) else [sources]
-    named: list[str] = []
-    opened: list[Source] = []
-    for what in whats:
-        if not isinstance(what, str | Path | int):
-            opened.append(open_source(what))
-            continue
-        try:
-            expand_sources([what])
-            named.append(str(what))
-        except InputError as error:
-            job.refuse(str(what), error)
-    return [*(expand_sources(named) if named else []), *opened]
 
 
 def _origin(source: Source) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import shutil
 import subprocess
@@ -47,6 +48,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> str:
         (["ocr-tiny", "--data.bach_size", "4"], "--data.bach_size is no option; did you mean data.batch_size"),
         (["ocr-tiny", "--lr", "4"], "did you mean optimizer.lr"),
         (["ocr-tiny", "--zzz.qqq", "4"], "--help"),
+        (["ocr-tiny", "--device", "cuda"], "--device is no option; did you mean --trainer.accelerator gpu"),
         (["ocr-tiny"], "--data LAYOUT:ROOT, --out FOLDER"),
         (["ocr-tiny", "--data.batch_size", "many", "--data", "a", "--out", "b"], "expected int, came many"),
         (["ocr-tiny", "--optimizer.name", "adm", "--data", "a", "--out", "b"], "one of 'adamw', 'sgd', came adm"),
@@ -201,3 +203,71 @@ def test_run_starts_from_another_model_and_resumes_without_it(
         torch.testing.assert_close(found[name], wanted[name], rtol=0, atol=1e-6)
     shutil.rmtree(first)
     assert main(["train", str(second), "--steps", "2", "--resume", "auto"]) == 0
+
+
+def test_a_folder_that_cannot_be_written(videos: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    for out in (tmp_path / "file", tmp_path / "file" / "run", Path("/proc/run")):
+        assert main(["train", "fcn-tiny", "--data", videos, "--out", str(out), "--steps", "1", *QUICK]) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"everyframe train: {out}: expected to write here, cannot (")
+        assert line.endswith("choose another place")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="asks for a GPU where there is none")
+def test_a_device_that_is_not_there(videos: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    where = ["--data", videos, "--out", str(tmp_path / "run"), "--steps", "1", *QUICK[:-1], "cuda"]
+    assert main(["train", "fcn-tiny", *where]) == 1
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("everyframe train: trainer: expected options that fit this machine, came others: ")
+    assert "CUDA" in line
+    run = str(tmp_path / "run")
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    for model in (run, f"{run}/model"):  # what such a run leaves is no model
+        assert main(["predict", str(tmp_path / "a.png"), "--model", model, "--out", str(tmp_path / "out")]) == 1
+        told = f"this run has none yet (no validation was reached); go on with `everyframe train {run} --resume auto`"
+        assert told in capsys.readouterr().err
+
+
+def test_the_score_of_a_run_is_the_one_that_evaluate_gives(
+    videos: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """To the last digit, although training computes in bfloat16."""
+    from everyframe.evaluate import evaluate
+
+    out = tmp_path / "run"
+    precision = ["--trainer.precision", "bf16-mixed", "--optimizer.lr", "0.01"]
+    assert main(["train", "ocr-tiny", "--data", videos, "--out", str(out), "--steps", "12", *QUICK, *precision]) == 0
+    printed = capsys.readouterr()
+    assert "1 validation video; 12 steps of 2 clips" in printed.err
+    assert "logging interval" not in printed.err
+    with (out / "logs" / "train.csv").open() as file:  # a run shorter than the usual interval
+        assert [row["step"] for row in csv.DictReader(file)] == ["12"]
+    score = json.loads((out / "outcome.json").read_text())["score"]
+    measured = evaluate(data=videos, model=str(out), device="cpu", flow=None, bootstrap=0).score("mIoU")
+    assert measured.value == pytest.approx(score, rel=1e-7)  # scores are logged in float32
+    assert f"mIoU {100 * measured.value:.2f} %" in printed.out
+
+
+def test_going_on_tells_what_differs_and_that_nothing_is_left(
+    videos: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = str(tmp_path / "run")
+    arguments = ["train", "fcn-tiny", "--data", videos, "--out", out, *QUICK, "--validate_every", "9"]
+    assert main([*arguments, "--steps", "1"]) == 0
+    assert "goes on" not in capsys.readouterr().err
+    assert main(["train", out, "--resume", "auto", "--trainer.log_every_n_steps", "1"]) == 0
+    told = capsys.readouterr().err
+    assert "already at step 1 of 1: no step is left to do; more with --steps N" in told
+    assert "other options" not in told
+    assert main(["train", out, "--resume", "auto", "--steps", "2", "--data.batch_size", "3"]) == 0
+    told = capsys.readouterr().err
+    assert "goes on with other options than it began with: data.batch_size 3 (was 2); the result is not that" in told
+    assert "no step is left" not in told
+
+
+def test_list_stands_in_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    width = max(len(line.split()[0]) for line in lines)
+    assert all(line[width : width + 2] == "  " and line[width + 2] != " " for line in lines)

@@ -120,11 +120,27 @@ def test_names_are_kept_apart(make_video: Callable[..., Path], tmp_path: Path) -
     (tmp_path / "y").mkdir()
     for name in ("x/a.mp4", "y/a.mp4", "x/b.mp4", "x/b.mkv", "x/c.mp4"):
         make_video(name, 1)
-    found = expand_sources([tmp_path / "x", tmp_path / "y", tmp_path / "x" / "c.mp4"])
-    names = [source.name for source in found]
-    assert len(set(names)) == len(names) == 6
-    assert names[:4] == ["x_a.mp4", "b.mkv", "b.mp4", "x_c.mp4_1"]
-    assert names[4:] == ["y_a.mp4", "x_c.mp4_2"]
+    found = expand_sources([tmp_path / "x", tmp_path / "y"])
+    assert [source.name for source in found] == ["x_a", "b.mkv", "b.mp4", "c", "y_a"]
+
+
+def test_pictures_and_patterns_are_named_by_their_folders(tmp_path: Path) -> None:
+    for place in ("a/shot", "b/shot"):
+        (tmp_path / place).mkdir(parents=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / place / "one.jpg")
+
+    def names(*whats: str) -> list[str]:
+        return [source.name for source in expand_sources([tmp_path / what for what in whats])]
+
+    assert names("a/shot/one.jpg", "b/shot/one.jpg") == ["a_shot_one", "b_shot_one"]
+    assert names("a/shot", "b/shot") == names("a/shot/*.jpg", "b/shot/*.jpg") == ["a_shot", "b_shot"]
+
+
+def test_what_is_named_twice_comes_once(make_video: Callable[..., Path], tmp_path: Path) -> None:
+    make_video("a.mp4", 1)
+    make_video("b.mp4", 1)
+    found = expand_sources([tmp_path / "b.mp4", tmp_path, tmp_path / "*.mp4", "rtsp://x/1", "rtsp://x/1", 0, "0"])
+    assert [source.name for source in found] == ["b", "a", "x_1", "camera0"]
 
 
 def test_one_broken_video_does_not_stop_the_others(make_video: Callable[..., Path], tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tiny_run import TinyData, TinyLoader, make_clip, run
 
 from everyframe.errors import InputError
@@ -131,10 +132,32 @@ def test_signal_during_validation_resumes_before_it(tmp_path: Path, monkeypatch:
         run(tmp_path, 10, data=TinyData(tmp_path / "videos"), validate_every=10)
     monkeypatch.setattr(supervised, "observe", observe)
     assert checkpoint(tmp_path)["global_step"] == 10
-    assert not (tmp_path / "model").exists()
+    assert (tmp_path / "model" / "model.safetensors").exists()  # of this step, see below
     result = run(tmp_path, 10, data=TinyData(tmp_path / "videos"), validate_every=10, resume="auto")
     assert result.best_step == 10
     assert (tmp_path / "model" / "model.safetensors").exists()
+
+
+def test_a_run_stopped_before_any_validation_leaves_its_weights(tmp_path: Path) -> None:
+    """Each stop writes them anew, the first validation replaces them, and a chosen model is left alone."""
+
+    def stop(step: int) -> str:
+        with pytest.raises(Interrupted) as stopped:
+            run(tmp_path, 14, data=StoppingData(step, folder=tmp_path / "videos"), validate_every=6, resume="auto")
+        return str(stopped.value)
+
+    def same(saved: str) -> bool:
+        weights = load_file(tmp_path / "model" / "model.safetensors")
+        state = torch.load(tmp_path / "checkpoints" / saved, weights_only=True)["state_dict"]
+        return all(torch.equal(value, state[f"model.{name}"]) for name, value in weights.items())
+
+    for step in (2, 4):
+        told = f"no validation was reached, so {tmp_path / 'model'} holds the weights of this step"
+        assert told in stop(step)
+        assert same("last.ckpt")
+    assert "no validation" not in stop(8)
+    assert same("best.ckpt")
+    assert not same("last.ckpt")
 
 
 def test_interrupt_key_stops_as_sigterm_does(tmp_path: Path) -> None:

@@ -96,10 +96,10 @@ def split_options(arguments: list[str]) -> tuple[str, dict[str, Any]]:
 def _list() -> str:
     from everyframe.training.recipe import recipes
 
-    lines = []
+    lines, width = [], max(map(len, recipes()))
     for name, path in recipes().items():
         first = path.read_text(encoding="utf-8").splitlines()[0]
-        lines.append(f"{name:24s} {first.removeprefix('#').strip()}")
+        lines.append(f"{name:{width}s}  {first.removeprefix('#').strip()}")
     return "\n".join(lines)
 
 

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from everyframe.errors import InputError, writing
+from everyframe.errors import DiskFullError, InputError, writing
 from everyframe.frames import Frame
 from everyframe.io.label_png import read_label, write_label
 from everyframe.labels import LabelSpace
@@ -66,8 +66,10 @@ def output(path: Path) -> Iterator[None]:
             yield
     except OutputError:
         raise
-    except InputError as error:
+    except DiskFullError as error:
         raise OutputError(f"{error}, then go on with --resume") from None
+    except InputError as error:
+        raise OutputError(str(error)) from None
 
 
 @contextmanager

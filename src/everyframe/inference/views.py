@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypedDict, cast
 
@@ -16,6 +18,9 @@ from everyframe.inference.specialist_choice import SpecialistChoice
 from everyframe.inference.specialists import Specialists
 from everyframe.inference.tta import Flip, Scales
 from everyframe.inference.window import Window
+
+MODEL_FILES = ("config.json", "model/config.json")
+"""What the folder of a run holds once it has a model, or a model's folder itself."""
 
 
 class Views(TypedDict, total=False):
@@ -124,16 +129,54 @@ def _check_general(model: str | Path | Predictor, chosen: str, file: str | Path)
 def _offline(model: Any) -> Predictor:
     from everyframe.models.offline import Offline
 
-    return Offline(model)
+    try:
+        return Offline(model)
+    except InputError as error:
+        raise InputError(f"{error} (of `everyframe models` those named ssltm or tcb look at later frames)") from None
 
 
 def loaded(model: str | Path | Predictor) -> Predictor:
-    """Load a model where a path or hub id came."""
+    """Load a model where a path or hub id came.
+
+    Raises:
+        InputError: it cannot be loaded, the folder is that of a run without a model, or what came labels no frames.
+    """
     if not isinstance(model, str | Path):
+        lacks = [name for name in ("label_space", "step") if not hasattr(model, name)]
+        if lacks:
+            raise InputError(
+                f"model: expected a saved model's folder, a hub id, or a model with label_space and "
+                f"step(frame, state), came {type(model).__name__} without {' and '.join(lacks)}"
+            )
         return model
     from everyframe.models.checkpoint import load
 
+    _check_run(Path(model))
     return load(model)
+
+
+def _check_run(path: Path) -> None:
+    """Refuse the folder of a run that has written no model yet, or the place where it will lie."""
+    run = path.parent if path.name == "model" and not path.exists() else path
+    if (run / "config.yaml").is_file() and not any((run / name).is_file() for name in MODEL_FILES):
+        raise InputError(
+            f"{path}: expected a model, this run has none yet (no validation was reached); go on with "
+            f"`everyframe train {shlex.quote(str(run))} --resume auto`"
+        )
+
+
+def check_views(views: Mapping[str, Any], function: str) -> None:
+    """Refuse options that `with_views` does not have.
+
+    Args:
+        views: as a function took them.
+        function: its name, for the message.
+    """
+    for name in views:
+        if name not in Views.__annotations__:
+            near = get_close_matches(name, Views.__annotations__, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(Views.__annotations__)}"
+            raise InputError(f"{function}: {name} is no option; {hint}")
 
 
 def view_settings(**views: Any) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -64,12 +65,13 @@ def expand_sources(whats: Iterable[str | Path | int], *, rate: Fraction | float 
     """Turn a command line's sources into videos, in the order given, each with a name of its own.
 
     Takes what `open_source` takes by name; a folder or glob of videos, or of folders of pictures, gives several. No
-    video is opened here, so that one broken file does not stop the others: it raises when it is read.
+    video is opened here, so that one broken file does not stop the others: it raises when it is read. What is named
+    twice comes once.
 
     Raises:
         InputError: something names nothing.
     """
-    found = [source for what in whats for source in _expand(str(what), _rate(rate))]
+    found = _once(source for what in whats for source in _expand(str(what), _rate(rate)))
     if not found:
         raise InputError(f"expected {GRAMMAR}, came nothing")
     _name_apart(found)
@@ -155,13 +157,40 @@ def _url_name(url: str) -> str:
 
 
 def _name_apart(sources: Sequence[Source]) -> None:
-    """Give sources of equal name longer ones: with the ending, then with the folder, then with a number."""
-    longer: list[Callable[[Path], str]] = [lambda p: p.name, lambda p: f"{p.resolve().parent.name}_{p.name}"]
+    """Give sources of equal name longer ones: with the folder, the ending, two folders, folder and ending, a number."""
+    longer: list[Callable[[str, Path], str]] = [
+        lambda stem, p: f"{p.parent.name}_{stem}",
+        lambda _, p: p.name,
+        lambda stem, p: f"{p.parent.parent.name}_{p.parent.name}_{stem}",
+        lambda _, p: f"{p.parent.name}_{p.name}",
+    ]
+    stems = {id(source): source.name for source in sources}
     for rename in longer:
         for source in _alike(sources):
-            source.name = rename(Path(source.origin))
+            source.name = rename(stems[id(source)], _place(source))
     for number, source in enumerate(_alike(sources), 1):
         source.name = f"{source.name}_{number}"
+
+
+def _place(source: Source) -> Path:
+    """Where a source lies: its file, or the folder of its pictures (of VSPW's VIDEO/origin that of the video)."""
+    path = Path(source.origin).resolve()
+    if isinstance(source, PictureSource) and not path.is_file():
+        path = source.files[0].resolve().parent
+    return path.parent if path.name == "origin" else path
+
+
+def _once(sources: Iterable[Source]) -> list[Source]:
+    """Leave out what came before."""
+    first: dict[tuple[str, ...], Source] = {}
+    for source in sources:
+        files = source.files if isinstance(source, PictureSource) else ()
+        first.setdefault((source.origin,) if is_url(source.origin) else _paths(files or [source.origin]), source)
+    return list(first.values())
+
+
+def _paths(files: Iterable[str | Path]) -> tuple[str, ...]:
+    return tuple(os.path.abspath(file) for file in files)
 
 
 def _alike(sources: Sequence[Source]) -> list[Source]:

@@ -17,11 +17,17 @@ class Interrupted(Exception):
         signal: which one.
         step: optimiser steps done.
         path: of the checkpoint.
+        model: where the weights of this step were saved because no validation had chosen a model yet; else None.
     """
 
     def __init__(self, number: signal.Signals, step: int, path: Path) -> None:
-        super().__init__(f"stopped by {number.name} after step {step}; the checkpoint is {path}")
+        super().__init__(number, step, path)
         self.signal, self.step, self.path = number, step, path
+        self.model: Path | None = None
+
+    def __str__(self) -> str:
+        unchosen = f"; no validation was reached, so {self.model} holds the weights of this step" if self.model else ""
+        return f"stopped by {self.signal.name} after step {self.step}; the checkpoint is {self.path}{unchosen}"
 
 
 class StopSignals:

@@ -38,6 +38,15 @@ INIT_HELP = "saved model (folder or hub id) to start from: weights of equal name
 
 SECTIONS = ("model", "data", "optimizer", "objective", "masks", "teacher", "trainer")
 
+ELSEWHERE = {
+    "device": "--trainer.accelerator gpu (or cpu)",
+    "devices": "--trainer.devices N",
+    "dtype": "--trainer.precision bf16-mixed (or 32-true)",
+    "precision": "--trainer.precision bf16-mixed (or 32-true)",
+    "epochs": "--steps N",
+}
+"""What other verbs and programs call something that has another name here."""
+
 CHOSEN_BY_MODEL = ("adjacent", "reference")
 """Options of the data that follow the temporal module unless given: frames it does not look at would cost time."""
 
@@ -100,7 +109,7 @@ def resolve(recipe: Mapping[str, Any], overrides: Mapping[str, Any] | None = Non
     Raises:
         InputError: an option that does not exist, of the wrong type, or missing.
     """
-    given = dict(_flat(recipe))
+    given = dict(dotted(recipe))
     for key in given:
         _check_key(key, f"{source}: {key!r}")
     changes = {SHORT.get(name, name): value for name, value in (overrides or {}).items()}
@@ -160,7 +169,7 @@ def schema() -> ArgumentParser:
 @cache
 def keys() -> tuple[str, ...]:
     """Return the dotted names of all options."""
-    return tuple(key for key, _ in _flat(schema().get_defaults().as_dict()))
+    return tuple(key for key, _ in dotted(schema().get_defaults().as_dict()))
 
 
 def _choose_teacher(given: Config, changes: Config) -> None:
@@ -183,24 +192,26 @@ def _check_key(key: str, named: str) -> None:
     last = key.rpartition(".")[2]
     near = [k for k in keys() if k.rpartition(".")[2] == last]
     near += [k for k in difflib.get_close_matches(key, keys(), n=3, cutoff=0.6) if k not in near]
+    if key in ELSEWHERE:
+        near = [ELSEWHERE[key]]
     hint = f"did you mean {' or '.join(near)}?" if near else "`everyframe train --help` lists all options"
     raise InputError(f"{named} is no option; {hint}")
 
 
-def _flat(options: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def dotted(options: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Nested options as dotted ones. Sections are opened, mappings inside them (model.head) too unless empty."""
     for key, value in options.items():
         if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from dotted(value, f"{prefix}{key}.")
         elif prefix or key not in SECTIONS:
             yield f"{prefix}{key}", value
         elif isinstance(value, str):
             yield SHORT.get(key, key), value
 
 
-def _nested(dotted: Mapping[str, Any]) -> Config:
+def _nested(given: Mapping[str, Any]) -> Config:
     options: Config = {}
-    for key, value in dotted.items():
+    for key, value in given.items():
         *parents, last = key.split(".")
         place = options
         for parent in parents:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from everyframe.errors import InputError
@@ -21,7 +22,7 @@ from everyframe.models.checkpoint import save
 from everyframe.models.segmenter import Segmenter
 from everyframe.semi.pseudo import Teaching
 from everyframe.training.callbacks import BestModel, ClassTable, SeedEachStep, StopOnNonFiniteLoss, Throughput
-from everyframe.training.last_checkpoint import LastCheckpoint, StopSignals
+from everyframe.training.last_checkpoint import Interrupted, LastCheckpoint, StopSignals
 from everyframe.training.logs import CsvLogger, EventLogger
 from everyframe.training.mean_teacher import MeanTeacher
 from everyframe.training.objective import Objective
@@ -47,6 +48,7 @@ NOISE = (
     ".*lr_scheduler.step.*before.*optimizer.step.*",  # resuming restores both in the right order
     ".*Starting from v.*Lightning.*",
     ".*treespec, LeafSpec.*",
+    ".*is smaller than the logging interval.*",  # the user's own, longer than the run
     ".*module.* in eval mode at the start.*",  # the teacher stays in it
 )
 """Warnings of Lightning and torch that say nothing about this run."""
@@ -166,7 +168,7 @@ def train(
 
     Raises:
         InputError: the folder holds a run already, the loss became infinite or NaN, the data cannot be used.
-        Interrupted: SIGTERM or SIGINT came; the checkpoint is written.
+        Interrupted: SIGTERM or SIGINT came; the checkpoint is written, the model too if no validation had chosen one.
     """
     options = dict(trainer or {})
     folder = RunFolder(Path(out))
@@ -186,8 +188,8 @@ def train(
     module = MeanTeacher(model, teacher, seed, **common) if teacher and teacher.weight else Supervised(model, **common)
     best = BestModel(folder.model, folder.best, MONITOR)
     with _quiet(), StopSignals() as signals:
-        lightning = Trainer(
-            **{"log_every_n_steps": min(50, validate_every), "precision": native_precision(), **options},
+        lightning = _trainer(
+            **{"log_every_n_steps": min(50, validate_every, steps), "precision": native_precision(), **options},
             logger=[CsvLogger(folder.logs), EventLogger(folder.logs)],
             # The order matters: a broken loss is found before the checkpoint is written, and the best model is known
             # before the scores are shown.
@@ -211,9 +213,16 @@ def train(
             default_root_dir=folder.root,
             use_distributed_sampler=False,  # the data module deals out clips and videos
         )
-        lightning.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-        if validates and best.validated_step != lightning.global_step:
-            lightning.validate(module, datamodule=data, verbose=False)
+        try:
+            lightning.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+            if validates and best.validated_step != lightning.global_step:
+                lightning.validate(module, datamodule=data, verbose=False)
+        except Interrupted as stopped:
+            if best.step < 0 and module.exported.config:  # the first validation replaces it
+                stopped.model = folder.model
+                if is_first_process():
+                    save(module.exported, folder.model)
+            raise
     if not validates and is_first_process():
         save(module.exported, folder.model)
     score = best.score if validates and not math.isnan(best.score) else None  # NaN: validation without labels
@@ -221,6 +230,19 @@ def train(
     if is_first_process():
         run.write()
     return run
+
+
+def _trainer(**options: Any) -> Trainer:
+    """Build Lightning's trainer.
+
+    Raises:
+        InputError: options that this machine or Lightning does not take.
+    """
+    try:
+        return Trainer(**options)
+    except (MisconfigurationException, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"trainer: expected options that fit this machine, came others: {reason}") from None
 
 
 def native_precision() -> str:

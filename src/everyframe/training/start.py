@@ -7,9 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+import yaml
 
 from everyframe.data.datamodule import ClipDataModule
-from everyframe.errors import InputError
+from everyframe.errors import InputError, writing
 from everyframe.losses.class_weights import class_weights
 from everyframe.models.segmenter import Segmenter
 from everyframe.models.warm_start import start_from
@@ -18,8 +19,14 @@ from everyframe.semi.pseudo import Teaching
 from everyframe.training.objectives_mask import MaskOptions
 from everyframe.training.objectives_temporal import video_objective
 from everyframe.training.optim import Optimization
-from everyframe.training.recipe import CHOSEN_BY_MODEL, SECTIONS, Config, dump
+from everyframe.training.recipe import CHOSEN_BY_MODEL, SECTIONS, Config, dotted, dump, read_recipe, schema
 from everyframe.training.run import Run, RunFolder, is_first_process, train
+
+FREE_ON_RESUME = {
+    "out", "init", "steps", "validate_every", "save_every", "data.workers", "trainer.devices", "trainer.num_nodes",
+    "trainer.strategy", "trainer.accelerator", "trainer.enable_progress_bar", "trainer.log_every_n_steps",
+}  # fmt: skip
+"""Options that may differ when a run goes on: how long, where, and what is written on the way."""
 
 
 def start(config: Config, resume: str | None = None) -> Run:
@@ -33,7 +40,7 @@ def start(config: Config, resume: str | None = None) -> Run:
         InputError, Interrupted: see `train`.
     """
     folder = RunFolder(Path(config["out"]))
-    folder.checkpoint(resume)  # refuses before anything is read or written
+    checkpoint = folder.checkpoint(resume)  # refuses before anything is read or written
     torch.manual_seed(config["seed"])
     data = ClipDataModule(**config["data"])
     model = create_model(label_space=data.label_space, **config["model"])
@@ -41,13 +48,17 @@ def start(config: Config, resume: str | None = None) -> Run:
     offered = {"adjacent": model.temporal.adjacent, "reference": "far_end" if model.temporal.reference else None}
     data.sampling = replace(data.sampling, **{k: v for k, v in offered.items() if k not in config["data"]})
     config["data"].update({key: getattr(data.sampling, key) for key in CHOSEN_BY_MODEL})
-    begun = start_from(model, config["init"]) if config["init"] and folder.checkpoint(resume) is None else None
+    begun = start_from(model, config["init"]) if config["init"] and checkpoint is None else None
     if is_first_process():
-        _write_config(folder, config)
-        data.write_budget(folder.root)
+        changed = _changed(folder, config) if checkpoint is not None else ""
+        with writing(folder.root):
+            _write_config(folder, config)
+            data.write_budget(folder.root)
         print(_summary(config, data, model), file=sys.stderr)
         if begun is not None:
             print(f"starts from {config['init']}: {begun.describe()}", file=sys.stderr)
+        for line in filter(None, (changed, _nothing_to_do(checkpoint, config["steps"]))):
+            print(line, file=sys.stderr)
     return train(
         model,
         data,
@@ -84,16 +95,43 @@ def _write_config(folder: RunFolder, config: Config) -> None:
     folder.config.write_text(dump(config), encoding="utf-8")
 
 
+def _changed(folder: RunFolder, config: Config) -> str:
+    """Name the options that make a resumed run another one than it was begun as; "" where there are none."""
+    if not folder.config.is_file():
+        return ""
+    defaults, given = (yaml.safe_load(dump(options)) for options in (schema().get_defaults().as_dict(), config))
+    was, now = (dict([*dotted(defaults), *dotted(own)]) for own in (read_recipe(folder.config), given))
+    differ = [key for key in now if key not in FREE_ON_RESUME and was.get(key) != now[key]]
+    if not differ:
+        return ""
+    named = ", ".join(f"{key} {now[key]} (was {was.get(key)})" for key in differ)
+    return f"goes on with other options than it began with: {named}; the result is not that of a run never stopped"
+
+
+def _nothing_to_do(checkpoint: Path | None, steps: int) -> str:
+    """Say that a checkpoint has all its steps behind it; "" where some are left."""
+    if checkpoint is None:
+        return ""
+    done = int(torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["global_step"])
+    return f"already at step {done} of {steps}: no step is left to do; more with --steps N" if done >= steps else ""
+
+
 def _summary(config: Config, data: ClipDataModule, model: Segmenter) -> str:
     given = data.labelled_videos
     labels = sum(len(video.labelled) for video in given)
     joined = "".join(f", {source.kept} of {source.labels} label maps of {source.source.data}" for source in data.joined)
     unlabelled = data.unlabeled_batch_size
+    without = f"{_count(len(data.unlabeled_videos), 'video')} without labels, " if unlabelled else ""
     return (
         f"{config['model']['name']}: {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, "
-        f"{len(data.label_space)} classes; {len(given)} training videos with {labels} labelled frames"
+        f"{len(data.label_space)} classes; {_count(len(given), 'training video')} with "
+        f"{_count(labels, 'labelled frame')}"
         f"{' (pseudo-labels among them)' if data.pseudo_labels else ''}{joined and f' (among them{joined[1:]})'}, "
-        f"{f'{len(data.unlabeled_videos)} videos without labels, ' if unlabelled else ''}"
-        f"{len(data.val_videos)} validation videos; {config['steps']} steps of {config['data']['batch_size']} clips "
+        f"{without}{_count(len(data.val_videos), 'validation video')}; {_count(config['steps'], 'step')} of "
+        f"{_count(config['data']['batch_size'], 'clip')} "
         f"{f'and {unlabelled} unlabelled ones ' if unlabelled else ''}per process; writes to {config['out']}"
     )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"

@@ -1,0 +1,71 @@
+"""What the sources of a prediction job name: videos, what names nothing, what comes twice."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from everyframe.errors import InputError
+from everyframe.frames import Frame
+from everyframe.inference.job import Job
+from everyframe.io.sources import Source, expand_sources, open_source
+
+
+@dataclass(frozen=True)
+class JobSources:
+    """What the sources of a job name.
+
+    Attributes:
+        sources: the videos, each with a name of its own.
+        refused: what names nothing, with the reason.
+        repeated: how many of the videos were named again.
+    """
+
+    sources: list[Source]
+    refused: dict[str, InputError]
+    repeated: int
+
+    def record(self, job: Job) -> None:
+        """Write down what is not labelled: what names nothing counts as failed."""
+        for what, error in self.refused.items():
+            job.refuse(what, error)
+        if self.repeated:
+            job.summary.notes.append(f"{self.repeated} of the sources name a video again: each is labelled once")
+
+
+def open_sources(sources: Any) -> JobSources:
+    """Open the sources of a job: one of what `everyframe.io.sources.open_source` takes, or a list of them.
+
+    Raises:
+        InputError: none of them can be gone through, or one is a single frame.
+    """
+    whats = sources if isinstance(sources, list | tuple) else [sources]
+    named: list[str] = []
+    opened: list[Source] = []
+    refused: dict[str, InputError] = {}
+    count = 0
+    for what in whats:
+        if not isinstance(what, str | Path | int):
+            _check_video(what)
+            opened.append(open_source(what))
+            continue
+        try:
+            count += len(expand_sources([what]))
+            named.append(str(what))
+        except InputError as error:
+            refused[str(what)] = error
+    if refused and not named and not opened:
+        others = f"; and {len(refused) - 1} more that cannot be opened" if len(refused) > 1 else ""
+        raise InputError(f"{next(iter(refused.values()))}{others}")
+    files = expand_sources(named) if named else []
+    return JobSources([*files, *opened], refused, count - len(files))
+
+
+def _check_video(what: Any) -> None:
+    """Refuse a single frame where a video is expected: a list stands for several videos."""
+    if isinstance(what, Frame) or getattr(what, "ndim", None) == 3:
+        raise InputError(
+            f"predict: expected videos, came a single frame ({type(what).__name__}); nest the list of frames, "
+            f"[[frame, frame, ...]], or stack the frames into one array [N, H, W, 3]"
+        )
