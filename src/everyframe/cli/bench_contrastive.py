@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from everyframe.cli.bench_predict import machine, resident_bytes
+from everyframe.cli.parser import Parser
 from everyframe.errors import InputError
 from everyframe.losses.contrastive import contrastive_loss
 
@@ -27,7 +28,7 @@ MIB = 2**20
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser."""
-    made = argparse.ArgumentParser(prog="everyframe bench contrastive", description=__doc__)
+    made = Parser(prog="everyframe bench contrastive", description=__doc__)
     made.add_argument("--dense-cells", type=int, default=7200, metavar="M", help="both forms (%(default)s)")
     made.add_argument("--cells", type=int, nargs="*", default=[28_800], metavar="M", help="tiled alone (%(default)s)")
     made.add_argument("--channels", type=int, default=256, help="C of the features (%(default)s)")

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from everyframe.cli.bench_predict import machine
+from everyframe.cli.parser import Parser
 from everyframe.errors import InputError
 from everyframe.inference.stream import pick_device, pick_dtype
 from everyframe.models.ops.deform_attn import cell_centres
@@ -34,7 +35,7 @@ PASSES = ("forward", "both")
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser."""
-    made = argparse.ArgumentParser(
+    made = Parser(
         prog="everyframe bench deform", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = made.add_argument

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from everyframe.cli.parser import Parser
 from everyframe.io.label_png import read_raw, write_label
 from everyframe.labels import LabelSpace
 from everyframe.metrics.consistency import RULES, WindowSums, average_windows, video_consistency
@@ -243,7 +244,7 @@ def _compare(what: str, reference: Callable[[], Numbers], ours: Callable[[], Num
 
 def main(arguments: list[str]) -> int:
     """Parse, run, print."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="everyframe bench metrics",
         description=__doc__.split("\n\n")[0] if __doc__ else None,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from everyframe.cli.parser import Parser
 from everyframe.frames import Frame
 from everyframe.inference.labelmap import label_map
 from everyframe.inference.stream import Stream
@@ -32,7 +33,7 @@ MIB = 2**20
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser."""
-    made = argparse.ArgumentParser(prog="everyframe bench predict", description=__doc__)
+    made = Parser(prog="everyframe bench predict", description=__doc__)
     made.add_argument("--only", choices=("share", "labels", "memory"), help="run one part (default: all)")
     share = made.add_argument_group("share: H.264 in, label maps, overlay video and areas out")
     share.add_argument("--model", default="ocr-swin-small", help="name of the zoo, random weights (%(default)s)")

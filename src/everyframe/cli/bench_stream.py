@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from everyframe.cli.bench_predict import machine, moving
+from everyframe.cli.parser import Parser
 from everyframe.errors import InputError
 from everyframe.frames import Role
 from everyframe.inference.stream import pick_device, pick_dtype
@@ -36,7 +37,7 @@ WAYS = ("frame", "stream", "clip")
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser."""
-    made = argparse.ArgumentParser(
+    made = Parser(
         prog="everyframe bench stream", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = made.add_argument

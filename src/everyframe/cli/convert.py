@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import inspect
 
+from everyframe.cli.parser import Parser
 from everyframe.convert.convert import convert
 from everyframe.data.layouts import CLASSES
 from everyframe.errors import InputError
@@ -30,7 +31,7 @@ examples:
 def parser() -> argparse.ArgumentParser:
     """Return the parser; the defaults are those of `everyframe.convert.convert.convert`."""
     defaults = {name: p.default for name, p in inspect.signature(convert).parameters.items()}
-    made = argparse.ArgumentParser(
+    made = Parser(
         prog="everyframe convert",
         description="Turn a published checkpoint into a saved model.",
         epilog=EPILOG.format(kinds="\n".join(f"  {name:13s} {kind.title}" for name, kind in KINDS.items())),

@@ -11,6 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from everyframe.cli.data_map import add_map
+from everyframe.cli.parser import Parser
 from everyframe.cli.progress import progress_bar
 from everyframe.errors import writing
 from everyframe.metrics.results_text import counted
@@ -22,7 +23,7 @@ WHERE = (
 
 def main(arguments: list[str]) -> int:
     """Run `everyframe data ...`: 0 fit for training, 1 training would be wrong."""
-    parser = argparse.ArgumentParser(prog="everyframe data", description="Check and prepare data sets.")
+    parser = Parser(prog="everyframe data", description="Check and prepare data sets.")
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
 
     check = actions.add_parser("check", help="look at every mask and frame before training")

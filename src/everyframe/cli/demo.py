@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from everyframe.cli.parser import Parser
 from everyframe.errors import InputError
 
 SIZE = (96, 128)
@@ -71,7 +72,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="everyframe demo", description=__doc__)
+    parser = Parser(prog="everyframe demo", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("demo"), help="folder of the demo (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=STEPS, help="training steps of each model (default: %(default)s)")
     parser.add_argument("--frames", type=int, default=24, help="frames per video (default: %(default)s)")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from everyframe.cli.ensemble_members import absolute, join_of, members_of, short_names
+from everyframe.cli.parser import Parser
 from everyframe.cli.predict import progress
 from everyframe.cli.views import add_device
 from everyframe.errors import InputError, writing
@@ -40,7 +41,7 @@ examples:
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser."""
-    made = argparse.ArgumentParser(
+    made = Parser(
         prog="everyframe ensemble",
         description="Join several models.",
         epilog=EPILOG,

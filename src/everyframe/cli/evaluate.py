@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from everyframe.cli.parser import Parser
 from everyframe.cli.progress import progress_bar
 from everyframe.cli.views import RUNS_MODEL, add_device, add_views
 from everyframe.metrics.results_text import percent
@@ -39,7 +40,7 @@ def main(arguments: list[str]) -> int:
 
 def _parser(function: Any) -> argparse.ArgumentParser:
     default = {name: p.default for name, p in inspect.signature(function).parameters.items()}
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="everyframe evaluate",
         description="Measure predictions on disk, or a model, against the label maps of a data set.",
     )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import fnmatch
 import inspect
 import json
 from collections.abc import Sequence
 
+from everyframe.cli.parser import Parser
 from everyframe.errors import InputError
 
 
@@ -17,7 +17,7 @@ def main(arguments: list[str]) -> int:
     from everyframe.models.zoo import MODELS
 
     default = {name: p.default for name, p in inspect.signature(model_cost).parameters.items()}
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="everyframe models", description="List the models with parameters and multiply-accumulates per frame."
     )
     parser.add_argument(

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from everyframe.cli.parser import Parser
 from everyframe.cli.progress import progress_bar
 from everyframe.cli.views import add_device, add_views
 from everyframe.inference.run import OnFrame
@@ -33,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
     """Return the parser; the defaults are those of `everyframe.predict` and `with_views`."""
     functions = (with_views, predict)
     defaults = {name: p.default for f in functions for name, p in inspect.signature(f).parameters.items()}
-    made = argparse.ArgumentParser(
+    made = Parser(
         prog="everyframe predict",
         description="Label every frame of videos.",
         epilog=EPILOG,

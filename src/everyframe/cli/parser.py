@@ -1,0 +1,36 @@
+"""The parser of all verbs but `train`: a mistyped option is named, with the one that is close."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import Any
+
+
+class Parser(argparse.ArgumentParser):
+    """`argparse.ArgumentParser` that looks for options it does not have before it asks for those that are missing.
+
+    Without it `predict x --modl runs/a` is told that --model is required, and not that --modl is none.
+    """
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+        """As argparse, after a look at the names of the options."""
+        if self._subparsers is None and args is not None:  # a verb's actions have parsers of their own
+            self._check_options(args)
+        return super().parse_known_args(args, namespace)
+
+    def _check_options(self, words: Sequence[str]) -> None:
+        known = [name for name in self._option_string_actions if name.startswith("--")]
+        for word in words:
+            if word == "--":
+                return
+            name = word.partition("=")[0]
+            if not name.startswith("--") or name in known or self._abbreviates(name, known):
+                continue
+            near = get_close_matches(name, known, n=2, cutoff=0.6)
+            hint = f"did you mean {' or '.join(near)}?" if near else f"`{self.prog} --help` lists all options"
+            self.error(f"{name} is no option; {hint}")
+
+    def _abbreviates(self, name: str, known: Sequence[str]) -> bool:
+        return self.allow_abbrev and any(option.startswith(name) for option in known)

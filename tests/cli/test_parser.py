@@ -1,0 +1,34 @@
+"""The parser that the verbs share."""
+
+from __future__ import annotations
+
+import pytest
+
+from everyframe.cli.__main__ import main
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["predict", "x", "--modl", "a"], "everyframe predict: error: --modl is no option; did you mean --model?"),
+        (["predict", "x", "--modl=a"], "--modl is no option; did you mean --model?"),
+        (["evaluate", "--bootstrp", "9"], "did you mean --bootstrap?"),
+        (["ensemble", "run", "a", "b", "--tau-form", "s"], "did you mean --tau-from or --tau?"),
+        (["models", "--zzz"], "--zzz is no option; `everyframe models --help` lists all options"),
+        (["predict", "x", "--mod", "a"], "required: --out"),  # an abbreviation
+        (["predict", "x", "--model", "a", "--", "--modl"], "required: --out"),  # a file of that name
+    ],
+)
+def test_a_mistyped_option_is_named_before_a_missing_one(
+    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(arguments)
+    assert left.value.code == 2
+    assert told in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_the_examples_of_ensemble_have_no_gaps(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["ensemble", "--help"])
+    assert "--specialists-from \\\n      special/specialists.json" in capsys.readouterr().out
