@@ -28,6 +28,16 @@ def predicted(tmp_path: Path) -> Path:
     return tmp_path / "out/film"
 
 
+def test_the_folder_above_and_a_folder_of_its_own(
+    predicted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["data", "cvat", str(tmp_path / "out"), str(tmp_path / "film.zip")]) == 1
+    assert f"came the folder of 1 video (film); give that of one: {predicted}" in capsys.readouterr().err
+    (tmp_path / "out/labels.json").unlink()
+    assert main(["data", "cvat", str(predicted), str(tmp_path / "film.zip")]) == 1
+    assert "found no file; give the folder of one video" in capsys.readouterr().err
+
+
 def test_round_trip(predicted: Path, tmp_path: Path) -> None:
     """Predictions into a CVAT archive, and that archive read again as training data."""
     out = tmp_path / "film.zip"

@@ -96,19 +96,21 @@ def test_folder_two_videos_of_one_name(own: Path) -> None:
     ("lines", "message"),
     [
         (["0: ignore"], "at least one class"),
-        (["1: road", "1: car"], "1 stands there twice"),
+        (["1: road", "1: car"], "2: expected YAML, came an error: 1 stands there twice, first in line 1"),
         (["1: no"], "expected a class name, came False; write it in quotes"),
         (["one: road"], "whole numbers before the colons"),
         (["1: {name: road, colour: [1, 2]}"], "red, green, blue"),
         (["1: {nam: road}"], "expected name, color or ignore, came nam"),
         (["1: {name: a, color: [1, 1, 1]}", "2: {name: b, color: [1, 1, 1]}"], "another colour for each id"),
         (["just text"], "one line per class id"),
-        (["1: [a"], "expected YAML"),
+        (["1: road", "2: [a"], "2: expected YAML, came an error: while parsing a flow sequence, expected ','"),
+        (["1: road", "[2, 3]: car"], r"2: expected YAML, came an error: \[2, 3\] before a colon; for example"),
+        (["1: road\x00"], "expected YAML, .* not allowed, character 8; save it again"),
     ],
 )
 def test_classes_file_errors(own: Path, lines: Iterable[str], message: str) -> None:
     text(own / "classes.yaml", *lines)
-    with pytest.raises(InputError, match=rf"classes\.yaml: .*{message}"):
+    with pytest.raises(InputError, match=rf"classes\.yaml:.*{message}"):
         load_split(own, "all")
 
 

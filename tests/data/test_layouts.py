@@ -85,7 +85,7 @@ def test_vspw_what_is_missing(vspw_root: Path) -> None:
     with pytest.raises(InputError, match=r"test\.txt: expected a list"):
         load_split(f"vspw:{vspw_root}", "test")
     text(vspw_root / "test.txt", "gone_1", "2_xyz", "gone_2")
-    with pytest.raises(InputError, match=r"gone_1/origin: .* 2 are missing \(and 1 more\); copy them"):
+    with pytest.raises(InputError, match=r"gone_1/origin: .* 2 of 3 are missing \(and 1 more\); copy them"):
         load_split(f"vspw:{vspw_root}", "test")
     with pytest.raises(InputError, match=r"data: expected a folder .*nothing there"):
         LAYOUTS["vspw"](vspw_root / "data", "train")
@@ -291,6 +291,15 @@ def test_images_in_split_folders(tmp_path: Path) -> None:
     assert SPLITS["images"](tmp_path) == ["train", "val"]
     (video,), _ = load_split(tmp_path, "val")
     assert (video.name, video.labelled) == ("2", (0,))
+
+
+def test_pictures_whose_results_would_share_a_folder_are_refused(tmp_path: Path) -> None:
+    for stem in ("yard/c", "yard__c", "a"):
+        picture(tmp_path / f"images/{stem}.jpg")
+        mask(tmp_path / f"masks/{stem}.png")
+    text(tmp_path / "classes.yaml", "1: thing")
+    with pytest.raises(InputError, match=r"yard__c\.jpg: a picture whose results .*yard/c\.jpg; rename one"):
+        load_split(tmp_path, "all")
 
 
 def test_a_split_without_a_folder_is_not_taken_from_the_folder_of_another(tmp_path: Path) -> None:

@@ -48,12 +48,17 @@ class _Loader(yaml.SafeLoader):
 
 
 def _mapping_without_twins(loader: _Loader, node: yaml.MappingNode) -> dict[Hashable, Any]:
-    pairs = [(loader.construct_object(k, deep=True), loader.construct_object(v, deep=True)) for k, v in node.value]
-    keys = [key for key, _ in pairs]
-    for key in keys:
-        if keys.count(key) > 1:
-            raise yaml.constructor.ConstructorError(None, None, f"{key!r} stands there twice", node.start_mark)
-    return dict(pairs)
+    lines: dict[Hashable, int] = {}
+    pairs: dict[Hashable, Any] = {}
+    for key_node, value_node in node.value:
+        key, line = loader.construct_object(key_node, deep=True), key_node.start_mark.line + 1
+        if not isinstance(key, Hashable):
+            raise yaml.constructor.ConstructorError(None, None, f"{key!r} before a colon", key_node.start_mark)
+        if key in lines:
+            what = f"{key!r} stands there twice, first in line {lines[key]}"
+            raise yaml.constructor.ConstructorError(None, None, what, key_node.start_mark)
+        lines[key], pairs[key] = line, loader.construct_object(value_node, deep=True)
+    return pairs
 
 
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping_without_twins)
@@ -73,12 +78,23 @@ def read_classes(path: str | Path) -> Classes:
         InputError: missing, no YAML, an id written twice, or something else than names.
     """
     path = Path(path)
+    content = ""
     try:
-        data = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_Loader)
+        content = path.read_text(encoding="utf-8-sig")
+        data = yaml.load(content, Loader=_Loader)
     except FileNotFoundError:
         raise InputError(f"{path}: expected the names of the classes, found no file; {WRITE_IT}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: expected YAML, came {' '.join(str(error).split())}; {EXAMPLE}") from None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        # What is never closed is missed after the last line.
+        line = "" if mark is None else f":{min(mark.line + 1, len(content.splitlines()))}"
+        what = ", ".join(part for part in (error.context, error.problem) if part)
+        raise InputError(f"{path}{line}: expected YAML, came an error: {what}; {EXAMPLE}") from None
+    except yaml.reader.ReaderError as error:
+        what = f"{error.reason}, character {error.position + 1}"
+        raise InputError(f"{path}: expected YAML, came an error: {what}; save it again as UTF-8 text") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: expected UTF-8 text, came {error}; save it again") from None
     if isinstance(data, Mapping) and set(data) == {"classes"}:
         data = data["classes"]
     if isinstance(data, list):

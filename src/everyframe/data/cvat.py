@@ -11,13 +11,16 @@ from pathlib import Path
 from PIL import Image
 
 from everyframe.data.archive import new_zip
-from everyframe.data.listing import list_masks, require_folder
+from everyframe.data.listing import list_masks, require_folder, subfolders
+from everyframe.data.predictions import some
 from everyframe.errors import InputError, writing
 from everyframe.io.label_png import read_label
 from everyframe.labels import Color, LabelSpace
+from everyframe.metrics.results_text import counted
 
 BACKGROUND = "background"
 BLACK = (0, 0, 0)
+TABLE = "labels.json"
 
 
 def write_cvat(labels: str | Path, out: str | Path, space: LabelSpace, names: str | None = None) -> int:
@@ -54,6 +57,28 @@ def write_cvat(labels: str | Path, out: str | Path, space: LabelSpace, names: st
             Image.fromarray(painted.colorize(read_label(path, space))).save(data, "PNG", compress_level=1)
             archive.writestr(f"SegmentationClass/{stems[stem]}.png", data.getvalue())
     return len(files)
+
+
+def space_beside(labels: str | Path) -> LabelSpace:
+    """Read the label space that lies beside the label maps of one video, as `everyframe predict` leaves it.
+
+    Raises:
+        InputError: there is none; or the folder is that of several videos, whose names are told.
+    """
+    labels = require_folder(Path(labels), "label maps of one video")
+    beside = labels.resolve().parent / TABLE
+    if beside.is_file():
+        return LabelSpace.load(beside)
+    if (labels / TABLE).is_file():
+        videos = subfolders(labels)
+        raise InputError(
+            f"{labels}: expected the label maps of one video, came the folder of {counted(len(videos), 'video')} "
+            f"({some(videos)}); give that of one: {labels / (videos[0] if videos else 'VIDEO')}"
+        )
+    raise InputError(
+        f"{beside}: expected the label space of {labels}, found no file; give the folder of one video that predict "
+        f"wrote (OUT/VIDEO), or name the file with --label-space"
+    )
 
 
 def _renamed(stem: str, names: str | None) -> str:

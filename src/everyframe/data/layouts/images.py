@@ -11,6 +11,7 @@ A CVAT export "Segmentation mask 1.1" with images (JPEGImages, SegmentationClass
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from everyframe.data.classes import WRITE_IT, find_classes, labelmap_space, read_classes
@@ -65,6 +66,7 @@ def images(root: Path, split: str) -> Split:
     lost = [path for stem, path in labels.items() if stem not in frames]
     if lost:
         found("error", "a mask without a picture of that name", "give each mask the file name of its picture", lost)
+    _check_names(frames)
     return [_video(stem, frames[stem], labels.get(stem)) for stem in names], label_space(root)
 
 
@@ -91,9 +93,22 @@ def label_space(root: Path) -> LabelSpace:
     return read_classes(path).space
 
 
-def _video(stem: str, image: Path, label: Path | None) -> VideoRef:
+def _check_names(frames: Mapping[str, Path]) -> None:
+    """Refuse pictures whose results would lie in one folder: yard/c and yard__c."""
+    first: dict[str, Path] = {}
+    for stem, path in frames.items():
+        other = first.setdefault(_result_name(stem), path)
+        if other != path:
+            found("error", f"a picture whose results would have the name of those of {other}", "rename one", [path])
+
+
+def _result_name(stem: str) -> str:
     # Results are written under the name: one folder level, whatever the depth of the pictures.
-    name = stem.replace("/", "__")
+    return stem.replace("/", "__")
+
+
+def _video(stem: str, image: Path, label: Path | None) -> VideoRef:
+    name = _result_name(stem)
     return VideoRef(name, (FrameRef(0, name, image, label),))
 
 

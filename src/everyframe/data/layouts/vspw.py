@@ -60,7 +60,7 @@ def vspw(root: Path, split: str) -> Split:
     if missing:
         found(
             "error",
-            f"expected a folder of frames for each of the {len(names)} videos of {split!r}, {len(missing)} are missing",
+            f"expected a folder of frames for each video of {split!r}, {len(missing)} of {len(names)} are missing",
             f"copy them there or remove them from {split}.txt",
             [data / name / "origin" for name in missing],
         )
