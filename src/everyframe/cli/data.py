@@ -98,10 +98,11 @@ def _init(options: argparse.Namespace) -> int:
 
 
 def _cvat(options: argparse.Namespace) -> int:
-    from everyframe.data.cvat import write_cvat
+    from everyframe.data.cvat import space_beside, write_cvat
     from everyframe.labels import LabelSpace
 
-    space = LabelSpace.load(options.label_space or options.labels.resolve().parent / "labels.json")
+    named = options.label_space
+    space = space_beside(options.labels) if named is None else LabelSpace.load(named)
     count = write_cvat(options.labels, options.out, space, options.names)
     print(
         f"written: {options.out} with {counted(count, 'label map')}; in CVAT: Upload annotations, Segmentation mask 1.1"
