@@ -227,6 +227,8 @@ def test_a_device_that_is_not_there(videos: str, tmp_path: Path, capsys: pytest.
         assert main(["predict", str(tmp_path / "a.png"), "--model", model, "--out", str(tmp_path / "out")]) == 1
         told = f"this run has none yet (no validation was reached); go on with `everyframe train {run} --resume auto`"
         assert told in capsys.readouterr().err
+    assert main(["train", "fcn-tiny", "--data", videos, "--out", f"{run}2", "--init", run, *QUICK]) == 1
+    assert told in capsys.readouterr().err
 
 
 def test_the_score_of_a_run_is_the_one_that_evaluate_gives(

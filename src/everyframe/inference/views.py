@@ -151,12 +151,16 @@ def loaded(model: str | Path | Predictor) -> Predictor:
         return model
     from everyframe.models.checkpoint import load
 
-    _check_run(Path(model))
+    check_run(Path(model))
     return load(model)
 
 
-def _check_run(path: Path) -> None:
-    """Refuse the folder of a run that has written no model yet, or the place where it will lie."""
+def check_run(path: Path) -> None:
+    """Refuse the folder of a run that has written no model yet, or the place where it will lie.
+
+    Raises:
+        InputError: with what to do.
+    """
     run = path.parent if path.name == "model" and not path.exists() else path
     if (run / "config.yaml").is_file() and not any((run / name).is_file() for name in MODEL_FILES):
         raise InputError(

@@ -11,7 +11,9 @@ import yaml
 
 from everyframe.data.datamodule import ClipDataModule
 from everyframe.errors import InputError, writing
+from everyframe.inference.views import check_run
 from everyframe.losses.class_weights import class_weights
+from everyframe.metrics.results_text import counted
 from everyframe.models.segmenter import Segmenter
 from everyframe.models.warm_start import start_from
 from everyframe.models.zoo import create_model
@@ -48,6 +50,8 @@ def start(config: Config, resume: str | None = None) -> Run:
     offered = {"adjacent": model.temporal.adjacent, "reference": "far_end" if model.temporal.reference else None}
     data.sampling = replace(data.sampling, **{k: v for k, v in offered.items() if k not in config["data"]})
     config["data"].update({key: getattr(data.sampling, key) for key in CHOSEN_BY_MODEL})
+    if config["init"] and checkpoint is None:
+        check_run(Path(config["init"]))
     begun = start_from(model, config["init"]) if config["init"] and checkpoint is None else None
     if is_first_process():
         changed = _changed(folder, config) if checkpoint is not None else ""
@@ -121,17 +125,13 @@ def _summary(config: Config, data: ClipDataModule, model: Segmenter) -> str:
     labels = sum(len(video.labelled) for video in given)
     joined = "".join(f", {source.kept} of {source.labels} label maps of {source.source.data}" for source in data.joined)
     unlabelled = data.unlabeled_batch_size
-    without = f"{_count(len(data.unlabeled_videos), 'video')} without labels, " if unlabelled else ""
+    without = f"{counted(len(data.unlabeled_videos), 'video')} without labels, " if unlabelled else ""
     return (
         f"{config['model']['name']}: {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, "
-        f"{len(data.label_space)} classes; {_count(len(given), 'training video')} with "
-        f"{_count(labels, 'labelled frame')}"
+        f"{len(data.label_space)} classes; {counted(len(given), 'training video')} with "
+        f"{counted(labels, 'labelled frame')}"
         f"{' (pseudo-labels among them)' if data.pseudo_labels else ''}{joined and f' (among them{joined[1:]})'}, "
-        f"{without}{_count(len(data.val_videos), 'validation video')}; {_count(config['steps'], 'step')} of "
-        f"{_count(config['data']['batch_size'], 'clip')} "
+        f"{without}{counted(len(data.val_videos), 'validation video')}; {counted(config['steps'], 'step')} of "
+        f"{counted(config['data']['batch_size'], 'clip')} "
         f"{f'and {unlabelled} unlabelled ones ' if unlabelled else ''}per process; writes to {config['out']}"
     )
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
