@@ -177,3 +177,8 @@ def test_a_single_query_is_not_copied() -> None:
         logits = model(clip).logits
     assert logits.shape[:3] == (2, 1, 3)
     assert logits.data_ptr() == made[0]["logits"].data_ptr()
+
+
+def test_offline_names_the_models_that_look_ahead() -> None:
+    with pytest.raises(InputError, match=r"leave --offline out \(of .* those named ssltm or tcb look at later frames\)"):
+        with_views(create_model("fcn-tiny", SPACE), offline=True)
