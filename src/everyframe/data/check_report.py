@@ -112,7 +112,8 @@ def print_report(report: CheckReport, console: Console) -> None:
     classes = counted(len(report.space), "class", "classes") if report.space else "no classes"
     kinds = ", ".join(f"{count} {kind}" for kind, count in report.kinds.most_common())
     # Without classes nothing is listed, so that nothing is known about masks either.
-    masks = f", {kinds or 'no'} masks" if report.space else ""
+    noun = "mask" if report.kinds.total() == 1 else "masks"
+    masks = f", {kinds or 'no'} {noun}" if report.space else ""
     console.print(f"[bold]{escape(str(report.root))}[/]  layout {report.layout}, {classes}{masks}")
     if report.splits:
         console.print(_split_table(report))
