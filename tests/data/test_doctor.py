@@ -295,7 +295,7 @@ def test_one_labelled_video_leaves_nothing_to_validate_on(root: Path) -> None:
     assert "label a second video" in finding.fix
     assert finding.fix.endswith("--data.val_split null")
     assert not [f for f in check(root, ["train"]).warnings if "validate" in f.what]
-    console = Console(width=100, file=io.StringIO(), record=True)
+    console = Console(width=400, file=io.StringIO(), record=True)
     print_report(report, console)
     assert "3 classes, 1 grey mask\n" in console.export_text()
 
