@@ -1,4 +1,4 @@
-"""The parser of all verbs but `train`: a mistyped option is named, with the one that is close."""
+"""The parser of the verbs that pass no options on: a mistyped option is named, with the one that is close."""
 
 from __future__ import annotations
 

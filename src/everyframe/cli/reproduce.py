@@ -8,7 +8,6 @@ import shlex
 import signal
 import sys
 
-from everyframe.cli.parser import Parser
 from everyframe.cli.train import split_options
 from everyframe.errors import InputError
 
@@ -25,7 +24,7 @@ def parser() -> argparse.ArgumentParser:
     from everyframe.reproduce.reproduce import reproduce
 
     named = inspect.signature(reproduce).parameters
-    made = Parser(
+    made = argparse.ArgumentParser(  # options that it does not know go to every training
         prog="everyframe reproduce",
         usage="everyframe reproduce NAME --data LAYOUT:ROOT [--scale small|full] [--seeds N] [--out DIR] [--KEY X ...]",
         description=DESCRIPTION,
