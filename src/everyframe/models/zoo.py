@@ -198,9 +198,10 @@ def find_parts(name: str) -> Parts:
     front, colon, timm_name = name.partition("-timm:")
     if colon and front in SYSTEMS:
         return Parts(*SYSTEMS[front], f"timm:{timm_name}")
-    near = difflib.get_close_matches(name, MODELS, n=5, cutoff=0.5) or list(MODELS)[:5]
+    near = difflib.get_close_matches(name, MODELS, n=5, cutoff=0.5)
+    hint = f"close ones are {', '.join(near)}" if near else "expected SYSTEM-BACKBONE such as ocr-swin-small"
     raise InputError(
-        f"no model {name!r}; close ones are {', '.join(near)} (`everyframe models --names` lists all; "
+        f"no model {name!r}; {hint} (`everyframe models --names` lists all; "
         f"a timm backbone is written {next((s for s in SYSTEMS if front.startswith(s)), 'ocr')}-timm:NAME)"
     )
 
