@@ -1,79 +1,34 @@
+"""Prediction of many videos: what is written, and what is refused."""
+
 from __future__ import annotations
 
 import csv
 import errno
 import json
 import os
-import re
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from inference.predictors import Remember, video
 from PIL import Image
+from prediction_jobs import FRAMES, Counted, files, interrupt_at, pictures
 
 from everyframe.errors import InputError
 from everyframe.frames import Frame
 from everyframe.inference import outputs
-from everyframe.inference.job import Job
 from everyframe.inference.outputs import OutputError
-from everyframe.inference.state_file import snapshot
 from everyframe.inference.stream import Stream
-from everyframe.inference.summary import VideoResult
 from everyframe.inference.tta import Flip, Scales
 from everyframe.inference.window import Window
 from everyframe.io.label_png import read_label, read_raw
-from everyframe.io.sources import ArraySource, CameraSource, open_source
+from everyframe.io.sources import ArraySource, open_source
 from everyframe.io.video import VideoReader, VideoWriter
 from everyframe.labels import LabelSpace
-from everyframe.models.zoo import create_model
 from everyframe.predict import predict, stream, with_views
-
-FRAMES = 23
-
-
-class Counted(Remember):
-    """Counts its steps, and holds raw ids that differ from train ids."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.label_space = LabelSpace(("a", "b", "c", "d"), raw_to_train={0: 255, 10: 0, 20: 1, 30: 2, 40: 3})
-        self.steps = 0
-
-    def step(self, frame: torch.Tensor, state: Any = None) -> tuple[torch.Tensor, Any]:
-        self.steps += 1
-        return super().step(frame, state)
-
-
-def pictures(folder: Path, frames: int = FRAMES, seed: int = 0, size: tuple[int, int] = (32, 48)) -> Path:
-    folder.mkdir(parents=True)
-    for frame in video(frames, size, seed):
-        Image.fromarray(frame.image.permute(1, 2, 0).numpy()).save(folder / f"{frame.name}.png")
-    return folder
-
-
-def files(out: Path) -> dict[str, bytes]:
-    """All files but the two that hold times: the summary, and the videos' headers."""
-    found = {str(p.relative_to(out)): p for p in sorted(out.rglob("*")) if p.is_file() and p.name != "summary.json"}
-    return {
-        name: b"".join(frame.image.numpy().tobytes() for frame in VideoReader(path))
-        if path.suffix == ".mp4"
-        else path.read_bytes()
-        for name, path in found.items()
-    }
-
-
-def interrupt_at(frame: int, error: BaseException | None = None) -> Callable[[str, int, int | None], None]:
-    def on_frame(name: str, frames: int, length: int | None) -> None:
-        if frames == frame:
-            raise error or KeyboardInterrupt
-
-    return on_frame
 
 
 def test_writes_what_the_stream_gives(tmp_path: Path) -> None:
@@ -150,154 +105,6 @@ def test_views_are_wrapped_scales_over_windows() -> None:
     assert with_views(model) is model
     with pytest.raises(InputError, match="expected a window as well"):
         with_views(model, stride=3)
-
-
-# -- interrupted jobs ------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("at", [1, 10, 17, FRAMES])
-def test_resume_gives_the_same_files(tmp_path: Path, at: int) -> None:
-    sources = [pictures(tmp_path / "one", 5, 1), pictures(tmp_path / "two"), pictures(tmp_path / "three", 4, 2)]
-    options = {"confidence": True, "checkpoint_every": 5}
-    predict(Counted(), sources, tmp_path / "whole", **options)
-
-    def on_frame(name: str, frames: int, length: int | None) -> None:
-        if (name, frames) == ("two", at):
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        predict(Counted(), sources, tmp_path / "out", on_frame=on_frame, **options)
-    record = json.loads((tmp_path / "out" / "summary.json").read_text())
-    assert [video["status"] for video in record["videos"]] == ["done", "stopped"]
-    assert record["videos"][1]["frames"] == at
-    assert all(Image.open(path).size == (48, 32) for path in (tmp_path / "out").rglob("*.png"))
-
-    model = Counted()
-    summary = predict(model, sources, tmp_path / "out", resume=True, **options)
-    assert files(tmp_path / "out") == files(tmp_path / "whole")
-    assert [video.labelled_now for video in summary.videos] == [0, FRAMES - at // 5 * 5, 4]
-    assert model.steps == FRAMES - at // 5 * 5 + 4
-    assert [video.frames for video in summary.videos] == [5, FRAMES, 4]
-
-
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_resume_of_a_recurrent_network(tmp_path: Path, dtype: str) -> None:
-    model = create_model("fcn-gru-tiny", LabelSpace(tuple("abcde")))
-    folder, options = pictures(tmp_path / "street", 8), {"dtype": dtype, "checkpoint_every": 3, "confidence": True}
-    predict(model, folder, tmp_path / "whole", **options)
-    with pytest.raises(KeyboardInterrupt):
-        predict(model, folder, tmp_path / "out", on_frame=interrupt_at(7), **options)
-    assert predict(model, folder, tmp_path / "out", resume=True, **options).frames == 2
-    assert files(tmp_path / "out") == files(tmp_path / "whole")
-
-
-def test_resume_through_wrappers(tmp_path: Path) -> None:
-    folder = pictures(tmp_path / "street", 8)
-    options = {"window": (32, 32), "stride": 16, "flip": True, "scales": (0.5, 1.0), "checkpoint_every": 2}
-    predict(Remember(), folder, tmp_path / "whole", **options)
-    with pytest.raises(KeyboardInterrupt):
-        predict(Remember(), folder, tmp_path / "out", on_frame=interrupt_at(5), **options)
-    assert predict(Remember(), folder, tmp_path / "out", resume=True, **options).frames == 4
-    assert files(tmp_path / "out") == files(tmp_path / "whole")
-
-
-def test_resume_starts_a_video_over_when_its_files_or_state_cannot_be_used(tmp_path: Path) -> None:
-    class Bag(Counted):
-        """Keeps its state in something that cannot be saved."""
-
-        def step(self, frame: torch.Tensor, state: Any = None) -> tuple[torch.Tensor, Any]:
-            logits, state = super().step(frame, state[0] if state else None)
-            return logits, deque([state])
-
-    folder = pictures(tmp_path / "street", 9)
-    predict(Counted(), folder, tmp_path / "whole", checkpoint_every=3)
-
-    def damage(out: Path) -> None:
-        (out / "street" / "00000001.png").write_bytes(b"")
-
-    def lose(out: Path) -> None:
-        (out / "street" / "00000002.png").unlink()
-
-    def spoil(out: Path) -> None:
-        (out / ".resume" / "street.safetensors").write_bytes(b"?")
-
-    for kind, hurt in ((Counted, damage), (Counted, lose), (Counted, spoil), (Bag, lambda out: None)):
-        out = tmp_path / f"{kind.__name__}-{hurt.__name__}"
-        with pytest.raises(KeyboardInterrupt):
-            predict(kind(), folder, out, checkpoint_every=3, on_frame=interrupt_at(7))
-        hurt(out)
-        assert predict(kind(), folder, out, checkpoint_every=3, resume=True).frames == 9
-        assert files(out) == files(tmp_path / "whole")
-
-
-def test_resume_of_nothing_starts(tmp_path: Path) -> None:
-    folder = pictures(tmp_path / "street", 3)
-    assert predict(Remember(), folder, tmp_path / "out", resume=True).frames == 3
-    assert predict(Remember(), folder, tmp_path / "out", resume=True).frames == 0
-    assert predict(Remember(), folder, tmp_path / "out").frames == 3  # without resume: all anew
-
-
-def test_a_new_job_leaves_no_label_map_of_the_one_it_replaces(tmp_path: Path) -> None:
-    long, short = pictures(tmp_path / "long" / "street", 5), pictures(tmp_path / "short" / "street", 3)
-    (tmp_path / "out" / "other").mkdir(parents=True)
-    (tmp_path / "out" / "other" / "00000009.png").write_bytes(b"not of a job")
-    predict(Remember(), [long, pictures(tmp_path / "other", 2)], tmp_path / "out", confidence=True)
-    predict(Remember(), short, tmp_path / "out", confidence=True)
-    for folder in ("street", "street.confidence"):
-        assert len(list((tmp_path / "out" / folder).glob("*.png"))) == 3
-    assert len(list((tmp_path / "out" / "other").glob("*.png"))) == 3, "not labelled anew: stays as it was"
-
-
-def test_a_killed_job_says_what_was_running(tmp_path: Path) -> None:
-    def look(name: str, frames: int, length: int | None) -> None:
-        record = json.loads((tmp_path / "out" / "summary.json").read_text())
-        assert [(video["name"], video["status"]) for video in record["videos"]] == [("street", "running")]
-
-    predict(Remember(), pictures(tmp_path / "street", 2), tmp_path / "out", on_frame=look)
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({"flip": True}, "flip false there, true now"),
-        ({"dtype": "bfloat16"}, 'dtype "float32" there, "bfloat16" now'),
-        ({"areas": False}, 'outputs ["labels", "areas"] there, ["labels"] now'),
-        ({"window": 9}, "window null there, 9 now"),
-    ],
-)
-def test_resume_with_other_settings_is_refused(tmp_path: Path, options: dict[str, Any], words: str) -> None:
-    folder = pictures(tmp_path / "street", 3)
-    predict(Remember(), folder, tmp_path / "out", overlay=False)
-    expected = f"expected the settings of the interrupted job, came others ({words});"
-    with pytest.raises(InputError, match=re.escape(expected)):
-        predict(Remember(), folder, tmp_path / "out", overlay=False, resume=True, **options)
-
-
-def test_resume_with_another_model_or_source_is_refused(tmp_path: Path) -> None:
-    folder, other = pictures(tmp_path / "street", 3), Remember()
-    predict(Remember(), folder, tmp_path / "out")
-    with torch.no_grad():
-        other.map.bias[0] += 1e-6
-    with pytest.raises(InputError, match="model"):
-        predict(other, folder, tmp_path / "out", resume=True)
-    moved = pictures(tmp_path / "elsewhere" / "street", 3)
-    summary = predict(Remember(), moved, tmp_path / "out", resume=True)
-    assert "resume with the same sources" in summary.failed[0].error
-    summary = predict(Remember(), folder, tmp_path / "out", resume=True)
-    assert [(video.status, video.labelled_now) for video in summary.videos] == [("done", 0)], "the right one is known"
-    (tmp_path / "out" / "summary.json").write_text("{")
-    with pytest.raises(InputError, match="expected the record of an earlier job"):
-        predict(Remember(), folder, tmp_path / "out", resume=True)
-
-
-def test_live_sources_cannot_be_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(CameraSource, "__iter__", lambda self: iter(video(9)))
-    with pytest.raises(KeyboardInterrupt):
-        predict(Remember(), CameraSource(0), tmp_path, on_frame=interrupt_at(5))
-    before = files(tmp_path)
-    summary = predict(Remember(), CameraSource(0), tmp_path, resume=True)
-    assert "live" in summary.failed[0].error
-    assert files(tmp_path) == before
 
 
 # -- bad input, nothing lost -----------------------------------------------------------------------------------------
@@ -402,24 +209,6 @@ def test_what_is_no_model_and_no_option_is_named(tmp_path: Path) -> None:
         predict(Remember(), [video(2)], tmp_path / "out", smoth=0.3)  # type: ignore[call-arg]
     with pytest.raises(InputError, match="stream: zzz is no option; expected one of window, "):
         next(stream(Remember(), video(2), zzz=1))  # type: ignore[call-arg]
-
-
-def test_a_record_every_no_frames_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="every 1 frame or more, came 0"):
-        predict(Counted(), pictures(tmp_path / "v"), tmp_path / "out", checkpoint_every=0)
-
-
-def test_the_state_of_another_video_is_not_taken(tmp_path: Path) -> None:
-    """ "a/b" and "a__b" keep their state under one name: only its own video goes on from it."""
-    model = Counted()
-    job, runner = Job(tmp_path, {}), Stream(model, "cpu")
-    frame = Frame(torch.zeros(3, 32, 48, dtype=torch.uint8), 0, 0.0, "0")
-    runner.logits(frame)
-    job.checkpoint(VideoResult("a/b", "one"), snapshot(runner.state), 1, (32, 48))
-    assert job.restore(VideoResult("a/b", "one"), runner) == 1
-    assert runner.state is not None
-    assert job.restore(VideoResult("a__b", "other"), runner) == 0
-    assert runner.state is None
 
 
 def test_a_defect_keeps_its_traceback(tmp_path: Path) -> None:
