@@ -134,7 +134,7 @@ def _sweep(options: argparse.Namespace) -> int:
     from everyframe.report.sweep import sweep_svg
 
     names = short_names(options.members)
-    results, data = _measured(options, sweep_joins(options.score_norm))
+    results, data = _measured(options, sweep_joins(options.score_norm), bootstrap=0)
     sweep = Sweep.of((names[0], names[1]), data, options.score_norm, results)
     print(sweep.table())
     with writing(options.out):
@@ -230,6 +230,7 @@ def _measured(
     joins: Mapping[str, Join],
     save: tuple[str, Path] | None = None,
     special: list[Member] | None = None,
+    bootstrap: int = 1000,
 ) -> tuple[dict[str, Any], str]:
     """Run all joins in one pass; returns results and what the data are called. `special` members differ in classes."""
     from everyframe.data.layouts import load_split
@@ -239,7 +240,7 @@ def _measured(
     videos, space = load_split(options.data, options.split)
     members = special or members_of(options)
     with progress(options.quiet) as on_frame:
-        results = measure(members, videos, space, joins, save, on_frame, same_classes=special is None)
+        results = measure(members, videos, space, joins, save, on_frame, special is None, bootstrap)
     for note in dict.fromkeys(note for result in results.values() for note in result.notes):
         print(f"note: {note}", file=sys.stderr)
     return results, f"{options.data}, {options.split}"
