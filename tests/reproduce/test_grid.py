@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,12 @@ from everyframe.cli.evaluate import _parser
 from everyframe.errors import InputError
 from everyframe.evaluate import evaluate
 from everyframe.labels import LabelSpace
+from everyframe.models.temporal.ssltm import SSLTM
 from everyframe.models.zoo import create_model
 from everyframe.reproduce.experiment import SCALES, Row
 from everyframe.reproduce.grid import EXPERIMENTS, find
 from everyframe.reproduce.plan import Setting, check, overrides_of, pick, plan
+from everyframe.reproduce.ssltm_grids import SSLTM_DEFAULTS
 from everyframe.reproduce.vspw2023_grids import PLAIN, SPECIALIST
 from everyframe.training.recipe import read_recipe, recipes, resolve
 
@@ -70,6 +73,17 @@ def test_table1_has_every_system_twice_and_the_ceiling() -> None:
         "OCRNet, all labels",
         "SSLTM, all labels",
     ]
+
+
+def test_rows_of_ssltm_as_it_is_share_the_cells_of_table1() -> None:
+    signature = inspect.signature(SSLTM).parameters
+    assert {f"model.temporal.{name}": signature[name].default for name in ("context", "prototypes", "update")} == (
+        SSLTM_DEFAULTS
+    )
+    whole = next(row for row in find("table1").rows("tiny") if row.label == "SSLTM")
+    for experiment, label in (("gcc", "K=3, MSE"), ("noisy-reference", "RFCE+GCC"), ("stt", "with STT")):
+        same = next(row for row in find(experiment).rows("tiny") if row.label == label)
+        assert (same.recipe, same.overrides) == (whole.recipe, whole.overrides)
 
 
 def test_gcc_is_five_counts_by_two_rules() -> None:

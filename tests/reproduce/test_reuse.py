@@ -1,7 +1,11 @@
-"""Cells of one grid taken over by another: only with the same commands, and only as far as they are the same."""
+"""Cells of one grid taken over by another: only with the same commands, and only as far as they are the same.
+
+Of a published table the figures alone are taken.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +17,7 @@ from everyframe.errors import InputError
 from everyframe.reproduce.plan import Setting, plan
 from everyframe.reproduce.reuse import Reuse
 from everyframe.reproduce.runner import read_record, run_grid
+from everyframe.reproduce.table import gather, write_table
 
 Make = Callable[..., Setting]
 
@@ -75,3 +80,59 @@ def test_failed_cells_are_not_taken(setting: Make, player: Player, tmp_path: Pat
 def test_folder_without_a_grid_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="expected a folder that `everyframe reproduce` wrote"):
         Reuse([tmp_path])
+
+
+@pytest.mark.parametrize("text", ["no table", "[]", '{"rows": [{}]}', '{"rows": 3}'])
+def test_other_file_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "table.json").write_text(text)
+    with pytest.raises(InputError, match=r"expected a table\.json of `everyframe reproduce`, came another file"):
+        Reuse([tmp_path / "table.json"])
+
+
+def publish(setting: Setting) -> Path:
+    lines, failed = gather(plan(setting))
+    write_table(setting, lines, failed)
+    return setting.out / "table.json"
+
+
+def test_figures_of_a_published_table_stand_for_its_cells(setting: Make, player: Player, tmp_path: Path) -> None:
+    first = setting()
+    player.score({"seed0": 0.25})
+    run(first, player, [])
+    table = publish(first)
+    player.forget()
+    second = replace(first, out=tmp_path / "second", seeds=first.seeds + 1)
+    run(second, player, [table])
+    assert player.verbs() == ["train", "evaluate", "bench"] * 2  # the new seed of both rows
+    before, after = gather(plan(first))[0], gather(plan(second))[0]
+    for old, new in zip(before, after, strict=True):
+        assert {seed: new.seeds[seed] for seed in old.seeds} == old.seeds
+        assert old.seeds[0]["mIoU"] == 0.25
+    assert json.loads(publish(second).read_text())["rows"][0]["keys"].keys() == {"0", "1"}
+
+
+def test_published_figures_are_those_of_the_same_commands(setting: Make, player: Player, tmp_path: Path) -> None:
+    first = setting()
+    run(first, player, [])
+    table = publish(first)
+    player.forget()
+    run(replace(first, out=tmp_path / "second", extra={"steps": 5}), player, [table])
+    assert player.verbs() == ["train", "evaluate", "bench"] * 2
+
+
+def test_models_that_are_joined_are_trained_though_their_figures_are_known(player: Player, tmp_path: Path) -> None:
+    first = Setting("ensemble", "vspw:videos", tmp_path / "first", seeds=1)
+    run(first, player, [])
+    whole = publish(first)
+    player.forget()
+    run(replace(first, out=tmp_path / "second"), player, [whole])
+    assert player.calls == []
+
+    singles = json.loads(whole.read_text())
+    singles["rows"] = [row for row in singles["rows"] if row["label"] != "mean of 2"]
+    (tmp_path / "without.json").write_text(json.dumps(singles))
+    third = replace(first, out=tmp_path / "third")
+    run(third, player, [tmp_path / "without.json"])
+    assert player.verbs().count("train") == 2
+    again = [cell for cell in plan(third) if cell.row.label == "mean of 2"]
+    assert read_record(again[0]).status == "done"

@@ -40,9 +40,9 @@ def parser() -> argparse.ArgumentParser:
     add("--out", metavar="DIR", help="folder of the results (default: results/NAME-SCALE)")
     add("--jobs", type=int, default=named["jobs"].default, metavar="N",
         help="cells at a time; frames/s and hours are then those beside others (%(default)s)")  # fmt: skip
-    add("--reuse", action="append", default=[], metavar="DIR",
+    add("--reuse", action="append", default=[], metavar="DIR|FILE",
         help="results of another experiment, such as results/table1-small: cells with the same commands are copied "
-        "from there; may be repeated")  # fmt: skip
+        "from there; of a table.json, their figures alone; may be repeated")  # fmt: skip
     add("--rows", action="append", metavar="LABEL",
         help="run these rows alone now, such as 'SSLTM*'; may be repeated (all)")  # fmt: skip
     add("--dry-run", action="store_true", help="print the commands of everything that is not done, and stop")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import hashlib
 import json
 import shlex
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,10 @@ from everyframe.reproduce.subsets import SUBSETS, link_subset
 
 TIMED_FRAMES = 9
 """Steps of the stream that frames/s is the median of."""
+
+
+HERE = "CELL"
+"""Stands for the folder of a cell in its commands, so that those of two folders can be compared."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +113,13 @@ class Setting:
         """What must be the same when a grid goes on: everything but the number of seeds."""
         plain = {"experiment": self.name, "data": self.data, "scale": self.scale, "extra": dict(self.extra)}
         return dict(json.loads(json.dumps(plain)))
+
+
+def cell_key(setting: Setting, cell: Cell) -> str:
+    """Return a digest of a cell's commands, the same wherever the results lie: what its figures follow from."""
+    commands = "\n".join(map(str, cell.steps))
+    anywhere = commands.replace(str(cell.folder), HERE).replace(f"{setting.out}/cells/", "GRID/cells/")
+    return hashlib.sha256(anywhere.encode()).hexdigest()[:16]
 
 
 def plan(setting: Setting) -> list[Cell]:

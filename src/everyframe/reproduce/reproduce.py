@@ -46,7 +46,8 @@ def reproduce(
         seeds: how many seeds each row is trained with; more may be asked for later.
         out: folder of the results; results/NAME-SCALE when left out.
         jobs: cells at a time.
-        reuse: folders of other grids; a cell that one of them has finished with the same commands is taken over.
+        reuse: folders of other grids, or a `table.json` of one; a cell that one of them has finished with the same
+            commands is taken over, from a table its figures alone.
         rows: labels of the rows to run now, or patterns of them; the others are left for another call.
         extra: options of every training, as in `everyframe train`.
         program: see `run_grid`.
@@ -116,7 +117,8 @@ def _write_video(setting: Setting, cells: Sequence[Cell]) -> None:
         return
     shown = {cell.row.label: cell for cell in cells if cell.seed == 0}
     picked = [shown[label] for label in setting.experiment.video]
-    if any(read_record(cell).status != "done" for cell in picked):
+    records = [read_record(cell) for cell in picked]
+    if any(record.status != "done" or record.figures is not None for record in records):
         return
     videos, space = load_split(setting.data, setting.split)
     predictions = [(cell.row.label, cell.folder / "labels") for cell in picked]

@@ -1,6 +1,8 @@
 """Cells that another grid has finished with the same commands: taken over instead of trained again.
 
-SSLTM from one label per video is a row of `table1`, of `stt`, of `gcc` and of `mean-teacher-vs-iterative`.
+SSLTM from one label per video is a row of `table1`, of `stt`, of `gcc` and of `mean-teacher-vs-iterative`. A folder of
+results gives models and reports; a published `table.json` gives the figures alone, so that a table can be extended on
+another machine.
 """
 
 from __future__ import annotations
@@ -14,10 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from everyframe.errors import InputError
-from everyframe.reproduce.plan import Cell
-
-HERE = "CELL"
-"""Stands for the folder of a cell in its commands, so that those of two folders can be compared."""
+from everyframe.reproduce.plan import HERE, Cell
 
 
 @dataclass(frozen=True)
@@ -47,19 +46,27 @@ class Reuse:
     """Finished cells of other grids, found by the command of their training.
 
     Args:
-        folders: results of other grids (`--out` of `everyframe reproduce`).
+        sources: results of other grids: a folder (`--out` of `everyframe reproduce`), or a `table.json`.
 
     Raises:
-        InputError: a folder holds no grid.
+        InputError: a source holds no grid.
     """
 
-    folders: Iterable[Path]
+    sources: Iterable[Path]
+    published: dict[str, dict[str, float]] = field(init=False, default_factory=dict)
+    """Digest of a cell's commands (`plan.cell_key`) -> its figures, from tables."""
     _cells: dict[str, Finished] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        for folder in map(Path, self.folders):
+        for folder in map(Path, self.sources):
+            if folder.is_file():
+                self.published |= published_figures(folder)
+                continue
             if not (folder / "cells").is_dir():
-                raise InputError(f"reuse: expected a folder that `everyframe reproduce` wrote, found none at {folder}")
+                raise InputError(
+                    f"reuse: expected a folder that `everyframe reproduce` wrote, or the table.json of one, found "
+                    f"none at {folder}"
+                )
             for path in sorted(folder.glob("cells/*/*/cell.json")):
                 cell = Finished(path.parent, json.loads(path.read_text(encoding="utf-8")))
                 if (trained := cell.command("train")) is not None:
@@ -85,6 +92,19 @@ class Reuse:
             done.append(step.name)
             seconds[step.name] = float(other.record["seconds"].get(step.name, 0.0))
         return done, seconds
+
+
+def published_figures(path: Path) -> dict[str, dict[str, float]]:
+    """Read the figures of all cells of a `table.json`, by the digest of their commands.
+
+    Raises:
+        InputError: the file is no such table.
+    """
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+        return {key: row["seeds"][seed] for row in rows for seed, key in row["keys"].items()}
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError):
+        raise InputError(f"reuse: expected a table.json of `everyframe reproduce`, came another file: {path}") from None
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from everyframe.errors import InputError
-from everyframe.reproduce.plan import Cell, Setting, Step, prepare
+from everyframe.reproduce.plan import Cell, Setting, Step, cell_key, prepare
 from everyframe.reproduce.reuse import Reuse
 
 PROGRAM = (sys.executable, "-m", "everyframe.cli")
@@ -44,6 +44,7 @@ class CellRecord:
         seconds: step -> wall time in all lives of the grid together.
         commands: step -> the exact command.
         message: of a failed cell, the last lines of its output.
+        figures: of a cell that a published table has; no files lie beside its record then.
     """
 
     label: str
@@ -53,6 +54,7 @@ class CellRecord:
     seconds: dict[str, float] = field(default_factory=dict)
     commands: dict[str, str] = field(default_factory=dict)
     message: str = ""
+    figures: dict[str, float] | None = None
 
     def write(self, folder: Path) -> None:
         """Replace the file as a whole."""
@@ -85,7 +87,7 @@ def run_grid(
         cells: what `plan` returned.
         program: what the words of a step are given to.
         jobs: cells at a time; the processor's threads are shared among them.
-        reuse: folders of other grids, whose cells are taken over where the commands are the same, see `Reuse`.
+        reuse: results of other grids, whose cells are taken over where the commands are the same, see `Reuse`.
         asked: whether a signal asks to stop; commands under way are then told to, and finish in good order.
         changed: called after each cell, one call at a time.
         say: takes lines of progress, commands among them.
@@ -98,13 +100,17 @@ def run_grid(
     """
     with _claim(setting) as lock:
         one_at_a_time = threading.Lock()
-        worker = _Worker(setting, tuple(program), max(1, jobs), lock, Reuse(reuse), asked, say)
+        known = Reuse(reuse)
+        worker = _Worker(setting, tuple(program), max(1, jobs), lock, known, asked, say)
+        joining = [cell for cell in cells if cell.row.members and cell_key(setting, cell) not in known.published]
+        joined_models = {(label, cell.seed) for cell in joining for label in cell.row.members}
 
         def work(cell: Cell) -> CellRecord:
             before = read_record(cell)
-            if asked() or (before.status == "done" and _complete(cell, before)):
+            figures_do = (cell.row.label, cell.seed) not in joined_models  # its model itself is needed otherwise
+            if asked() or (before.status == "done" and _complete(cell, before, figures_do)):
                 return before
-            record = worker.run(cell, before)
+            record = (figures_do and worker.publish(cell, before)) or worker.run(cell, before)
             with one_at_a_time:
                 changed(record)
             return record
@@ -127,9 +133,21 @@ class _Worker:
     asked: Callable[[], object]
     say: Callable[[str], None]
 
-    def run(self, cell: Cell, record: CellRecord) -> CellRecord:
+    def publish(self, cell: Cell, record: CellRecord) -> CellRecord | None:
+        """Take the figures of a cell that nothing was run of from a published table; None where it is in none."""
+        figures = self.reuse.published.get(cell_key(self.setting, cell))
+        if figures is None or record.seconds:
+            return None
+        record.status, record.figures = "done", figures
         cell.folder.mkdir(parents=True, exist_ok=True)
-        record.status, record.message = "running", ""
+        record.write(cell.folder)
+        self.say(f"{cell.row.label}, seed {cell.seed}: figures of a published table")
+        return record
+
+    def run(self, cell: Cell, record: CellRecord) -> CellRecord:
+        """Run the steps that are missing."""
+        cell.folder.mkdir(parents=True, exist_ok=True)
+        record.status, record.message, record.figures = "running", "", None
         record.commands = {step.name: str(step) for step in cell.steps}
         if not record.done:
             record.done, seconds = self.reuse.take(cell)
@@ -208,7 +226,9 @@ def write_whole(path: Path, text: str) -> None:
     part.replace(path)
 
 
-def _complete(cell: Cell, record: CellRecord) -> bool:
+def _complete(cell: Cell, record: CellRecord, figures_do: bool) -> bool:
+    if record.figures is not None:
+        return figures_do
     return all(step.name in record.done and step.produces.exists() for step in cell.steps)
 
 

@@ -15,13 +15,25 @@ def table1(backbone: str) -> tuple[Row, ...]:
     return tuple(rows)
 
 
+SSLTM_DEFAULTS: Overrides = {
+    "model.temporal.context": "reference",
+    "model.temporal.prototypes": 3,
+    "model.temporal.update": "mse",
+}
+"""What the recipes of SSLTM leave as it is: a row that sets nothing else is SSLTM in `table1` and shares its cells."""
+
+
+def _beyond_defaults(options: Overrides) -> Overrides:
+    return {key: value for key, value in options.items() if value != SSLTM_DEFAULTS[key]}
+
+
 def gcc(backbone: str) -> tuple[Row, ...]:
     """Fig. 1: prototypes per class and how they move; without any as the baseline."""
     model = f"ssltm-{backbone}"
     rows = [row("no prototypes", model, ONE_LABEL, {"model.temporal.prototypes": 0})]
     for update in ("mse", "ema"):
         for count in range(1, 6):
-            options = {"model.temporal.prototypes": count, "model.temporal.update": update}
+            options = _beyond_defaults({"model.temporal.prototypes": count, "model.temporal.update": update})
             rows.append(row(f"K={count}, {update.upper()}", model, ONE_LABEL, options, x=count, series=update.upper()))
     return tuple(rows)
 
@@ -42,7 +54,7 @@ def noisy_reference(backbone: str) -> tuple[Row, ...]:
             label,
             f"ssltm-{backbone}",
             ONE_LABEL,
-            {"model.temporal.context": context, "model.temporal.prototypes": count},
+            _beyond_defaults({"model.temporal.context": context, "model.temporal.prototypes": count}),
         )
         for label, (context, count) in contexts.items()
     )

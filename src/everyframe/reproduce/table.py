@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from everyframe.metrics.results import Results, Score
-from everyframe.reproduce.plan import Cell, Setting
+from everyframe.reproduce.plan import Cell, Setting, cell_key, plan
 from everyframe.reproduce.runner import CellRecord, read_record, write_whole
 from everyframe.reproduce.subsets import SUBSETS
 
@@ -104,7 +104,9 @@ class Line:
 
 
 def read_figures(cell: Cell, record: CellRecord) -> Figures:
-    """Read everything that the steps of a finished cell wrote."""
+    """Read everything that the steps of a finished cell wrote, or what a published table says of it."""
+    if record.figures is not None:
+        return record.figures
     results = Results.from_json(cell.folder / "report" / "results.json")
     found: dict[str, float | None] = {}
     for name in SCORES:
@@ -227,6 +229,7 @@ def _differences(setting: Setting, lines: Sequence[Line]) -> list[str]:
 def as_json(setting: Setting, lines: Sequence[Line], failed: Sequence[CellRecord]) -> dict[str, Any]:
     """Return all figures as plain values."""
     names = list(dict.fromkeys(name for line in lines for figures in line.seeds.values() for name in figures))
+    keys = {(cell.row.label, cell.seed): cell_key(setting, cell) for cell in plan(setting)}
     return {
         **setting.identity(),
         "size": list(setting.size),
@@ -234,6 +237,7 @@ def as_json(setting: Setting, lines: Sequence[Line], failed: Sequence[CellRecord
             {
                 "label": line.label,
                 "seeds": {str(seed): figures for seed, figures in sorted(line.seeds.items())},
+                "keys": {str(seed): keys[line.label, seed] for seed in sorted(line.seeds)},
                 "mean": {name: line.mean(name) for name in names if line.values(name)},
                 "deviation": {name: line.deviation(name) for name in names if len(line.values(name)) > 1},
             }
