@@ -87,6 +87,26 @@ def test_unfilled_prototypes_are_never_attended_to() -> None:
 # -- short term -------------------------------------------------------------------------------------------------------
 
 
+def test_empty_slots_leave_batch_statistics_alone() -> None:
+    """What an empty slot holds changes neither the running statistics nor the output of a training step."""
+    module, head = make(prototypes=2)
+    module.prototypes.filled[:] = torch.tensor([[True, False], [True, True], [False, False]])
+    query = frame(head)
+    start = {name: value.clone() for name, value in module.state_dict().items()}
+
+    def step(empty: float) -> tuple[Tensor, Tensor]:
+        module.load_state_dict(start)
+        with torch.no_grad():
+            module.prototypes.prototypes[~module.prototypes.filled] = empty
+            out = module.train().attend_prototypes(module.site.query(query.embedding["pixels"], head))
+        means = [norm.running_mean for norm in module.global_attention.modules() if isinstance(norm, nn.BatchNorm2d)]
+        return out, torch.cat(means)
+
+    (zeros, mean), (noise, mean_of_noise) = step(0.0), step(1e3)
+    assert torch.equal(zeros, noise)
+    assert torch.equal(mean, mean_of_noise)
+
+
 def test_offsets_around_the_query_stand_in_time_order() -> None:
     """With (-3, 3) the query is the middle frame: turning time around turns the bias table around."""
     module, head = make(adjacent=(3, -3), context="none", prototypes=0)
