@@ -236,6 +236,7 @@ def as_json(setting: Setting, lines: Sequence[Line], failed: Sequence[CellRecord
         "rows": [
             {
                 "label": line.label,
+                "planned": line.planned,
                 "seeds": {str(seed): figures for seed, figures in sorted(line.seeds.items())},
                 "keys": {str(seed): keys[line.label, seed] for seed in sorted(line.seeds)},
                 "mean": {name: line.mean(name) for name in names if line.values(name)},
@@ -245,6 +246,20 @@ def as_json(setting: Setting, lines: Sequence[Line], failed: Sequence[CellRecord
         ],
         "failed": [{"label": r.label, "seed": r.seed, "message": r.message} for r in failed],
     }
+
+
+def read_table(path: Path) -> tuple[Setting, list[Line]]:
+    """Read a `table.json` back, as far as its table shows it."""
+    found = json.loads(path.read_text(encoding="utf-8"))
+    height, width = found["size"]
+    setting = Setting(
+        found["experiment"], found["data"], path.parent, found["scale"], extra=found["extra"], size=(height, width)
+    )
+    lines = [
+        Line(row["label"], {int(seed): figures for seed, figures in row["seeds"].items()}, row["planned"])
+        for row in found["rows"]
+    ]
+    return setting, lines
 
 
 def write_table(setting: Setting, lines: Sequence[Line], failed: Sequence[CellRecord]) -> Path:
