@@ -145,8 +145,10 @@ def test_unlabelled_videos_bring_a_teacher(videos: str, tmp_path: Path, capsys: 
 def test_train_then_resume_from_the_run_folder(videos: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "run"
     arguments = ["--data", videos, "--steps", "2", "--validate_every", "2", *QUICK, "--trainer.precision", "32-true"]
-    assert main(["train", "ocr-gru-tiny", "--out", str(out), *arguments]) == 0
-    assert "mIoU" in capsys.readouterr().out
+    assert main(["train", "ocr-gru-tiny", "--out", str(out), *arguments, "--data.budget", "1"]) == 0
+    told = capsys.readouterr()
+    assert "mIoU" in told.out
+    assert "2 labelled frames (6 more hidden by data.budget 1)" in told.err
     config = yaml.safe_load((out / "config.yaml").read_text())
     assert config["data"]["adjacent"] == [-2, -1]  # what the recurrent module asks for
     assert config["data"]["reference"] is None

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from layout_files import mask, picture, text
 
+from everyframe.data.findings import DataWarning
 from everyframe.data.layouts import SPLITS, load_split
 from everyframe.data.reading import read_labels
 from everyframe.errors import InputError
@@ -191,6 +192,17 @@ def test_cvat_export_beside_one_video(own: Path) -> None:
     assert c.labelled == (1,)
     assert read_labels(c, 1, space)[:, 0].tolist() == [1, 0, 255, 255]  # type: ignore[index]
     assert (read_labels(videos[0], 2, space) == 0).all()  # video `a` is still read by the ids of classes.yaml
+
+
+def test_masks_beside_a_cvat_export_are_told(own: Path) -> None:
+    cvat_masks(own / "masks/c/SegmentationClass/frame_2.png")
+    text(own / "masks/c/labelmap.txt", *LABELMAP)
+    text(own / "classes.yaml", "0: {name: background, ignore: true}", "1: road", "2: car")
+    load_split(own, "all")
+    mask(own / "masks/c/frame_1.png", 2)
+    with pytest.warns(DataWarning, match=r"masks/c/frame_1\.png: a mask beside SegmentationClass, which is read alone"):
+        videos, _ = load_split(own, "all")
+    assert videos[2].labelled == (1,)
 
 
 def test_two_masks_of_one_frame_in_different_folders_are_refused(own: Path) -> None:

@@ -16,6 +16,7 @@ from tiny_run import TinyData, TinyLoader, make_clip, make_unlabelled_clip, run,
 from torch.nn import functional as F
 
 from everyframe.data.sampling import ClipSampling
+from everyframe.errors import InputError
 from everyframe.frames import Clip
 from everyframe.labels import LabelSpace
 from everyframe.models.zoo import MODELS, create_model
@@ -25,6 +26,7 @@ from everyframe.training.mean_teacher import MeanTeacher, query_logits
 from everyframe.training.objective import pixel_objective
 from everyframe.training.objectives_mask import MaskOptions
 from everyframe.training.objectives_temporal import video_objective
+from everyframe.training.run import train
 
 TEACHING = {"weight": 1.0, "threshold": 0.6, "ramp": 0.5}
 
@@ -53,6 +55,13 @@ def batch(unlabelled: int = 3) -> dict[str, Clip]:
         "labelled": Clip.stack([make_clip(2), make_clip(3)]),
         "unlabelled": Clip.stack([make_unlabelled_clip(n) for n in range(unlabelled)]),
     }
+
+
+def test_data_without_unlabelled_clips_are_refused(tmp_path: Path) -> None:
+    data = TinyData()
+    data.unlabeled_batch_size = 0
+    with pytest.raises(InputError, match=r"teacher: expected clips without labels .* unlabeled_batch_size=8"):
+        train(tiny_model(), data, tmp_path / "run", teacher=Teaching(weight=1.0), steps=1)
 
 
 # -- one step --------------------------------------------------------------------------------------------------------

@@ -120,6 +120,7 @@ class ClipDataModule(LightningDataModule):
         self.per, self.batches_per_epoch, self.workers, self.seed = per, batches_per_epoch, workers, seed
         self.balance = Balance(repeat_threshold, rare_class_temperature)
         self._split: Split | None = None
+        self._labels_found = 0
         self._joined: list[Joined] | None = None
         self._loaders: dict[str, ClipLoader] = {}
         self._positions: dict[str, dict[str, Any]] = {}
@@ -196,9 +197,16 @@ class ClipDataModule(LightningDataModule):
         write_manifest(self.train_videos, path)
         return path
 
+    @property
+    def hidden_label_count(self) -> int:
+        """How many labelled frames of the training split the budget hides."""
+        seen = sum(len(video.labelled) for video in self.train_videos)
+        return self._labels_found - seen
+
     def _train(self) -> Split:
         if self._split is None:
             videos, space = load_split(self.data, self.train_split)
+            self._labels_found = sum(len(video.labelled) for video in videos)
             self._split = apply_budget(videos, self.budget, which=self.budget_frame, seed=self.seed), space
         return self._split
 

@@ -170,6 +170,11 @@ def train(
         InputError: the folder holds a run already, the loss became infinite or NaN, the data cannot be used.
         Interrupted: SIGTERM or SIGINT came; the checkpoint is written, the model too if no validation had chosen one.
     """
+    if teacher and teacher.weight and not getattr(data, "unlabeled_batch_size", 1):
+        raise InputError(
+            "teacher: expected clips without labels to teach on, came data with unlabeled_batch_size 0; give the data "
+            "module as many as labelled ones, ClipDataModule(..., batch_size=8, unlabeled_batch_size=8)"
+        )
     options = dict(trainer or {})
     folder = RunFolder(Path(out))
     checkpoint = folder.checkpoint(resume)

@@ -124,12 +124,13 @@ def _summary(config: Config, data: ClipDataModule, model: Segmenter) -> str:
     given = data.labelled_videos
     labels = sum(len(video.labelled) for video in given)
     joined = "".join(f", {source.kept} of {source.labels} label maps of {source.source.data}" for source in data.joined)
-    unlabelled = data.unlabeled_batch_size
+    hidden, unlabelled = data.hidden_label_count, data.unlabeled_batch_size
     without = f"{counted(len(data.unlabeled_videos), 'video')} without labels, " if unlabelled else ""
     return (
         f"{config['model']['name']}: {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, "
         f"{len(data.label_space)} classes; {counted(len(given), 'training video')} with "
         f"{counted(labels, 'labelled frame')}"
+        f"{f' ({hidden} more hidden by data.budget {data.budget})' if hidden else ''}"
         f"{' (pseudo-labels among them)' if data.pseudo_labels else ''}{joined and f' (among them{joined[1:]})'}, "
         f"{without}{counted(len(data.val_videos), 'validation video')}; {counted(config['steps'], 'step')} of "
         f"{counted(config['data']['batch_size'], 'clip')} "

@@ -155,6 +155,11 @@ def _label_spaces(root: Path, names: list[str]) -> tuple[LabelSpace, dict[str, L
 
 def _frames(source: Path, masks_in: Path, cvat: bool) -> tuple[FrameRef, ...]:
     masks = list_masks(masks_in, nested=masks_in.name == CVAT_MASKS)
+    if masks_in.name == CVAT_MASKS and not cvat:
+        beside = [path for path in sorted(masks_in.parent.iterdir()) if path.suffix.lower() in IMAGE_ENDINGS]
+        if beside:
+            what = f"a mask beside {CVAT_MASKS}, which is read alone; left out"
+            found("warning", what, f"move it into {CVAT_MASKS} if the ids of labelmap.txt are its own, or away", beside)
     if source.is_file():
         return _file_frames(source, masks, masks_in)
     frames = list_frames(source, natural=True, nested=cvat)
