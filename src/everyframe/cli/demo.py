@@ -53,6 +53,8 @@ def main(arguments: list[str]) -> int:
             "--data.workers", 0, "--data.photometric", "false", "--data.scale", [0.75, 1.5], "--optimizer.lr", 0.003,
             "--optimizer.warmup", 40, "--data.seed", options.seed, "--seed", options.seed,
         )  # fmt: skip
+        if not (out / name / "outcome.json").exists():  # SIGTERM ends a training in good order, with status 0
+            return 0
 
     _say("Label every frame of new videos, and measure against the full ground truth")
     videos = sorted(str(path) for path in (out / "data" / "videos").glob("test*.mp4"))
