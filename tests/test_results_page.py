@@ -1,22 +1,39 @@
-"""The tables of docs/results.md are those of the published files beside it, to the last digit."""
+"""The pages of results show the published tables beside them, to the last digit."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
+from everyframe.reproduce.plan import Setting
 from everyframe.reproduce.reuse import published_figures
-from everyframe.reproduce.table import markdown, read_table
+from everyframe.reproduce.table import Line, markdown
 
 DOCS = Path(__file__).parents[1] / "docs"
 TABLES = sorted((DOCS / "results").glob("*.json"))
 
 
+def read_table(path: Path) -> tuple[Setting, list[Line]]:
+    """What `everyframe reproduce` made the table of."""
+    found = json.loads(path.read_text(encoding="utf-8"))
+    setting = Setting(found["experiment"], found["data"], path.parent, found["scale"], 3, found["extra"], found["size"])
+    lines = [
+        Line(row["label"], {int(seed): figures for seed, figures in row["seeds"].items()}, row["planned"])
+        for row in found["rows"]
+    ]
+    return setting, lines
+
+
+def test_there_are_tables() -> None:
+    assert TABLES
+
+
 @pytest.mark.parametrize("path", TABLES, ids=lambda path: path.stem)
 def test_page_shows_the_published_table(path: Path) -> None:
     setting, lines = read_table(path)
-    shown = (DOCS / "results.md").read_text(encoding="utf-8").splitlines()
+    shown = "".join(page.read_text(encoding="utf-8") for page in DOCS.glob("results*.md")).splitlines()
     measured = [line for line in lines if line.seeds]
     table = markdown(setting, measured, []).splitlines()
     assert measured

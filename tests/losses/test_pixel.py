@@ -70,6 +70,17 @@ def test_upsampling_is_half_pixel_bilinear() -> None:
     np.testing.assert_allclose(upsample(logits, (7, 9))[0].detach().numpy(), expected, atol=1e-5)
 
 
+def test_infinite_logits_stay_where_they_are() -> None:
+    """Infinity at a corner reaches the pixels around it, not all of its row and column."""
+    logits = torch.zeros(1, 2, 3, 4)
+    logits[0, 0, 0, 0] = torch.inf
+    full = upsample(logits, (12, 16))
+    assert full[0, 0].isnan().sum() == 0
+    assert full[0, 0, :2, :2].isinf().all()
+    assert (full[0, 0, 6:] == 0).all()
+    assert (full[0, 1] == 0).all()
+
+
 def test_cross_entropy_is_the_mean_over_labelled_pixels() -> None:
     logits, labels = batch()
     probabilities, ids = pixels(logits, labels)

@@ -107,6 +107,16 @@ def test_empty_slots_leave_batch_statistics_alone() -> None:
     assert torch.equal(mean, mean_of_noise)
 
 
+def test_group_norm_sees_the_same_tokens_in_training_and_after() -> None:
+    head = OCRHead((8, 12), (4, 8), K, width=D, key_width=8, norm="group")
+    module = SSLTM(head, heads=2, window=(4, 4), prototypes=2)
+    module.prototypes.observe(torch.randn(1, D, *SIZE), torch.randint(0, K, (1, 24, 36)).to(torch.uint8))
+    assert not module.prototypes.filled.all()
+    query = module.site.query(frame(head).embedding["pixels"], head)
+    with torch.no_grad():
+        torch.testing.assert_close(module.train().attend_prototypes(query), module.eval().attend_prototypes(query))
+
+
 def test_offsets_around_the_query_stand_in_time_order() -> None:
     """With (-3, 3) the query is the middle frame: turning time around turns the bias table around."""
     module, head = make(adjacent=(3, -3), context="none", prototypes=0)

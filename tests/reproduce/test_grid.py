@@ -16,7 +16,7 @@ from everyframe.models.temporal.ssltm import SSLTM
 from everyframe.models.zoo import create_model
 from everyframe.reproduce.experiment import SCALES, Row
 from everyframe.reproduce.grid import EXPERIMENTS, find
-from everyframe.reproduce.plan import Setting, check, overrides_of, pick, plan
+from everyframe.reproduce.plan import Setting, cell_key, check, overrides_of, pick, plan
 from everyframe.reproduce.ssltm_grids import SSLTM_DEFAULTS
 from everyframe.reproduce.vspw2023_grids import PLAIN, SPECIALIST
 from everyframe.training.recipe import read_recipe, recipes, resolve
@@ -84,6 +84,17 @@ def test_rows_of_ssltm_as_it_is_share_the_cells_of_table1() -> None:
     for experiment, label in (("gcc", "K=3, MSE"), ("noisy-reference", "RFCE+GCC"), ("stt", "with STT")):
         same = next(row for row in find(experiment).rows("tiny") if row.label == label)
         assert (same.recipe, same.overrides) == (whole.recipe, whole.overrides)
+
+
+def test_cells_that_are_one_have_one_key(tmp_path: Path) -> None:
+    def key(name: str, label: str) -> str:
+        cells = plan(Setting(name, "vspw:videos", tmp_path / name, seeds=2))
+        return next(cell_key(cell) for cell in cells if (cell.row.label, cell.seed) == (label, 1))
+
+    whole = key("table1", "SSLTM")
+    assert key("gcc", "K=3, MSE") == key("stt", "with STT") == key("temporal", "OCRNet, SSLTM") == whole
+    assert key("mean-teacher-vs-iterative", "SSLTM, labels alone") == whole
+    assert key("noisy-reference", "RFCE+GCC") != whole  # scored on noisy and clean frames as well
 
 
 def test_gcc_is_five_counts_by_two_rules() -> None:

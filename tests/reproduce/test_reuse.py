@@ -14,7 +14,8 @@ import pytest
 from command_player import Player
 
 from everyframe.errors import InputError
-from everyframe.reproduce.plan import Setting, plan
+from everyframe.reproduce.experiment import SCALES
+from everyframe.reproduce.plan import Setting, cell_key, plan
 from everyframe.reproduce.reuse import Reuse
 from everyframe.reproduce.runner import read_record, run_grid
 from everyframe.reproduce.table import gather, write_table
@@ -136,3 +137,49 @@ def test_models_that_are_joined_are_trained_though_their_figures_are_known(playe
     assert player.verbs().count("train") == 2
     again = [cell for cell in plan(third) if cell.row.label == "mean of 2"]
     assert read_record(again[0]).status == "done"
+
+
+def test_figures_that_were_taken_stay_without_the_table(player: Player, tmp_path: Path) -> None:
+    first = Setting("ensemble", "vspw:videos", tmp_path / "first", seeds=1)
+    run(first, player, [])
+    second = replace(first, out=tmp_path / "second")
+    run(second, player, [publish(first)])
+    player.forget()
+    run(second, player, [])
+    assert player.calls == []
+
+
+def test_a_folder_gives_more_than_a_table(setting: Make, player: Player, tmp_path: Path) -> None:
+    first = setting()
+    run(first, player, [])
+    second = replace(first, out=tmp_path / "second")
+    run(second, player, [publish(first), first.out])
+    for cell in plan(second):
+        assert read_record(cell).figures is None
+        assert all(step.produces.exists() for step in cell.steps)
+
+
+def test_figures_are_published_under_the_commands_that_made_them(
+    setting: Make, player: Player, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = setting()
+    run(first, player, [])
+    other = replace(SCALES["small"], overrides={**SCALES["small"].overrides, "steps": 5})
+    monkeypatch.setitem(SCALES, "small", other)
+    table = publish(first)  # the scale has changed since
+    player.forget()
+    run(replace(first, out=tmp_path / "second"), player, [table])
+    assert player.verbs() == ["train", "evaluate", "bench"] * 2
+
+
+@pytest.mark.parametrize("name", ["a b", "deep/er", "."])
+def test_the_digest_does_not_depend_on_the_folder(
+    setting: Make, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for experiment in ("ensemble", "other-attempts", "mean-teacher-vs-iterative"):
+        grid = Setting(experiment, "vspw:videos", tmp_path / "out", seeds=2)
+        elsewhere = replace(grid, out=Path(name))
+        keys = [cell_key(cell) for cell in plan(grid)]
+        assert keys == [cell_key(cell) for cell in plan(elsewhere)]
+        assert len(set(keys)) == len(keys)

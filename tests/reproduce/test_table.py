@@ -15,7 +15,7 @@ from everyframe.reproduce.experiment import Row
 from everyframe.reproduce.plan import Setting, plan
 from everyframe.reproduce.plots import bars_svg, curve_svg, write_plots
 from everyframe.reproduce.runner import CellRecord, run_grid
-from everyframe.reproduce.table import COLUMNS, Line, difference, gather, markdown, read_table, write_table
+from everyframe.reproduce.table import COLUMNS, Line, difference, gather, markdown, write_table
 
 MIOU = next(column for column in COLUMNS if column.name == "mIoU")
 A = Line("a", {0: {"mIoU": 0.5, "mIoU low": 0.4, "mIoU high": 0.7}, 1: {"mIoU": 0.6, "mIoU low": 0.5, "mIoU high": 0.8},
@@ -56,8 +56,6 @@ def test_table_of_a_grid(setting: Callable[..., Setting], player: Player) -> Non
     run_grid(grid, cells, program=player.program, say=lambda line: None)
     lines, failed = gather(cells)
     text = write_table(grid, lines, failed).read_text().splitlines()
-    again = read_table(grid.out / "table.json")
-    assert markdown(*again, failed).splitlines() == text
     table = [line for line in text if line.startswith("|")]
     assert table[0] == (
         "|  | seeds | mIoU | 95 % interval | VC8 | VC16 | TC | parameters (M) | GMACs | frames/s | hours |"

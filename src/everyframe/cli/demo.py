@@ -46,6 +46,8 @@ def main(arguments: list[str]) -> int:
     _run("data", "check", out / "data")
 
     _say("Train twice: with one labelled frame per video, and with every frame labelled (the ceiling)")
+    from everyframe.training.run import RunFolder
+
     for name, data in (("one-label", "data"), ("all-labels", "truth")):
         _run(
             "train", RECIPE, "--data", f"folder:{out / data}", "--out", out / name, "--steps", options.steps,
@@ -53,7 +55,7 @@ def main(arguments: list[str]) -> int:
             "--data.workers", 0, "--data.photometric", "false", "--data.scale", [0.75, 1.5], "--optimizer.lr", 0.003,
             "--optimizer.warmup", 40, "--data.seed", options.seed, "--seed", options.seed,
         )  # fmt: skip
-        if not (out / name / "outcome.json").exists():  # SIGTERM ends a training in good order, with status 0
+        if not RunFolder(out / name).outcome.exists():  # SIGTERM ends a training in good order, with status 0
             return 0
 
     _say("Label every frame of new videos, and measure against the full ground truth")

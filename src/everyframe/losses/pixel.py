@@ -29,21 +29,23 @@ Average = Literal["labelled", "pixels"]
 def upsample(logits: Tensor, size: tuple[int, int]) -> Tensor:
     """Return float32 logits [N, K, H, W] at `size`; bilinear, `align_corners=False`.
 
-    On a CPU as two matrix products, of rows and of columns: `F.interpolate` has a backward several times as slow there.
+    On a CPU as two matrix products, of rows and of columns: `F.interpolate` has a slow backward there. Where a logit is
+    not finite it would spread over its row and column, so that case stays with `F.interpolate`.
     """
     logits = logits.float()
     if logits.shape[-2:] == torch.Size(size):
         return logits
-    if logits.device.type != "cpu":
+    if logits.device.type != "cpu" or not logits.isfinite().all():
         return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
-    rows, columns = (_interpolation(old, new) for old, new in zip(logits.shape[-2:], size, strict=True))
+    sides = zip(logits.shape[-2:], size, strict=True)
+    rows, columns = (_interpolation(old, new, logits.device) for old, new in sides)
     with torch.autocast("cpu", enabled=False):
         return rows @ (logits @ columns.mT)
 
 
-def _interpolation(old: int, new: int) -> Tensor:
+def _interpolation(old: int, new: int, device: torch.device) -> Tensor:
     """Return the matrix [new, old] that resizes `old` values to `new` ones linearly."""
-    kept = torch.eye(old, dtype=torch.float32)[None]
+    kept = torch.eye(old, dtype=torch.float32, device=device)[None]
     return F.interpolate(kept, size=new, mode="linear", align_corners=False)[0].mT.contiguous()
 
 

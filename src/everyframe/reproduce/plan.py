@@ -6,7 +6,7 @@ import fnmatch
 import hashlib
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -115,11 +115,25 @@ class Setting:
         return dict(json.loads(json.dumps(plain)))
 
 
-def cell_key(setting: Setting, cell: Cell) -> str:
-    """Return a digest of a cell's commands, the same wherever the results lie: what its figures follow from."""
-    commands = "\n".join(map(str, cell.steps))
-    anywhere = commands.replace(str(cell.folder), HERE).replace(f"{setting.out}/cells/", "GRID/cells/")
-    return hashlib.sha256(anywhere.encode()).hexdigest()[:16]
+def digest_of(commands: Iterable[str]) -> str:
+    """Return a digest of a cell's commands, the same wherever the results lie.
+
+    The same commands give the same figures as long as recipes and code are the same, which no digest says.
+    """
+    lines = [shlex.split(command) for command in commands]
+    folder = next(Path(words[words.index("--out") + 1]).parent for words in lines if "--out" in words)
+    places = {str(folder): HERE, str(folder.parent.parent): "GRID"}  # CELLS/ROW/SEED; joined models name other cells
+
+    def anywhere(word: str) -> str:
+        return next((new + word[len(old) :] for old, new in places.items() if f"{word}/".startswith(f"{old}/")), word)
+
+    text = "\n".join("\0".join(map(anywhere, words)) for words in lines)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def cell_key(cell: Cell) -> str:
+    """Return the digest of the commands that a cell has."""
+    return digest_of(map(str, cell.steps))
 
 
 def plan(setting: Setting) -> list[Cell]:

@@ -1,8 +1,9 @@
 """Cells that another grid has finished with the same commands: taken over instead of trained again.
 
-SSLTM from one label per video is a row of `table1`, of `stt`, of `gcc` and of `mean-teacher-vs-iterative`. A folder of
-results gives models and reports; a published `table.json` gives the figures alone, so that a table can be extended on
-another machine.
+SSLTM from one label per video is trained once for `table1`, `stt`, `gcc`, `noisy-reference` and
+`mean-teacher-vs-iterative`; what they measure beyond that they measure themselves. A folder of results gives models and
+reports; a published `table.json` gives the figures of whole cells alone, so that a table can be extended on another
+machine.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from everyframe.errors import InputError
-from everyframe.reproduce.plan import HERE, Cell
+from everyframe.reproduce.plan import HERE, Cell, cell_key
 
 
 @dataclass(frozen=True)
@@ -54,13 +55,13 @@ class Reuse:
 
     sources: Iterable[Path]
     published: dict[str, dict[str, float]] = field(init=False, default_factory=dict)
-    """Digest of a cell's commands (`plan.cell_key`) -> its figures, from tables."""
+    """Digest of a cell's commands (`plan.digest_of`) -> its figures, from tables."""
     _cells: dict[str, Finished] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         for folder in map(Path, self.sources):
             if folder.is_file():
-                self.published |= published_figures(folder)
+                self.published = {**published_figures(folder), **self.published}
                 continue
             if not (folder / "cells").is_dir():
                 raise InputError(
@@ -72,6 +73,13 @@ class Reuse:
                 if (trained := cell.command("train")) is not None:
                     self._cells.setdefault(trained, cell)
 
+    def figures(self, cell: Cell) -> dict[str, float] | None:
+        """Return a cell's figures from a table; None where there are none, or a folder has the trained model."""
+        return None if self._twin(cell) is not None else self.published.get(cell_key(cell))
+
+    def _twin(self, cell: Cell) -> Finished | None:
+        return self._cells.get(str(cell.steps[0]).replace(str(cell.folder), HERE))
+
     def take(self, cell: Cell) -> tuple[list[str], dict[str, float]]:
         """Copy what the first steps of a cell would make, as long as another cell's commands are the same.
 
@@ -81,7 +89,7 @@ class Reuse:
         done: list[str] = []
         seconds: dict[str, float] = {}
         known = [str(step).replace(str(cell.folder), HERE) for step in cell.steps]
-        other = self._cells.get(known[0])
+        other = self._twin(cell)
         for step, command in zip(cell.steps, known, strict=True):
             if other is None or other.command(step.name) != command or other.folder == cell.folder:
                 break

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from everyframe.errors import InputError
-from everyframe.reproduce.plan import Cell, Setting, Step, cell_key, prepare
+from everyframe.reproduce.plan import Cell, Setting, Step, cell_key, digest_of, prepare
 from everyframe.reproduce.reuse import Reuse
 
 PROGRAM = (sys.executable, "-m", "everyframe.cli")
@@ -45,6 +45,7 @@ class CellRecord:
         commands: step -> the exact command.
         message: of a failed cell, the last lines of its output.
         figures: of a cell that a published table has; no files lie beside its record then.
+        key: `plan.digest_of` the commands behind these figures.
     """
 
     label: str
@@ -55,6 +56,12 @@ class CellRecord:
     commands: dict[str, str] = field(default_factory=dict)
     message: str = ""
     figures: dict[str, float] | None = None
+    key: str = ""
+
+    @property
+    def digest(self) -> str:
+        """`plan.digest_of` the commands that made the figures of a finished cell."""
+        return self.key or digest_of(self.commands.values())
 
     def write(self, folder: Path) -> None:
         """Replace the file as a whole."""
@@ -102,8 +109,9 @@ def run_grid(
         one_at_a_time = threading.Lock()
         known = Reuse(reuse)
         worker = _Worker(setting, tuple(program), max(1, jobs), lock, known, asked, say)
-        joining = [cell for cell in cells if cell.row.members and cell_key(setting, cell) not in known.published]
-        joined_models = {(label, cell.seed) for cell in joining for label in cell.row.members}
+        joining = [cell for cell in cells if cell.row.members and known.figures(cell) is None]
+        waiting = [cell for cell in joining if read_record(cell).status != "done"]
+        joined_models = {(label, cell.seed) for cell in waiting for label in cell.row.members}
 
         def work(cell: Cell) -> CellRecord:
             before = read_record(cell)
@@ -135,10 +143,10 @@ class _Worker:
 
     def publish(self, cell: Cell, record: CellRecord) -> CellRecord | None:
         """Take the figures of a cell that nothing was run of from a published table; None where it is in none."""
-        figures = self.reuse.published.get(cell_key(self.setting, cell))
+        figures = self.reuse.figures(cell)
         if figures is None or record.seconds:
             return None
-        record.status, record.figures = "done", figures
+        record.status, record.figures, record.key = "done", figures, cell_key(cell)
         cell.folder.mkdir(parents=True, exist_ok=True)
         record.write(cell.folder)
         self.say(f"{cell.row.label}, seed {cell.seed}: figures of a published table")
@@ -147,7 +155,7 @@ class _Worker:
     def run(self, cell: Cell, record: CellRecord) -> CellRecord:
         """Run the steps that are missing."""
         cell.folder.mkdir(parents=True, exist_ok=True)
-        record.status, record.message, record.figures = "running", "", None
+        record.status, record.message, record.figures, record.key = "running", "", None, ""
         record.commands = {step.name: str(step) for step in cell.steps}
         if not record.done:
             record.done, seconds = self.reuse.take(cell)

@@ -6,12 +6,12 @@ import json
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from everyframe.metrics.results import Results, Score
-from everyframe.reproduce.plan import Cell, Setting, cell_key, plan
+from everyframe.reproduce.plan import Cell, Setting
 from everyframe.reproduce.runner import CellRecord, read_record, write_whole
 from everyframe.reproduce.subsets import SUBSETS
 
@@ -68,11 +68,13 @@ class Line:
         label: of the row.
         seeds: seed -> figures of its cell, of finished cells only.
         planned: number of seeds that the grid has.
+        keys: seed -> digest of the commands of its cell.
     """
 
     label: str
     seeds: Mapping[int, Figures]
     planned: int
+    keys: Mapping[int, str] = field(default_factory=dict)
 
     def values(self, name: str) -> list[float]:
         """The number of every seed that has it."""
@@ -142,6 +144,7 @@ def _score(results: Results, name: str) -> Score | None:
 def gather(cells: Sequence[Cell]) -> tuple[list[Line], list[CellRecord]]:
     """Return the rows in their order with the figures of all finished cells, and the records of the failed ones."""
     seeds: dict[str, dict[int, Figures]] = {}
+    keys: dict[str, dict[int, str]] = {}
     planned: dict[str, int] = {}
     failed = []
     for cell in cells:
@@ -151,9 +154,11 @@ def gather(cells: Sequence[Cell]) -> tuple[list[Line], list[CellRecord]]:
         seeds.setdefault(label, {})
         if record.status == "done":
             seeds[label][cell.seed] = read_figures(cell, record)
+            keys.setdefault(label, {})[cell.seed] = record.digest
         elif record.status == "failed":
             failed.append(record)
-    return [Line(label, figures, planned[label]) for label, figures in seeds.items()], failed
+    lines = [Line(label, figures, planned[label], keys.get(label, {})) for label, figures in seeds.items()]
+    return lines, failed
 
 
 def difference(first: Line, second: Line, name: str = "mIoU") -> tuple[float, float, int]:
@@ -229,7 +234,6 @@ def _differences(setting: Setting, lines: Sequence[Line]) -> list[str]:
 def as_json(setting: Setting, lines: Sequence[Line], failed: Sequence[CellRecord]) -> dict[str, Any]:
     """Return all figures as plain values."""
     names = list(dict.fromkeys(name for line in lines for figures in line.seeds.values() for name in figures))
-    keys = {(cell.row.label, cell.seed): cell_key(setting, cell) for cell in plan(setting)}
     return {
         **setting.identity(),
         "size": list(setting.size),
@@ -238,7 +242,7 @@ def as_json(setting: Setting, lines: Sequence[Line], failed: Sequence[CellRecord
                 "label": line.label,
                 "planned": line.planned,
                 "seeds": {str(seed): figures for seed, figures in sorted(line.seeds.items())},
-                "keys": {str(seed): keys[line.label, seed] for seed in sorted(line.seeds)},
+                "keys": {str(seed): key for seed, key in sorted(line.keys.items())},
                 "mean": {name: line.mean(name) for name in names if line.values(name)},
                 "deviation": {name: line.deviation(name) for name in names if len(line.values(name)) > 1},
             }
@@ -246,20 +250,6 @@ def as_json(setting: Setting, lines: Sequence[Line], failed: Sequence[CellRecord
         ],
         "failed": [{"label": r.label, "seed": r.seed, "message": r.message} for r in failed],
     }
-
-
-def read_table(path: Path) -> tuple[Setting, list[Line]]:
-    """Read a `table.json` back, as far as its table shows it."""
-    found = json.loads(path.read_text(encoding="utf-8"))
-    height, width = found["size"]
-    setting = Setting(
-        found["experiment"], found["data"], path.parent, found["scale"], extra=found["extra"], size=(height, width)
-    )
-    lines = [
-        Line(row["label"], {int(seed): figures for seed, figures in row["seeds"].items()}, row["planned"])
-        for row in found["rows"]
-    ]
-    return setting, lines
 
 
 def write_table(setting: Setting, lines: Sequence[Line], failed: Sequence[CellRecord]) -> Path:

@@ -15,8 +15,8 @@ def unrecorded_statistics(model: nn.Module) -> Iterator[None]:
 
     A student sees strongly changed colours beside pictures as they are. If both moved the running statistics, its
     teacher, which has them and sees pictures as they are, would normalise by a mixture that it never meets, and be the
-    worse while the learning rate is high (docs/results.md has the figures). Li et al., "Revisiting Batch Normalization
-    for Practical Domain Adaptation" (2016), on statistics that belong to a domain.
+    worse while the learning rate is high (docs/results-ssltm.md has the figures). Li et al., "Revisiting Batch
+    Normalization for Practical Domain Adaptation" (2016), on statistics that belong to a domain.
 
     Args:
         model: in training mode, or not; synchronised batch normalisation is meant too.

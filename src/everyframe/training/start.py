@@ -124,7 +124,8 @@ def _summary(config: Config, data: ClipDataModule, model: Segmenter) -> str:
     given = data.labelled_videos
     labels = sum(len(video.labelled) for video in given)
     joined = "".join(f", {source.kept} of {source.labels} label maps of {source.source.data}" for source in data.joined)
-    hidden, unlabelled = data.hidden_label_count, data.unlabeled_batch_size
+    unlabelled = data.unlabeled_batch_size
+    hidden = 0 if data.pseudo_labels else data.hidden_label_count  # which may be among the pseudo-labels
     without = f"{counted(len(data.unlabeled_videos), 'video')} without labels, " if unlabelled else ""
     return (
         f"{config['model']['name']}: {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, "

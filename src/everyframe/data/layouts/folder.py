@@ -51,6 +51,7 @@ def folder(root: Path, split: str) -> Split:
     classes, spaces = _label_spaces(root, list(sources))
     videos = []
     for name in names:
+        _tell_masks_beside_cvat(root / "masks" / name)
         frames = _frames(sources[name], mask_folder(root, name), _is_cvat(root))
         file = sources[name] if sources[name].is_file() else None
         space = spaces.get(name)
@@ -153,13 +154,16 @@ def _label_spaces(root: Path, names: list[str]) -> tuple[LabelSpace, dict[str, L
     return spaces[first], spaces
 
 
+def _tell_masks_beside_cvat(own: Path) -> None:
+    """Warn of masks in the folder of a video that an export of CVAT in the same folder hides."""
+    beside = list(list_masks(own).values()) if (own / CVAT_MASKS).is_dir() else []
+    if beside:
+        what = f"a mask beside {CVAT_MASKS}, which is read alone; left out"
+        found("warning", what, f"move it into {CVAT_MASKS} if the ids of labelmap.txt are its own, or away", beside)
+
+
 def _frames(source: Path, masks_in: Path, cvat: bool) -> tuple[FrameRef, ...]:
     masks = list_masks(masks_in, nested=masks_in.name == CVAT_MASKS)
-    if masks_in.name == CVAT_MASKS and not cvat:
-        beside = [path for path in sorted(masks_in.parent.iterdir()) if path.suffix.lower() in IMAGE_ENDINGS]
-        if beside:
-            what = f"a mask beside {CVAT_MASKS}, which is read alone; left out"
-            found("warning", what, f"move it into {CVAT_MASKS} if the ids of labelmap.txt are its own, or away", beside)
     if source.is_file():
         return _file_frames(source, masks, masks_in)
     frames = list_frames(source, natural=True, nested=cvat)

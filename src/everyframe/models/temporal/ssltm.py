@@ -163,7 +163,8 @@ class SSLTM(TemporalModule):
         tokens, filled = self.prototypes.tokens()
         # A copy: the prototypes may be moved between this pass and its backward pass.
         tokens = (tokens if self.prototype_gradient else tokens.detach()).clone()
-        if self.training and filled.sum() > 1:  # batch statistics, of two tokens at least, are not those of empty slots
+        # Empty slots stay out of a norm's statistics, which take two tokens at least; batch norm keeps its own in eval.
+        if (self.training or self.site.norm != "batch") and filled.sum() > 1:
             tokens, filled = tokens[filled], filled[filled]
         mask = filled | ~filled.any()  # an all-False row would give NaN; its result is dropped below
         # The prototypes are the same for every frame, so their projections see a batch of one.
