@@ -109,9 +109,12 @@ def run_grid(
         one_at_a_time = threading.Lock()
         known = Reuse(reuse)
         worker = _Worker(setting, tuple(program), max(1, jobs), lock, known, asked, say)
-        joining = [cell for cell in cells if cell.row.members and known.figures(cell) is None]
-        waiting = [cell for cell in joining if read_record(cell).status != "done"]
-        joined_models = {(label, cell.seed) for cell in waiting for label in cell.row.members}
+        joined_models = {
+            (label, cell.seed)
+            for cell in cells
+            if cell.row.members and known.figures(cell) is None and read_record(cell).status != "done"
+            for label in cell.row.members
+        }
 
         def work(cell: Cell) -> CellRecord:
             before = read_record(cell)
