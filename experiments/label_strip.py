@@ -33,7 +33,9 @@ def main() -> int:
     nothing = np.full(frames[0].size, IGNORE, np.uint8)
     rows = {"truth": [found if (found := read_labels(video, p, space)) is not None else nothing for p in positions]}
     for word in options.labels:
-        title, folder = word.split("=", 1)
+        title, equals, folder = word.partition("=")
+        if not equals or title in rows:
+            raise SystemExit(f"expected TITLE=FOLDER with a title of its own, came {word!r}")
         maps = SavedPredictions(Path(folder), space)
         rows[title] = [maps.read(video, video.frames[p]) for p in positions]
 
