@@ -9,7 +9,7 @@ import pytest
 
 from everyframe.reproduce.plan import Setting
 from everyframe.reproduce.reuse import published_figures
-from everyframe.reproduce.table import Line, markdown
+from everyframe.reproduce.table import Line, class_table, markdown
 
 DOCS = Path(__file__).parents[1] / "docs"
 TABLES = sorted((DOCS / "results").glob("*.json"))
@@ -39,6 +39,15 @@ def test_page_shows_the_published_table(path: Path) -> None:
     assert measured
     for row in (line for line in table if line.startswith("|")):
         assert row in shown
+
+
+def test_classes_on_the_pages_are_those_of_published_tables() -> None:
+    published = {row for path in TABLES for row in class_table(read_table(path)[1]).splitlines()}
+    for page in DOCS.glob("results*.md"):
+        inside = False
+        for line in page.read_text(encoding="utf-8").splitlines():
+            inside = line.startswith("| IoU |") or (inside and line.startswith("|"))
+            assert not inside or line in published
 
 
 @pytest.mark.parametrize("path", TABLES, ids=lambda path: path.stem)

@@ -172,6 +172,12 @@ def test_figures_are_published_under_the_commands_that_made_them(
     assert player.verbs() == ["train", "evaluate", "bench"] * 2
 
 
+def test_other_members_are_other_ensembles(tmp_path: Path) -> None:
+    grid = Setting("ensemble", "vspw:videos", tmp_path / "out", seeds=1)
+    longer = replace(grid, extra={"steps": 5})
+    assert not {cell_key(cell) for cell in plan(grid)} & {cell_key(cell) for cell in plan(longer)}
+
+
 @pytest.mark.parametrize("name", ["a b", "deep/er", "."])
 def test_the_digest_does_not_depend_on_the_folder(
     setting: Make, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

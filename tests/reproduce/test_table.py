@@ -15,7 +15,7 @@ from everyframe.reproduce.experiment import Row
 from everyframe.reproduce.plan import Setting, plan
 from everyframe.reproduce.plots import bars_svg, curve_svg, write_plots
 from everyframe.reproduce.runner import CellRecord, run_grid
-from everyframe.reproduce.table import COLUMNS, Line, difference, gather, markdown, write_table
+from everyframe.reproduce.table import COLUMNS, Line, class_table, difference, gather, markdown, write_table
 
 MIOU = next(column for column in COLUMNS if column.name == "mIoU")
 A = Line("a", {0: {"mIoU": 0.5, "mIoU low": 0.4, "mIoU high": 0.7}, 1: {"mIoU": 0.6, "mIoU low": 0.5, "mIoU high": 0.8},
@@ -76,6 +76,16 @@ def test_table_of_a_grid(setting: Callable[..., Setting], player: Player) -> Non
     assert numbers["rows"][0]["deviation"]["mIoU"] == pytest.approx(0.02 / math.sqrt(2))
     assert list(numbers["rows"][1]["seeds"]) == ["0"]
     assert numbers["failed"][0]["label"] == "with STT"
+    assert (grid.out / "classes.md").read_text() == class_table(lines)
+
+
+def test_classes_by_hand() -> None:
+    stt = Line("with STT", {0: {"mIoU": 0.5, "IoU van": 0.5, "IoU car": 0.25}, 1: {"IoU van": 0.7}}, 2)
+    assert class_table([stt, Line("published before", {0: {"mIoU": 0.5}}, 1)]).splitlines() == [
+        "| IoU | van | car |",
+        "|---|---:|---:|",
+        "| with STT | 60.0 ± 14.1 | 25.0 |",
+    ]
 
 
 def test_bytes_of_label_maps_are_those_of_the_labelling(setting: Callable[..., Setting], player: Player) -> None:

@@ -12,9 +12,10 @@ from everyframe.cli.train import split_options
 from everyframe.errors import InputError
 
 DESCRIPTION = """\
-Train every row of an experiment with every seed, evaluate, and put the figures into OUT: table.md, table.json, plots,
-commands.sh (the exact commands), cells/ROW/SEED (everything else). The same command goes on after a stop or a kill, and
-tries again what failed. Other options go to every training as in `everyframe train`: --steps 2000, --data.per frame.
+Train every row of an experiment with every seed, evaluate, and put the figures into OUT: table.md, table.json,
+classes.md, plots, commands.sh (the exact commands), cells/ROW/SEED (everything else). The same command goes on after a
+stop or a kill, and tries again what failed. Other options go to every training as in `everyframe train`: --steps 2000,
+--data.per frame.
 """
 
 

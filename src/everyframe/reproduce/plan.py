@@ -20,10 +20,6 @@ TIMED_FRAMES = 9
 """Steps of the stream that frames/s is the median of."""
 
 
-HERE = "CELL"
-"""Stands for the folder of a cell in its commands, so that those of two folders can be compared."""
-
-
 @dataclass(frozen=True)
 class Step:
     """One command of a cell.
@@ -52,12 +48,14 @@ class Cell:
         seed: of weights, order and augmentation.
         folder: where its files lie: `cell.json` (see `runner`), `log.txt`, `run/`, `report/`, `cost.json`.
         steps: in order.
+        members: the cells whose models it joins.
     """
 
     row: Row
     seed: int
     folder: Path
     steps: tuple[Step, ...]
+    members: tuple[Cell, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -115,25 +113,31 @@ class Setting:
         return dict(json.loads(json.dumps(plain)))
 
 
-def digest_of(commands: Iterable[str]) -> str:
-    """Return a digest of a cell's commands, the same wherever the results lie.
+def anywhere(commands: Iterable[str]) -> list[str]:
+    """Return a cell's commands without the place of its results: those of two grids can be compared.
 
-    The same commands give the same figures as long as recipes and code are the same, which no digest says.
+    The place is that of the first command with an `--out`, as it was called then: since, the results may have moved.
     """
     lines = [shlex.split(command) for command in commands]
-    folder = next(Path(words[words.index("--out") + 1]).parent for words in lines if "--out" in words)
-    places = {str(folder): HERE, str(folder.parent.parent): "GRID"}  # CELLS/ROW/SEED; joined models name other cells
+    folder = next((Path(words[words.index("--out") + 1]).parent for words in lines if "--out" in words), None)
+    if folder is None:
+        return [shlex.join(words) for words in lines]
+    places = {str(folder): "CELL", str(folder.parent.parent): "GRID"}  # GRID/ROW/SEED; joined models name other cells
 
-    def anywhere(word: str) -> str:
+    def moved(word: str) -> str:
         return next((new + word[len(old) :] for old, new in places.items() if f"{word}/".startswith(f"{old}/")), word)
 
-    text = "\n".join("\0".join(map(anywhere, words)) for words in lines)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return [shlex.join(map(moved, words)) for words in lines]
 
 
 def cell_key(cell: Cell) -> str:
-    """Return the digest of the commands that a cell has."""
-    return digest_of(map(str, cell.steps))
+    """Return a digest of all commands behind a cell's figures, those of joined models among them.
+
+    The same commands give the same figures as long as recipes and code are the same, which no digest says.
+    """
+    commands = [str(step) for part in (*cell.members, cell) for step in part.steps]
+    text = "\n".join("\0".join(shlex.split(command)) for command in anywhere(commands))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def plan(setting: Setting) -> list[Cell]:
@@ -198,7 +202,8 @@ def _joined(setting: Setting, row: Row, seed: int) -> Cell:
     """A cell that joins the models of other cells."""
     folder = _folder(setting, row, seed)
     by_label = {other.label: other for other in setting.rows}
-    models = [str(_folder(setting, by_label[label], seed) / "run" / "model") for label in row.members]
+    members = tuple(_cell(setting, by_label[label], seed) for label in row.members)
+    models = [str(member.folder / "run" / "model") for member in members]
     report, labels = folder / "report", folder / "labels"
     scored = ("--data", setting.data, "--split", setting.split)
     done = report / "results.json"
@@ -227,7 +232,7 @@ def _joined(setting: Setting, row: Row, seed: int) -> Cell:
         views = tuple(str(found) if word == PRIOR else word for word in row.views)
         count = Step("count", ("data", "check", setting.data, "--split", "train", "--json", str(found)), found)
         steps = (*([count] if PRIOR in row.views else []), Step("evaluate", (*again, *views), done))
-    return Cell(row, seed, folder, steps)
+    return Cell(row, seed, folder, steps, members)
 
 
 def _cell(setting: Setting, row: Row, seed: int) -> Cell:

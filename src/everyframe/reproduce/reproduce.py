@@ -55,7 +55,7 @@ def reproduce(
         say: see `run_grid`.
 
     Returns:
-        A record per cell; the folder holds `table.md`, `table.json`, plots, and `commands.sh`.
+        A record per cell; the folder holds `table.md`, `table.json`, `classes.md`, plots, and `commands.sh`.
 
     Raises:
         InputError: an option or the data cannot be used, or the folder holds another grid.

@@ -9,7 +9,6 @@ machine.
 from __future__ import annotations
 
 import json
-import shlex
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from everyframe.errors import InputError
-from everyframe.reproduce.plan import HERE, Cell, cell_key
+from everyframe.reproduce.plan import Cell, anywhere, cell_key
 
 
 @dataclass(frozen=True)
@@ -32,14 +31,15 @@ class Finished:
     folder: Path
     record: Mapping[str, Any]
 
-    def command(self, step: str) -> str | None:
-        """The command of a step that reached its end, without its folder; None for one that did not."""
-        if step not in self.record["done"]:
-            return None
-        # As it was called then: the results may lie elsewhere now, or be named from another folder.
-        words = shlex.split(self.record["commands"]["train"])
-        folder = str(Path(words[words.index("--out") + 1]).parent) if "--out" in words else str(self.folder)
-        return str(self.record["commands"][step]).replace(folder, HERE)
+    @property
+    def commands(self) -> dict[str, str]:
+        """Step -> command of those that reached their end, see `plan.anywhere`."""
+        commands = self.record["commands"]
+        return {
+            step: command
+            for step, command in zip(commands, anywhere(commands.values()), strict=True)
+            if step in self.record["done"]
+        }
 
 
 @dataclass
@@ -55,7 +55,7 @@ class Reuse:
 
     sources: Iterable[Path]
     published: dict[str, dict[str, float]] = field(init=False, default_factory=dict)
-    """Digest of a cell's commands (`plan.digest_of`) -> its figures, from tables."""
+    """`plan.cell_key` -> figures of the cell, from tables."""
     _cells: dict[str, Finished] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -70,15 +70,15 @@ class Reuse:
                 )
             for path in sorted(folder.glob("cells/*/*/cell.json")):
                 cell = Finished(path.parent, json.loads(path.read_text(encoding="utf-8")))
-                if (trained := cell.command("train")) is not None:
-                    self._cells.setdefault(trained, cell)
+                if "train" in cell.commands:
+                    self._cells.setdefault(cell.commands["train"], cell)
 
     def figures(self, cell: Cell) -> dict[str, float] | None:
         """Return a cell's figures from a table; None where there are none, or a folder has the trained model."""
         return None if self._twin(cell) is not None else self.published.get(cell_key(cell))
 
     def _twin(self, cell: Cell) -> Finished | None:
-        return self._cells.get(str(cell.steps[0]).replace(str(cell.folder), HERE))
+        return self._cells.get(anywhere(map(str, cell.steps))[0])
 
     def take(self, cell: Cell) -> tuple[list[str], dict[str, float]]:
         """Copy what the first steps of a cell would make, as long as another cell's commands are the same.
@@ -88,10 +88,11 @@ class Reuse:
         """
         done: list[str] = []
         seconds: dict[str, float] = {}
-        known = [str(step).replace(str(cell.folder), HERE) for step in cell.steps]
         other = self._twin(cell)
-        for step, command in zip(cell.steps, known, strict=True):
-            if other is None or other.command(step.name) != command or other.folder == cell.folder:
+        if other is None or other.folder == cell.folder:
+            return done, seconds
+        for step, command in zip(cell.steps, anywhere(map(str, cell.steps)), strict=True):
+            if other.commands.get(step.name) != command:
                 break
             part = step.produces.relative_to(cell.folder).parts[0]
             if not (other.folder / step.produces.relative_to(cell.folder)).exists():

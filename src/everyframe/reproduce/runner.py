@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from everyframe.errors import InputError
-from everyframe.reproduce.plan import Cell, Setting, Step, cell_key, digest_of, prepare
+from everyframe.reproduce.plan import Cell, Setting, Step, cell_key, prepare
 from everyframe.reproduce.reuse import Reuse
 
 PROGRAM = (sys.executable, "-m", "everyframe.cli")
@@ -45,7 +45,7 @@ class CellRecord:
         commands: step -> the exact command.
         message: of a failed cell, the last lines of its output.
         figures: of a cell that a published table has; no files lie beside its record then.
-        key: `plan.digest_of` the commands behind these figures.
+        key: `plan.cell_key` of the commands that made its figures.
     """
 
     label: str
@@ -57,11 +57,6 @@ class CellRecord:
     message: str = ""
     figures: dict[str, float] | None = None
     key: str = ""
-
-    @property
-    def digest(self) -> str:
-        """`plan.digest_of` the commands that made the figures of a finished cell."""
-        return self.key or digest_of(self.commands.values())
 
     def write(self, folder: Path) -> None:
         """Replace the file as a whole."""
@@ -158,7 +153,7 @@ class _Worker:
     def run(self, cell: Cell, record: CellRecord) -> CellRecord:
         """Run the steps that are missing."""
         cell.folder.mkdir(parents=True, exist_ok=True)
-        record.status, record.message, record.figures, record.key = "running", "", None, ""
+        record.status, record.message, record.figures, record.key = "running", "", None, cell_key(cell)
         record.commands = {step.name: str(step) for step in cell.steps}
         if not record.done:
             record.done, seconds = self.reuse.take(cell)

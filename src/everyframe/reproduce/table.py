@@ -58,6 +58,8 @@ COLUMNS = (
     Column("label_bytes", "label maps (MB)", lambda value: f"{value / 1e6:.2f}", deviates=False, optional=True),
 )
 INTERVAL_AFTER = "mIoU"
+OF_CLASS = "IoU "
+"""Before the name of a class in `Figures`."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,7 @@ def read_figures(cell: Cell, record: CellRecord) -> Figures:
     if loop.exists():
         stages = json.loads(loop.read_text(encoding="utf-8"))["stages"]
         found["label_bytes"] = sum(stage["bytes"] for stage in stages if stage["name"].endswith("/label"))
+    found |= {f"{OF_CLASS}{of_class.name}": of_class.iou for of_class in results.classes}
     for subset in SUBSETS:
         part = cell.folder / f"report-{subset}" / "results.json"
         if part.exists():
@@ -154,7 +157,7 @@ def gather(cells: Sequence[Cell]) -> tuple[list[Line], list[CellRecord]]:
         seeds.setdefault(label, {})
         if record.status == "done":
             seeds[label][cell.seed] = read_figures(cell, record)
-            keys.setdefault(label, {})[cell.seed] = record.digest
+            keys.setdefault(label, {})[cell.seed] = record.key
         elif record.status == "failed":
             failed.append(record)
     lines = [Line(label, figures, planned[label], keys.get(label, {})) for label, figures in seeds.items()]
@@ -210,6 +213,20 @@ def markdown(setting: Setting, lines: Sequence[Line], failed: Sequence[CellRecor
     return "\n".join(text) + "\n"
 
 
+def class_table(lines: Sequence[Line]) -> str:
+    """Return the IoU of every class in percent, a line per row of the grid: mean ± deviation over seeds."""
+    names = dict.fromkeys(name for line in lines for figures in line.seeds.values() for name in figures)
+    columns = [
+        Column(name, name.removeprefix(OF_CLASS), lambda value: f"{100 * value:.1f}")
+        for name in names
+        if name.startswith(OF_CLASS)
+    ]
+    measured = [line for line in lines if any(line.values(column.name) for column in columns)]
+    rows = [[line.label, *(line.text(column) for column in columns)] for line in measured]
+    titles = ["IoU", *(column.title for column in columns)]
+    return "\n".join([_row(titles), "|---|" + "---:|" * len(columns), *map(_row, rows)]) + "\n"
+
+
 def _row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
@@ -253,8 +270,9 @@ def as_json(setting: Setting, lines: Sequence[Line], failed: Sequence[CellRecord
 
 
 def write_table(setting: Setting, lines: Sequence[Line], failed: Sequence[CellRecord]) -> Path:
-    """Write `table.md` and `table.json` into the folder of the grid; returns the first."""
+    """Write `table.md`, `classes.md` and `table.json` into the folder of the grid; returns the first."""
     path = setting.out / "table.md"
+    write_whole(setting.out / "classes.md", class_table(lines))
     write_whole(setting.out / "table.json", json.dumps(as_json(setting, lines, failed), indent=1) + "\n")
     write_whole(path, markdown(setting, lines, failed))
     return path
