@@ -58,6 +58,17 @@ def test_two_processes_equal_one_with_the_joint_batch(tmp_path: Path, videos: in
     )
 
 
+def test_a_gradient_that_is_no_number_in_one_process_stops_both(tmp_path: Path) -> None:
+    process = launch(tmp_path, steps=6, batch_size=1, save_every=1, broken=[4, 1])
+    _, errors = process.communicate(timeout=100)
+    assert process.returncode != 0
+    assert "InputError: the gradient of step 4 is not finite (cross_entropy " in errors
+    assert "gloo" not in errors.lower()  # neither was left waiting for the other
+    saved = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert saved["global_step"] == 3
+    assert all(value.isfinite().all() for value in saved["state_dict"].values())
+
+
 def _statistics_of(rank: int, store: str, out: multiprocessing.queues.Queue[tuple[int, list[float]]]) -> None:
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
     norm = torch.nn.BatchNorm1d(2)

@@ -67,8 +67,27 @@ def test_ssltm_objective_trains_prototypes_by_their_own_loss() -> None:
     costs["prototypes"].backward()
     assert model.temporal.prototypes.prototypes.grad.abs().sum() > 0
     assert all(p.grad is None for name, p in model.named_parameters() if "prototypes" not in name)
-    assert "prototypes" not in video_objective(model, prototypes=0.0).terms
     assert "prototypes" not in video_objective(create_model("ocr-tiny", SPACE)).terms
+
+
+@pytest.mark.parametrize("update", ["ema", "mse"])
+def test_prototypes_are_filled_whatever_the_weight_of_their_loss(update: str) -> None:
+    torch.manual_seed(1)
+    batch, found, costs = clip(SSLTM_ROLES), [], {}
+    for weight in (0.0, 1.0):
+        torch.manual_seed(2)
+        model = create_model("ssltm-tiny", SPACE, temporal={"update": update}).train()
+        objective = video_objective(model, prototypes=weight)
+        for _ in range(3):
+            with torch.no_grad():
+                costs = objective(model(batch.images, batch.roles), batch)
+        if not weight:
+            torch.testing.assert_close(costs["loss"], costs["cross_entropy"] + 0.4 * costs["auxiliary"])
+        found.append(model.temporal.prototypes)
+    assert found[0].filled.any(1).all()
+    assert torch.equal(found[0].filled, found[1].filled)
+    torch.testing.assert_close(found[0].prototypes, found[1].prototypes)
+    assert "motion" not in video_objective(model, motion=0.0).terms  # other terms of weight 0 cost nothing
 
 
 class Still:
@@ -128,6 +147,21 @@ def test_distillation_from_a_saved_model(tmp_path: Path) -> None:
     # The teacher is neither trained nor saved; the small network that compares sequences is trained.
     assert {name.split(".")[0] for name, _ in objective.named_parameters()} == {"multi_frame_distillation"}
     assert all(p.grad is not None for p in objective.parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "message"),
+    [
+        ("psp-tiny", ("a", "c", "b"), r"model's 3 classes in their order, came one of 3 .*: train id 1 is c, not b"),
+        ("psp-tiny", ("a", "b"), "came one of 2 .*: train id 2 is nothing, not c"),
+        ("psp-tiny", ("a", "b", "c", "d"), "came one of 4 .*: train id 3 is d, not nothing"),
+        ("mask2former-tiny", ("a", "b", "c"), "that predicts logits, came one for masks"),
+    ],
+)
+def test_a_teacher_that_does_not_fit(tmp_path: Path, name: str, classes: tuple[str, ...], message: str) -> None:
+    create_model(name, LabelSpace(classes)).save_pretrained(str(tmp_path))
+    with pytest.raises(InputError, match=r"objective\.distill_from: expected .*" + message):
+        video_objective(create_model("etc-ocr-tiny", SPACE), distill_from=str(tmp_path))
 
 
 def test_a_step_on_each_term_lowers_it() -> None:

@@ -9,6 +9,7 @@ from torch import nn
 
 from everyframe.errors import InputError
 from everyframe.labels import LabelSpace
+from everyframe.models.backbones.intern_image import InternImage
 from everyframe.models.zoo import create_model
 from everyframe.training.optim import Optimization, layer_ids, lr_factor, parameter_groups
 
@@ -74,6 +75,47 @@ def test_swin_layers_count_through_the_stages() -> None:
     assert all(layer == 13 for name, layer in ids.items() if name.startswith("head."))
 
 
+def test_what_halves_the_maps_counts_with_the_stage_that_reads_it() -> None:
+    """Depths 2, 2, 18, 2: block j of stage 2 is layer 5 + j, block 0 of stage 3 layer 23."""
+    with torch.device("meta"):
+        names = [name for name, _ in create_model("psp-swin-small", LabelSpace(("a", "b"))).named_parameters()]
+    ids = layer_ids(names)
+    assert [ids[f"backbone.stages.{i}.downsample.reduction.weight"] for i in range(3)] == [3, 5, 23]
+    assert ids["backbone.stages.2.blocks.17.norm1.weight"] == 22
+    assert ids["backbone.stages.3.blocks.0.norm1.weight"] == 23
+
+
+@pytest.mark.parametrize("name", ["swin-micro", "focalnet-micro", "internimage-micro"])
+def test_layers_never_fall_from_stage_to_stage(name: str) -> None:
+    with torch.device("meta"):
+        model = create_model(f"psp-{name}", LabelSpace(("a", "b")))
+    ids = layer_ids(n for n, _ in model.named_parameters())
+    for i in range(3):
+        halves = {layer for n, layer in ids.items() if n.startswith(f"backbone.stages.{i}.downsample.")}
+        first = {layer for n, layer in ids.items() if n.startswith(f"backbone.stages.{i + 1}.blocks.0.")}
+        assert len(halves) == 1, i
+        assert halves == first, i
+
+
+def test_norms_behind_blocks_count_with_them() -> None:
+    backbone = InternImage(8, (1, 1, 3, 1), (1, 2, 4, 8), post_norm=False, block_norms=(1,), kernel=3)
+    ids = layer_ids(name for name, _ in nn.ModuleDict({"backbone": backbone}).named_parameters())
+    assert [ids[f"backbone.stages.{i}.norm.weight"] for i in range(4)] == [1, 2, 5, 6]
+    assert ids["backbone.stages.2.block_norms.1.weight"] == 4
+    assert ids["backbone.stages.2.downsample.conv.weight"] == 6
+
+
+def test_timm_halves_the_maps_at_the_start_of_a_stage() -> None:
+    """Depths 3, 3, 9, 3."""
+    with torch.device("meta"):
+        model = create_model("psp-convnext-tiny", LabelSpace(("a", "b")))
+    ids = layer_ids(name for name, _ in model.named_parameters())
+    halves = {n: layer for n, layer in ids.items() if "downsample" in n and n.endswith("1.weight")}
+    assert list(halves.values()) == [4, 7, 16]
+    raw = ["stages.0.blocks.0.x", "stages.1.downsample.1.x", "stages.1.blocks.0.x", "stages.1.blocks.1.x"]
+    assert list(layer_ids(f"backbone.{name}" for name in raw).values()) == [1, 2, 2, 3]
+
+
 def test_layer_decay_refuses_backbones_without_visible_layers() -> None:
     with pytest.raises(InputError, match="leave layer_decay out"):
         Optimization(layer_decay=0.9).optimizer(tiny_model())
@@ -93,6 +135,36 @@ def test_norms_biases_and_position_tables_do_not_decay() -> None:
         "head": (1.0, 0.05, 1),
         "head.no_decay": (1.0, 0.0, 1),
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "free"),
+    [
+        ("fcn-gru-tiny", ["temporal.gamma"]),
+        ("psp-ssltm-tiny", ["temporal.site.gamma", "temporal.prototypes.prototypes"]),
+        ("segmenter-tiny", ["head.classes"]),
+        (
+            "mask2former-tiny",
+            ["head.query_feat.weight", "head.query_embed.weight", "head.pixel_decoder.level_encoding"],
+        ),
+    ],
+)
+def test_factors_tokens_and_queries_of_the_models_do_not_decay(name: str, free: list[str]) -> None:
+    with torch.device("meta"):
+        model = create_model(name, LabelSpace(("a", "b", "c")))
+    decayed = {id(p) for g in parameter_groups(model, 0.1, 0.05) if g["weight_decay"] for p in g["params"]}
+    named = dict(model.named_parameters())
+    assert [n for n in free if id(named[n]) in decayed] == []
+    assert [n for n, p in named.items() if not n.endswith("weight") and id(p) in decayed] == []
+
+
+def test_a_map_to_one_channel_decays() -> None:
+    """It has as many weights as channels, like a factor, but is a map: HMSA's attention between scales."""
+    with torch.device("meta"):
+        model = create_model("hmsa-ocr-tiny", LabelSpace(("a", "b", "c")))
+    decayed = {id(p) for g in parameter_groups(model, 0.1, 0.05) if g["weight_decay"] for p in g["params"]}
+    to_one = [p for n, p in model.named_parameters() if n.startswith("head.attention.") and p.shape[0] == 1 < p.ndim]
+    assert [id(p) in decayed for p in to_one] == [True]
 
 
 def test_frozen_parameters_are_left_out() -> None:
@@ -135,7 +207,25 @@ def test_warmup_is_at_most_a_tenth_of_a_short_run() -> None:
     assert schedule.lr_lambdas[0](10) == pytest.approx(0.9)
 
 
-@pytest.mark.parametrize("options", [{"lr": 0}, {"layer_decay": 1.5}])
-def test_impossible_options(options: dict[str, float]) -> None:
-    with pytest.raises(InputError, match="expected"):
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lr": 0}, "lr and head_lr_factor above 0, came 0 and 10"),
+        ({"lr": float("nan")}, "lr and head_lr_factor above 0, came nan"),
+        ({"layer_decay": 1.5}, r"layer_decay: expected a factor in \(0, 1\], came 1.5"),
+        ({"weight_decay": -0.01}, "weight_decay, power and warmup of 0 or more, came -0.01, 1 and 1500"),
+        ({"power": -1}, "came 0.01, -1 and 1500"),
+        ({"warmup": -1}, "came 0.01, 1 and -1"),
+        ({"warmup_start": 1.5}, r"warmup_start: expected a factor in \[0, 1\], came 1.5"),
+        ({"warmup_start": -0.1}, "came -0.1"),
+        ({"betas": (0.9, 1.0)}, r"momentum and betas in \[0, 1\), came 0.9 and \[0.9, 1.0\]"),
+        ({"momentum": 1.0}, "came 1 and"),
+    ],
+)
+def test_impossible_options(options: dict[str, float], message: str) -> None:
+    with pytest.raises(InputError, match=message):
         Optimization(**options)
+
+
+def test_bounds_of_options() -> None:
+    Optimization(weight_decay=0, power=0, warmup=0, warmup_start=1.0, betas=(0.0, 0.0), momentum=0.0, layer_decay=1.0)

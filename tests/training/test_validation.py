@@ -5,25 +5,30 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from tiny_run import SPACE, TinyData, run, tiny_model, write_video
+from torch import Tensor
 
 from everyframe.data.layout import VideoRef
 from everyframe.data.reading import iter_frames, read_labels
 from everyframe.errors import InputError
+from everyframe.frames import Clip
 from everyframe.inference.stream import Stream
 from everyframe.metrics.functional import class_iou
 from everyframe.metrics.stateful import ConfusionMatrix
 from everyframe.models.checkpoint import load
-from everyframe.models.segmenter import Segmenter
+from everyframe.models.segmenter import Prediction, Segmenter
 from everyframe.training import validation
 from everyframe.training.callbacks import SeedEachStep, StopOnNonFiniteLoss
 from everyframe.training.logs import CsvTable
+from everyframe.training.objective import Objective, pixel_objective
 from everyframe.training.optim import Optimization
+from everyframe.training.run import train
 from everyframe.training.validation import MONITOR, logged_scores, observe
 
 
@@ -189,6 +194,43 @@ def test_rows_of_a_life_that_was_lost_are_replaced(tmp_path: Path) -> None:
     assert (tmp_path / "t.csv").read_text().split() == ["step,loss", "1,1", "2,9"]
 
 
+@pytest.mark.parametrize("left", ["3", "3,0.12", "\0\0\0"])
+def test_a_row_that_a_crash_cut_off_is_dropped(tmp_path: Path, left: str) -> None:
+    path = tmp_path / "t.csv"
+    path.write_bytes(b"step,loss,lr\r\n1,0.5,1\r\n2,0.25,1\r\n" + left.encode())
+    table = CsvTable(path)
+    table.append(4, {"loss": 0.1, "lr": 1})
+    table.append(5, {"loss": 0.2, "lr": 1})
+    assert path.read_bytes() == b"step,loss,lr\r\n1,0.5,1\r\n2,0.25,1\r\n4,0.1,1\r\n5,0.2,1\r\n"
+    assert [p.name for p in tmp_path.iterdir()] == ["t.csv"]
+
+
+@pytest.mark.parametrize("left", ["", "ste", "step,loss\r\n", "step,loss\r\n1,0.53,0.1\r\n2\r\n"])
+def test_a_table_without_a_whole_row_starts_anew(tmp_path: Path, left: str) -> None:
+    path = tmp_path / "t.csv"
+    path.write_bytes(left.encode())
+    CsvTable(path).append(3, {"loss": 0.5})
+    assert path.read_bytes() == b"step,loss\r\n3,0.5\r\n"
+
+
+def test_rows_after_the_first_are_appended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file is written anew when it is opened, when a column comes and when steps are repeated."""
+    written = []
+    rewrite = CsvTable._rewrite
+    monkeypatch.setattr(CsvTable, "_rewrite", lambda table: (written.append(len(table._rows)), rewrite(table)))
+    table = CsvTable(tmp_path / "t.csv")
+    for step in range(1, 101):
+        table.append(step, {"loss": 0.5} if step < 50 else {"loss": 0.5, "lr": 1.0})
+    table.append(90, {"loss": 0.25})
+    assert written == [1, 50, 90]
+    assert [row["step"] for row in rows(tmp_path / "t.csv")] == [str(step) for step in range(1, 91)]
+    resumed = CsvTable(tmp_path / "t.csv")
+    resumed.append(91, {"loss": 0.5})
+    resumed.append(92, {"loss": 0.5})
+    assert written == [1, 50, 90, 91]
+    assert len(rows(tmp_path / "t.csv")) == 92
+
+
 # -- callbacks -------------------------------------------------------------------------------------------------------
 
 
@@ -210,8 +252,65 @@ def test_random_numbers_are_a_function_of_seed_step_and_rank() -> None:
     assert len({draws(0, 5), draws(1, 5), draws(0, 6), draws(0, 5, 1)}) == 4
 
 
+class BrokenLoss(Objective):
+    """Loss of the first term is `value` from step `at` on, with sound gradients."""
+
+    def __init__(self, value: float, at: int) -> None:
+        super().__init__(pixel_objective().terms)
+        self.value, self.at, self.calls = value, at, 0
+
+    def forward(self, prediction: Prediction, clip: Clip, step: int | None = None) -> dict[str, Tensor]:
+        self.calls += 1
+        costs = super().forward(prediction, clip, step)
+        more = self.value if self.calls == self.at else 0.0
+        return {**costs, "cross_entropy": costs["cross_entropy"] + more, "loss": costs["loss"] + more}
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_loss_that_is_no_number_stops_the_run(value: float) -> None:
-    outputs = {"cross_entropy": torch.tensor(value), "loss": torch.tensor(value)}
-    with pytest.raises(InputError, match=r"step 7 is not finite \(cross_entropy (nan|inf)"):
-        StopOnNonFiniteLoss().on_train_batch_end(FakeTrainer(7), None, outputs, None, 0)  # type: ignore[arg-type]
+def test_a_loss_that_is_no_number_stops_the_run_before_the_weights_change(tmp_path: Path, value: float) -> None:
+    """Of two batches per step the first of step 3 is broken."""
+    options = {"accelerator": "cpu", "devices": 1, "precision": "32-true", "accumulate_grad_batches": 2}
+    with pytest.raises(InputError, match=r"the loss of step 3 is not finite \(cross_entropy .*--optimizer\.lr"):
+        train(
+            tiny_model(), TinyData(), tmp_path, BrokenLoss(value, 5), Optimization(lr=0.01), steps=4, save_every=1,
+            trainer={**options, "enable_progress_bar": False},
+        )  # fmt: skip
+    assert torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 2
+
+
+def test_a_gradient_that_is_no_number_stops_the_run_before_the_weights_change(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"the gradient of step 4 is not finite \(cross_entropy 0\.\d+"):
+        run(tmp_path, 6, data=TinyData(), save_every=1, broken=(4, 0), precision="bf16-mixed")
+    saved = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert saved["global_step"] == 3
+    assert all(value.isfinite().all() for value in saved["state_dict"].values())
+
+
+class FakeStep(FakeTrainer):
+    """A trainer of one process before the optimiser's step, with a gradient scaler or without."""
+
+    def __init__(self, scaler: object | None) -> None:
+        super().__init__(6)
+        self.world_size = 1
+        self.precision_plugin = SimpleNamespace(scaler=scaler)
+        self.strategy = SimpleNamespace(reduce=lambda value, reduce_op: value)
+        self.callback_metrics = {"train/loss": torch.tensor(0.5), "time/clips_per_second": torch.tensor(3.0)}
+
+
+def test_infinite_gradients_are_left_to_the_gradient_scaler() -> None:
+    weight = torch.nn.Parameter(torch.ones(2))
+    weight.grad = torch.tensor([1.0, float("inf")])
+    optimizer = torch.optim.SGD([weight], lr=0.1)
+
+    def look(scaler: object | None, loss: float) -> None:
+        stop = StopOnNonFiniteLoss()
+        stop.on_before_backward(FakeStep(scaler), None, torch.tensor(loss))  # type: ignore[arg-type]
+        stop.on_before_optimizer_step(FakeStep(scaler), None, optimizer)  # type: ignore[arg-type]
+
+    look(object(), 0.5)
+    with pytest.raises(InputError, match=r"the gradient of step 7 is not finite \(loss 0\.5\)"):
+        look(None, 0.5)
+    with pytest.raises(InputError, match="the loss of step 7"):
+        look(object(), float("nan"))
+    weight.grad = torch.tensor([1e15, -1e15])
+    look(None, 0.5)  # large, but a number

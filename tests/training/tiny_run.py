@@ -71,6 +71,18 @@ def tiny_model(dropout: float = 0.2, seconds: float = 0.0) -> Segmenter:
     return model
 
 
+def break_gradient(model: Segmenter, step: int, rank: int = 0) -> None:
+    """Make the gradient of one weight NaN in one process at one step, counted from 1; the losses up to it are sound."""
+    seen = [0]
+
+    def broken(gradient: Tensor) -> Tensor:
+        seen[0] += 1
+        own = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+        return gradient * float("nan") if (seen[0], own) == (step, rank) else gradient
+
+    model.head.classifier.weight.register_hook(broken)
+
+
 def make_clip(number: int) -> Clip:
     """Noise whose brightness is the class; the second of two frames is the query; some pixels are ignored."""
     rng = np.random.default_rng([3, number])
@@ -191,11 +203,15 @@ def run(
     teacher: dict[str, Any] | None = None,
     unlabelled: int = 0,
     resume: str | None = None,
+    broken: tuple[int, int] | None = None,
     **trainer: Any,
 ) -> Run:
-    """Train the tiny model."""
+    """Train the tiny model; broken: (step, rank) of `break_gradient`."""
+    model = tiny_model(dropout, seconds)
+    if broken is not None:
+        break_gradient(model, *broken)
     return train(
-        tiny_model(dropout, seconds),
+        model,
         data if data is not None else TinyData(out / "videos", videos, batch_size, unlabelled),
         out,
         pixel_objective(dice=dice),

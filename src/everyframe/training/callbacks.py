@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
+from torch.optim import Optimizer
 
 from everyframe.errors import InputError
 from everyframe.models.checkpoint import save
@@ -44,18 +45,54 @@ class SeedEachStep(Callback):
 
 
 class StopOnNonFiniteLoss(Callback):
-    """Ends a run whose loss is no number, before a checkpoint of the broken weights is written."""
+    """Ends a run whose loss or gradient is no number, before the optimiser writes it into the weights.
 
-    def on_train_batch_end(
-        self, trainer: Trainer, module: LightningModule, outputs: Mapping[str, Tensor], batch: Any, batch_index: int
-    ) -> None:
-        """Look at the loss of this step."""
-        if not torch.isfinite(outputs["loss"]):
-            terms = ", ".join(f"{name} {value.item():.4g}" for name, value in outputs.items())
+    The processes of a distributed run look at the same two numbers, so that all of them stop at one step. With a
+    gradient scaler (precision 16-mixed) gradients are not looked at: infinite ones are how it finds its scale.
+    """
+
+    def __init__(self) -> None:
+        self._loss: Tensor | None = None
+
+    def on_before_backward(self, trainer: Trainer, module: LightningModule, loss: Tensor) -> None:
+        """Add up the losses of the batches of one optimiser step: a sum is finite if they all are."""
+        self._loss = loss.detach() if self._loss is None else self._loss + loss.detach()
+
+    def on_before_optimizer_step(self, trainer: Trainer, module: LightningModule, optimizer: Optimizer) -> None:
+        """Look at loss and gradient of this step; the one copy from the device that it costs is a pair of numbers."""
+        if self._loss is None:
+            return
+        loss, self._loss = self._loss.float(), None
+        scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
+        norm = torch.zeros_like(loss) if scaled else _gradient_norm(optimizer).to(loss)
+        finite = torch.isfinite(trainer.strategy.reduce(torch.stack([loss, norm]), reduce_op="sum")).tolist()
+        if not all(finite):
+            name = "gradient" if finite[0] else "loss"
             raise InputError(
-                f"the loss of step {trainer.global_step} is not finite ({terms}); lower --optimizer.lr, clip gradients "
-                "(--trainer.gradient_clip_val 1), or train with --trainer.precision 32-true"
+                f"the {name} of step {trainer.global_step + 1} is not finite ({_terms(trainer, loss)}); lower "
+                "--optimizer.lr, clip gradients (--trainer.gradient_clip_val 1), or train with --trainer.precision "
+                "32-true"
             )
+
+
+def _gradient_norm(optimizer: Optimizer) -> Tensor:
+    """Return the L2 norm of all gradients: on a CPU torch finds it far faster than the largest magnitude.
+
+    It overflows for gradients beyond 1e19 too, whose squares AdamW could not keep either.
+    """
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+
+
+def _terms(trainer: Trainer, loss: Tensor) -> str:
+    """Return what the module logged of its last batch, in the first process whose loss is broken, else in the first."""
+    logged = {name: value for name, value in trainer.callback_metrics.items() if name.startswith("train/")}
+    own = ", ".join(f"{name.removeprefix('train/')} {float(value):.4g}" for name, value in logged.items())
+    if trainer.world_size == 1:
+        return own
+    texts: list[Any] = [None] * trainer.world_size
+    dist.all_gather_object(texts, (bool(torch.isfinite(loss)), trainer.global_rank, own))
+    return str(min(texts)[2])
 
 
 class BestModel(Callback):

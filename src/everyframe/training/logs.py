@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from argparse import Namespace
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ Row = dict[str, str]
 class CsvTable:
     """A CSV file with a column `step` that grows by rows and, where needed, by columns.
 
-    Rows are written as they come, so that the file can be watched and is whole after a crash. A row of step s replaces
-    all rows of that step and later ones that an earlier life of the run had written.
+    Rows are written as they come, so that the file can be watched. A row of step s replaces all rows of that step and
+    later ones that an earlier life of the run had written. The first row after opening writes the file anew, without
+    what a crash left of a row: later ones would be glued to it.
 
     Args:
         path: of the file; read when it exists.
@@ -28,29 +29,38 @@ class CsvTable:
         self.path = path
         self._rows: list[Row] = []
         self._columns: list[str] = []
+        self._opened = False
         if path.exists():
-            with path.open(newline="", encoding="utf-8") as file:
-                reader = csv.DictReader(file)
+            with path.open(newline="", encoding="utf-8", errors="replace") as file:
+                reader = csv.DictReader(line for line in file if line.endswith(("\r", "\n")))
                 self._columns = list(reader.fieldnames or ())
-                self._rows = list(reader)
+                self._rows = [row for row in reader if _is_whole(row)]
 
     def append(self, step: int, values: Mapping[str, Any]) -> None:
         """Add a row."""
         row = {"step": str(step), **{name: _plain(value) for name, value in values.items()}}
-        kept = [old for old in self._rows if int(old["step"]) < step]
         new_columns = [name for name in row if name not in self._columns]
-        whole = len(kept) < len(self._rows) or bool(new_columns) or not self.path.exists()
+        again = any(int(old["step"]) >= step for old in (self._rows[-1:] if self._opened else self._rows))
+        if again:
+            self._rows = [old for old in self._rows if int(old["step"]) < step]
         self._columns += new_columns
-        self._rows = [*kept, row]
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._write(self._rows if whole else [row], "w" if whole else "a")
+        self._rows.append(row)
+        if again or new_columns or not self._opened or not self.path.exists():
+            self._rewrite()
+        else:
+            with self.path.open("a", newline="", encoding="utf-8") as file:
+                csv.DictWriter(file, self._columns, restval="").writerow(row)
+        self._opened = True
 
-    def _write(self, rows: Iterable[Row], mode: str) -> None:
-        with self.path.open(mode, newline="", encoding="utf-8") as file:
+    def _rewrite(self) -> None:
+        """Replace the file as a whole: a crash while writing leaves the one before."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        part = self.path.with_name(f".{self.path.name}.part")
+        with part.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, self._columns, restval="")
-            if mode == "w":
-                writer.writeheader()
-            writer.writerows(rows)
+            writer.writeheader()
+            writer.writerows(self._rows)
+        part.replace(self.path)
 
 
 class CsvLogger(Logger):
@@ -107,6 +117,11 @@ class EventLogger(TensorBoardLogger):
     def save(self) -> None:
         """Write what is still in memory."""
         self.experiment.flush()
+
+
+def _is_whole(row: Mapping[str | None, Any]) -> bool:
+    """Whether a row that was read has a step and one value per column."""
+    return None not in row and None not in row.values() and str(row.get("step", "")).isdecimal()
 
 
 def _plain(value: Any) -> str:

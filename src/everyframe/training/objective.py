@@ -27,12 +27,13 @@ class Objective(nn.Module):
     moved and saved with the rest). Terms that change over a run have an attribute `step` and are told it.
 
     Args:
-        terms: name -> (weight, term). Terms of weight 0 are left out.
+        terms: name -> (weight, term). Terms of weight 0 are left out, but for those that learn from what they see
+            beside their gradient: they have an attribute `observes` that is true.
     """
 
     def __init__(self, terms: Mapping[str, tuple[float, Term]]) -> None:
         super().__init__()
-        self.terms = {name: (weight, term) for name, (weight, term) in terms.items() if weight}
+        self.terms = {name: (weight, term) for name, (weight, term) in terms.items() if weight or _observes(term)}
         for name, (_, term) in self.terms.items():
             if isinstance(term, nn.Module):
                 self.add_module(name, term)
@@ -52,6 +53,10 @@ class Objective(nn.Module):
         values = {name: term(prediction, clip) for name, (_, term) in self.terms.items()}
         total = torch.stack([weight * values[name] for name, (weight, _) in self.terms.items()]).sum()
         return {**values, "loss": total}
+
+
+def _observes(term: Term) -> bool:
+    return bool(getattr(term, "observes", False))
 
 
 def pixel_objective(

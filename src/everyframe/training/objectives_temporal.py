@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from inspect import signature
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -80,7 +80,8 @@ def video_objective(
     Args:
         model: the model to train.
         masks: what heads that predict masks cost, in place of the options of `pixel_objective`.
-        prototypes: weight of the loss that moves SSLTM's class prototypes; without them it is left out.
+        prototypes: weight of the loss that moves SSLTM's class prototypes; without them it is left out. With 0 they
+            still take in what is labelled: empty slots are filled, and "ema" moves them as ever.
         motion: weight of ETC's motion loss between consecutive query frames (0.1 there); needs `data.queries: 2`.
         motion_mask: difference of frames by which motion is believed, see `photometric_mask`.
         flow: where the motion comes from: "dis" (OpenCV) or "raft" (torchvision, downloads weights).
@@ -132,7 +133,7 @@ def video_objective(
         terms["prototypes"] = (prototypes, PrototypeLoss(model.temporal.prototypes, model.temporal.site.key))
     terms["motion"] = (motion, MotionLoss(model, motion_mask, flow))
     if distill_from is not None:
-        teacher = DistillationTeacher(load_segmenter(distill_from))
+        teacher = DistillationTeacher(_fitting_teacher(model, distill_from))
         terms["distillation"] = (distillation, LogitDistillation(teacher))
         terms["pair_distillation"] = (pair_distillation, PairDistillation(teacher))
         terms["multi_frame_distillation"] = (multi_frame_distillation, SequenceDistillation(teacher))
@@ -165,6 +166,9 @@ class PrototypeLoss:
         prototypes: whose space is that of a map in the frames' embedding.
         key: name of that map.
     """
+
+    observes: ClassVar[bool] = True
+    """Prototypes take in what they see also where the loss that moves them has weight 0, see `Objective`."""
 
     prototypes: CategoryPrototypes
     key: str = "pixels"
@@ -206,6 +210,29 @@ class MotionLoss:
         a, b = ((image - self.model.mean) / self.model.std for image in (now_image, before_image))
         mask = photometric_mask(a, warp(b, flow), self.mask)
         return motion_loss(upsample(now, size), warp(upsample(before, size), flow), mask)
+
+
+def _fitting_teacher(model: Segmenter, name: str) -> Segmenter:
+    """Load the teacher whose logits `model` is to imitate, channel by channel.
+
+    Raises:
+        InputError: it has other classes, or the same in another order, or predicts masks.
+    """
+    teacher = load_segmenter(name)
+    own, other = model.label_space.names, teacher.label_space.names
+    if own != other:
+        i = next((i for i, (a, b) in enumerate(zip(own, other, strict=False)) if a != b), min(len(own), len(other)))
+        a, b = (names[i] if i < len(names) else "nothing" for names in (own, other))
+        raise InputError(
+            f"objective.distill_from: expected a teacher of the model's {len(own)} classes in their order, came one of "
+            f"{len(other)} ({name}): train id {i} is {b}, not {a}; train the teacher on the same classes"
+        )
+    if teacher.head.predicts != model.head.predicts:
+        raise InputError(
+            f"objective.distill_from: expected a teacher that predicts {model.head.predicts}, came one for "
+            f"{teacher.head.predicts} ({name}); choose one with a head of pixels (ocr, psp, ...)"
+        )
+    return teacher
 
 
 def _refuse_pixel_options(options: Mapping[str, Any]) -> None:

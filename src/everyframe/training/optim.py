@@ -16,9 +16,9 @@ LayerDecayForm = Literal["published", "corrected"]
 
 POSITION_NAMES = (
     "pos_embed", "positions", "cls_token", "class_token", "reg_token", "bias_table", "level_embed", "query_embed",
-    "prototypes", "coarse_weights", "late_weights",
+    "query_feat", "level_encoding", "head.classes", "prototypes", "coarse_weights", "late_weights",
 )  # fmt: skip
-"""Tables of positions, tokens, prototypes and factors per channel: no weights of a map, so decay has no meaning."""
+"""Tables of positions, tokens, queries, prototypes and factors: no weights of a map, so decay has no meaning."""
 
 QUERY_NAMES = ("cls_embed", "mask_embed", "level_embed", "query_embed", "query_feat")
 """Parameters of mask heads that the published layer decay mistakes for the patch embedding."""
@@ -32,8 +32,8 @@ class Optimization:
         name: "adamw" or "sgd".
         lr: learning rate of the backbone.
         head_lr_factor: learning rate of everything outside the backbone, as a multiple of `lr`.
-        weight_decay: decoupled for AdamW; never applied to biases, norms and other 1-d parameters, nor to tables of
-            positions and tokens.
+        weight_decay: decoupled for AdamW; never applied to biases, norms, factors per channel and other 1-d parameters,
+            nor to tables of positions, tokens and queries.
         momentum: of SGD.
         betas: of AdamW.
         layer_decay: the learning rate of the backbone falls by this factor per layer from the output to the input;
@@ -60,9 +60,20 @@ class Optimization:
     power: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.lr <= 0 or self.head_lr_factor <= 0:
+        if not self.lr > 0 or not self.head_lr_factor > 0:  # (so that NaN is refused too)
             raise InputError(
                 f"optimizer: expected lr and head_lr_factor above 0, came {self.lr:g} and {self.head_lr_factor:g}"
+            )
+        if not self.weight_decay >= 0 or not self.power >= 0 or self.warmup < 0:
+            raise InputError(
+                "optimizer: expected weight_decay, power and warmup of 0 or more, came "
+                f"{self.weight_decay:g}, {self.power:g} and {self.warmup}"
+            )
+        if not 0 <= self.warmup_start <= 1:
+            raise InputError(f"optimizer.warmup_start: expected a factor in [0, 1], came {self.warmup_start:g}")
+        if not all(0 <= factor < 1 for factor in (self.momentum, *self.betas)):
+            raise InputError(
+                f"optimizer: expected momentum and betas in [0, 1), came {self.momentum:g} and {list(self.betas)}"
             )
         if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
             raise InputError(f"optimizer.layer_decay: expected a factor in (0, 1], came {self.layer_decay:g}")
@@ -167,7 +178,8 @@ def layer_ids(names: Iterable[str], published: bool = False) -> dict[str, int]:
 
     Blocks are found by name: `blocks.7.` (ViT), `layers.2.blocks.5.` or timm's `layers_2.blocks.5.` (Swin),
     `stages.2.blocks.5.` (ConvNeXt), `layer3.5.` (ResNet). What stands before the first block of a later stage (patch
-    merging) counts with that block; what is no part of the chain (an adapter, output norms) with the output.
+    merging) counts with that block, also where, as in our own backbones, it belongs to the stage before; norms behind
+    blocks count with the block; what is no part of the chain (an adapter, output norms) with the output.
 
     Args:
         names: all parameter names of the model, in order of definition.
@@ -184,9 +196,13 @@ def layer_ids(names: Iterable[str], published: bool = False) -> dict[str, int]:
             f"{', '.join(n for n in names if n.startswith('backbone.'))[:80]}...; leave layer_decay out"
         )
     last = len(blocks) + 1
-    ids = {}
+    ids: dict[str, int] = {}
+    begun: set[int] = set()
     for name in names:
-        block = _block(name)
+        if (block := _block(name)) is not None:
+            begun.add(block[0])
+        else:
+            block = _behind_blocks(name, blocks, begun)
         if not name.startswith("backbone."):
             ids[name] = 0 if published and any(part in name for part in QUERY_NAMES) else last
         elif block is not None:
@@ -211,6 +227,23 @@ def _block(name: str) -> tuple[int, int] | None:
     return None
 
 
+def _behind_blocks(name: str, blocks: list[tuple[int, int]], begun: set[int]) -> tuple[int, int] | None:
+    """Return the block with which counts what stands behind the blocks of its stage; None for everything else.
+
+    Swin, FocalNet and InternImage halve their maps at the end of a stage, timm's models at its start: names are the
+    same, but timm's come before the stage's blocks, so the stage is not among those begun.
+    """
+    found = re.match(r"backbone\.stages\.(\d+)\.(downsample|norm|block_norms\.(\d+))\.", name)
+    if found is None or int(found[1]) not in begun:
+        return None
+    stage = int(found[1])
+    if found[3] is not None:
+        return stage, int(found[3])
+    if found[2] == "norm":
+        return max(block for block in blocks if block[0] == stage)
+    return min((block for block in blocks if block[0] > stage), default=None)
+
+
 def _stage(name: str) -> int | None:
     found = re.search(r"(?:layers|stages)[._](\d+)\.", name)
     return int(found[1]) if found else None
@@ -230,7 +263,11 @@ def _before_blocks(name: str) -> bool:
 def _decays(name: str, parameter: nn.Parameter, published: bool) -> bool:
     if parameter.ndim <= 1 or name.endswith(".bias"):
         return False
-    return published or not any(part in name for part in POSITION_NAMES)
+    if published:
+        return True
+    # A factor per channel may be stored as [C, 1, 1]. A `weight` of that size maps C channels to one, and decays.
+    factors = parameter.numel() == max(parameter.shape) and not name.endswith("weight")
+    return not factors and not any(part in name for part in POSITION_NAMES)
 
 
 def _repeated_names(groups: Iterable[dict[str, Any]]) -> list[tuple[dict[str, Any], int]]:
