@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -44,3 +46,17 @@ def test_one_estimator_per_name_and_device() -> None:
     assert isinstance(named_flow("dis"), DISFlow)
     with pytest.raises(InputError, match="expected dis or raft"):
         named_flow("farneback")
+
+
+def test_raft_stays_in_float32_under_autocast(tmp_path: Path) -> None:
+    from torchvision.models.optical_flow import raft_small
+
+    torch.manual_seed(0)
+    torch.save(raft_small(weights=None).state_dict(), tmp_path / "raft.pth")
+    first, second = torch.randint(0, 256, (2, 3, 40, 40), dtype=torch.uint8)
+    raft = RAFTFlow(tmp_path / "raft.pth", "small", updates=2, backward=False)
+    alone = raft.between(first, second).forward
+    with torch.autocast("cpu", torch.bfloat16):
+        within = raft.between(first, second).forward
+    assert within.dtype == np.float32
+    assert np.array_equal(alone, within)

@@ -19,7 +19,8 @@ from everyframe.labels import LabelSpace
 from everyframe.models.convert import backbones, mmseg, raft, vit_adapter
 from everyframe.models.convert.keys import nested
 from everyframe.models.convert.positions import fit_positions
-from everyframe.models.convert.reheading import ClassLayer, averaged_rows, class_layers
+from everyframe.models.convert.reheading import averaged_rows
+from everyframe.models.ops.class_layer import ClassLayer, class_layers
 from everyframe.models.ops.relative_position import resize_table
 from everyframe.models.warm_start import start_from
 from everyframe.models.zoo import create_model

@@ -24,7 +24,7 @@ from everyframe.errors import InputError
 from everyframe.labels import LabelSpace
 from everyframe.models.convert import backbones
 from everyframe.models.convert.keys import Rule, rewrite
-from everyframe.models.convert.source import read_source
+from everyframe.models.convert.source import read_source, without_prefixes
 from everyframe.models.convert.timm import fit_kernels
 from everyframe.models.zoo import create_model
 
@@ -61,12 +61,29 @@ def test_one_of_several_weights(tmp_path: Path, content: dict, entry: str | None
     assert bool(noted) == bool(source.notes)
 
 
+@pytest.mark.parametrize("optimizer", [{}, {"state": {}, "param_groups": [{"lr": 0.1}]}])
+def test_an_entry_without_tensors_is_refused(tmp_path: Path, optimizer: dict) -> None:
+    """Neither the weights beside it nor a search without end."""
+    path = saved(tmp_path, {"state_dict": ONE, "optimizer": optimizer})
+    with pytest.raises(InputError, match=r"under 'optimizer' \(--entry\), came no tensor; choose one of state_dict"):
+        read_source(path, "optimizer")
+    path = saved(tmp_path, {"optimizer": optimizer})
+    with pytest.raises(InputError, match="came no tensor; leave --entry out"):
+        read_source(path, "optimizer")
+    path = saved(tmp_path, {"state_dict": {**ONE, "ema.step": 3}})
+    with pytest.raises(InputError, match=r"expected weights under 'ema' \(--entry\), came a.weight, ema.step"):
+        read_source(path, "ema")
+    assert without_prefixes({}) == {}
+
+
 def test_several_weights_need_a_choice(tmp_path: Path) -> None:
     path = saved(tmp_path, {"student": ONE, "teacher": TWO, "epoch": 3})
     with pytest.raises(InputError, match="came several: choose with --entry, one of student, teacher"):
         read_source(path)
     with pytest.raises(InputError, match=r"expected weights under 'ema' \(--entry\), came student, teacher"):
         read_source(path, "ema")
+    with pytest.raises(InputError, match=r"under 'epoch' \(--entry\), came student, teacher"):
+        read_source(path, "epoch")
     with pytest.raises(InputError, match="came something else"):
         read_source(saved(tmp_path, [1, 2]))
     with pytest.raises(InputError, match="--entry teacher chooses weights of a file, came a folder"):

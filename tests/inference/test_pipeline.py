@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import pytest
 
@@ -60,6 +60,57 @@ def test_read_ahead_raises_after_the_items_before() -> None:
         assert (next(got), next(got)) == (1, 2)
         with pytest.raises(RuntimeError, match="broken file"):
             next(got)
+
+
+class Unopened:
+    """Items that cannot begin, such as a broken video."""
+
+    def __iter__(self) -> Iterator[int]:
+        raise RuntimeError("broken file")
+
+
+class Unclosed:
+    """One item, and an end that goes wrong; or an item that goes wrong as well."""
+
+    def __init__(self, failure: Exception) -> None:
+        self._left: list[Exception | int] = [failure, 1]
+
+    def __iter__(self) -> Iterator[int]:
+        return self
+
+    def __next__(self) -> int:
+        item = self._left.pop()
+        if isinstance(item, Exception):
+            raise item
+        return item
+
+    def close(self) -> None:
+        raise OSError("cannot close")
+
+
+def read_in_time(items: Iterable[int]) -> list[int | str]:
+    """All that a reader gets, with what is raised as text; a reader that waits for ever fails the test."""
+    got: list[int | str] = []
+
+    def read() -> None:
+        try:
+            with ReadAhead(items) as ahead:
+                got.extend(ahead)
+        except Exception as error:
+            got.append(str(error))
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    reader.join(timeout=5)
+    assert not reader.is_alive()
+    return got
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+def test_what_goes_wrong_at_either_end_reaches_the_reader() -> None:
+    assert read_in_time(Unopened()) == ["broken file"]
+    assert read_in_time(Unclosed(StopIteration())) == [1, "cannot close"]
+    assert read_in_time(Unclosed(ValueError("bad frame"))) == [1, "bad frame"]  # the first cause, not the last
 
 
 def test_write_behind_keeps_order_and_finishes() -> None:

@@ -87,3 +87,9 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
         (tmp_path / "state").write_bytes(content)
         with pytest.raises(ValueError, match="expected the state of a stream"):
             load_state(tmp_path / "state", CPU)
+
+
+def test_a_file_that_cannot_be_written_is_an_os_error(tmp_path: Path) -> None:
+    """What `writing` and `output` turn into one line; safetensors has an error of its own."""
+    with pytest.raises(FileNotFoundError, match="No such file or directory"):
+        save_state(tmp_path / "none" / "state", snapshot(torch.zeros(2)), {})

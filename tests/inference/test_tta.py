@@ -119,6 +119,11 @@ def test_refuses_no_scale() -> None:
             Scales(Remember(), scales)
 
 
+def test_refuses_a_multiple_of_no_pixels() -> None:
+    with pytest.raises(InputError, match="expected a multiple of at least 1 pixel, came 0"):
+        Scales(Remember(), multiple=0)
+
+
 class Sums(Fixed):
     """Scores of a head that predicts masks."""
 

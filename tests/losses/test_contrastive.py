@@ -258,3 +258,19 @@ def test_cell_labels_by_majority() -> None:
     labels[0, 2:, :2] = torch.tensor([[7, 255], [255, 255]])
     labels[0, 2:, 2:4] = torch.tensor([[0, 1], [2, 3]])
     assert cell_labels(labels, (2, 3), purity=0.5).tolist() == [[[3, 2, 255], [255, 255, 255]]]
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_autocast_changes_nothing(dense: bool) -> None:
+    features, labels = clip()
+    values, gradients = [], []
+    for enabled in (False, True):
+        leaf = features.float().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            value = contrastive_loss(leaf, labels, dense=dense)
+        value.backward()
+        assert leaf.grad is not None
+        values.append(value.item())
+        gradients.append(leaf.grad)
+    assert values[0] == values[1]
+    assert torch.equal(*gradients)

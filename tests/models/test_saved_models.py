@@ -11,14 +11,18 @@ from typing import Any
 
 import huggingface_hub
 import pytest
+import safetensors.torch
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 import everyframe
-from everyframe.errors import InputError
+from everyframe.errors import DiskFullError, InputError
 from everyframe.labels import LabelSpace
 from everyframe.models.checkpoint import load, push_to_hub, save
+from everyframe.models.convert.source import read_source
 from everyframe.models.segmenter import Segmenter
+from everyframe.models.state import save_tensors
 from everyframe.models.zoo import create_model
 
 SPACE = LabelSpace(
@@ -141,8 +145,60 @@ def test_a_model_put_together_by_hand_cannot_be_saved(model: Segmenter, tmp_path
 
 def test_unwritable_folder(model: Segmenter, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot write the model"):
+    with pytest.raises(InputError, match=r"expected to write here, cannot .*a file lies where a folder is needed"):
         save(model, tmp_path / "file" / "model")
+
+
+def runs(tmp_path: Path, saved: Path, *names: str) -> Path:
+    """Folders of runs, with a model and checkpoints each."""
+    for name in names:
+        shutil.copytree(saved, tmp_path / "runs" / name / "model")
+        (tmp_path / "runs" / name / "config.yaml").write_text("")
+        (tmp_path / "runs" / name / "checkpoints").mkdir()
+        (tmp_path / "runs" / name / "checkpoints" / "best.ckpt").write_bytes(b"what Lightning wrote")
+    return tmp_path / "runs"
+
+
+def test_a_checkpoint_names_its_run(tmp_path: Path, saved: Path) -> None:
+    a = runs(tmp_path, saved, "a") / "a"
+    for read in (load, read_source):
+        with pytest.raises(InputError, match=f"came a checkpoint of everyframe.*; give its run: .*{a}"):
+            read(a / "checkpoints" / "best.ckpt")
+    assert load(a).label_space == SPACE  # what the message asks for works
+    shutil.rmtree(a / "model")
+    with pytest.raises(InputError, match=r"found no config.json"):
+        load(a / "checkpoints" / "best.ckpt")
+
+
+def test_a_folder_of_runs_names_them(tmp_path: Path, saved: Path) -> None:
+    folder = runs(tmp_path, saved, "c", "a", "b")
+    (folder / "notes").mkdir()
+    with pytest.raises(InputError, match=f"{folder} holds runs: a, b, c; give one, such as {folder / 'a'}$"):
+        load(folder)
+
+
+def no_room(tensors: object, path: Path, metadata: object = None) -> None:
+    """What safetensors raises on a full disk."""
+    raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+
+def test_full_disk(model: Segmenter, saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(safetensors.torch, "save_file", no_room)
+    with pytest.raises(DiskFullError, match=r"No space left on device.*; free the disk"):
+        save(model, saved)
+    assert load(saved).label_space == SPACE  # the earlier model is whole
+
+
+def test_other_failures_of_safetensors_are_told_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(FileNotFoundError):  # the library's own error, no imitation
+        save_tensors(tmp_path / "none" / "a.safetensors", {"a": torch.zeros(1)})
+
+    def odd(tensors: object, path: Path, metadata: object = None) -> None:
+        raise SafetensorError("header too large")
+
+    monkeypatch.setattr(safetensors.torch, "save_file", odd)
+    with pytest.raises(OSError, match="header too large"):
+        save_tensors(tmp_path / "a.safetensors", {"a": torch.zeros(1)})
 
 
 # -- the hub ----------------------------------------------------------------------------------------------------------

@@ -33,6 +33,7 @@ def test_same_model_becomes_equal(saved: Path) -> None:
     start = start_from(model, saved)
     assert not start.fresh
     assert not start.unused
+    assert "classes" not in start.describe()
     for name, value in made("ocr-tiny").state_dict().items():
         assert torch.equal(model.state_dict()[name], value), name
 
@@ -47,7 +48,21 @@ def test_classes_follow_their_names(saved: Path) -> None:
     assert torch.equal(model.head.classifier.weight[1], fresh[1])
     assert torch.equal(model.head.classifier.weight[2], source[0])
     assert start.reheaded["head.classifier.weight"] == "rows of 3 classes averaged into 3"
+    assert start.describe().endswith(" weights taken; classes kept: car, sky; fresh: tree")
     assert not start.fresh
+
+
+def test_classes_in_another_order_are_all_kept(saved: Path) -> None:
+    start = start_from(made("ocr-tiny", LabelSpace(("car", "sky", "road")), seed=1), saved)
+    assert start.describe().endswith("; classes kept: car, sky, road")
+    many = LabelSpace(("sky", *(f"c{i}" for i in range(20))))
+    line = start_from(made("ocr-tiny", many, seed=1), saved).describe()
+    assert line.endswith("classes kept: sky; fresh: " + ", ".join(f"c{i}" for i in range(12)) + " and 8 more")
+
+
+def test_another_head_keeps_no_class(saved: Path) -> None:
+    start = start_from(made("fcn-tiny", LabelSpace(("sky", "b")), seed=1), saved)
+    assert start.describe().endswith("; classes kept: none; fresh: sky, b")
 
 
 def test_new_module_starts_fresh_and_is_named(saved: Path) -> None:
@@ -71,10 +86,27 @@ def test_prototypes_of_other_classes_are_left_behind(tmp_path: Path) -> None:
     assert not any("prototypes" in name for name in start.taken)
 
 
+@pytest.mark.parametrize("name", ["uper-ssltm-tiny", "mask2former-ssltm-tiny"])
+@pytest.mark.parametrize("names", [("car", "sky", "road"), ("tree", "car", "sky", "road")])
+def test_coarse_scores_of_ssltm_follow_their_classes(tmp_path: Path, name: str, names: tuple[str, ...]) -> None:
+    other = made(name)
+    save(other, tmp_path / "model")
+    model = made(name, LabelSpace(names), seed=1)
+    fresh = {key: value.clone() for key, value in model.state_dict().items()}
+    start_from(model, tmp_path / "model")
+    for part in ("weight", "bias"):
+        key = f"temporal.site.coarse.1.{part}"
+        ours, theirs = model.state_dict()[key], other.state_dict()[key]
+        for row, wanted in enumerate(names):
+            known = wanted in STREET.names
+            assert torch.equal(ours[row], theirs[STREET.names.index(wanted)] if known else fresh[key][row])
+
+
 def test_backbone_alone_is_taken_by_another_head(saved: Path) -> None:
     model = made("fcn-tiny", LabelSpace(("a", "b")), seed=1)
     start = start_from(model, saved)
     assert all(name.startswith("head.") for name in start.fresh)
+    assert start.describe().endswith("; classes kept: none; fresh: a, b")
     assert torch.equal(
         next(iter(model.backbone.state_dict().values())), next(iter(made("ocr-tiny").backbone.state_dict().values()))
     )

@@ -181,3 +181,28 @@ def test_micro_backbones_run_at_any_size(name: str) -> None:
 def test_weights_that_cannot_be_downloaded_are_named() -> None:
     with pytest.raises(InputError, match="leave `pretrained` out: train it from nothing, or convert"):
         create_model("uper-internimage-xl", SPACE, pretrained=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("fcn-tiny", {"head": {"norm": "bach"}}, "expected a norm of batch, group, none, came 'bach'"),
+        ("fcn-resnet18", {"backbone": {"norm": "bach"}}, "expected a norm of batch, group, none, came 'bach'"),
+        ("fcn-hrnet-w18", {"backbone": {"norm": "bach"}}, "expected a norm of batch, group, none, came 'bach'"),
+        ("fcn-resnet18", {"backbone": {"out_indices": [3]}}, "map of 0 to 0 or -1 to -1, came -2.*gives 1; choose"),
+        ("ocr-resnet18", {"backbone": {"out_indices": [3]}}, "map of 0 to 0 or -1 to -1, came -2.*gives 1; choose"),
+        *(
+            (f"{head}-tiny", {"head": {"index": index}}, f"expected a map of 0 to 3 or -4 to -1, came {wrong},")
+            for head in ("fcn", "ocr", "uper")
+            for index, wrong in (([7], 7), ([-5, 0], -5))
+        ),
+        *(
+            (f"{head}-tiny", {"head": {"index": 7}}, "expected a map of 0 to 3 or -4 to -1, came 7,")
+            for head in ("fcn", "ocr", "psp", "deeplab", "segmenter")
+        ),
+        ("deeplab-tiny", {"head": {"fine_index": 4}}, "expected a map of 0 to 3 or -4 to -1, came 4,"),
+    ],
+)
+def test_options_out_of_range_are_named(name: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=f"model '{name}': .*{message}"):
+        create_model(name, SPACE, **options)

@@ -52,7 +52,8 @@ class ReadAhead(Generic[Item]):
     A context manager: leaving it stops the thread, also when the loop ends early, and closes the iterator.
 
     Args:
-        items: iterated once, in the thread. What it raises is raised to the reader, after the items before.
+        items: iterated once, in the thread. What it raises (also when it begins or is closed) is raised to the reader,
+            after the items before.
         depth: items kept ready.
     """
 
@@ -81,18 +82,21 @@ class ReadAhead(Generic[Item]):
                 return
 
     def _run(self) -> None:
-        iterator = iter(self._items)
+        iterator: Iterator[Item] | None = None
         end: BaseException | None = None
         try:
+            iterator = iter(self._items)  # opens the file, where the items are a video's
             for item in iterator:
                 if not self._offer((True, item)):
                     break
         except BaseException as error:  # travels to the reader
             end = error
-        finally:
+        try:
             close = getattr(iterator, "close", None)
             if close is not None:
                 close()
+        except BaseException as error:  # likewise, but what went wrong first is what the reader should see
+            end = end or error
         self._offer((False, end))
 
     def _offer(self, entry: tuple[bool, Item | BaseException | None]) -> bool:

@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from everyframe.inference.predictor import State
+from everyframe.models.state import save_tensors
 
 
 class UnsavableStateError(TypeError):
@@ -36,9 +36,13 @@ def snapshot(state: State) -> tuple[dict[str, Tensor], Any]:
 
 
 def save_state(path: Path, snapshot: tuple[dict[str, Tensor], Any], notes: dict[str, Any]) -> None:
-    """Write a snapshot, with notes that JSON can hold."""
+    """Write a snapshot, with notes that JSON can hold.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
     tensors, nesting = snapshot
-    save_file(tensors, path, {"nesting": json.dumps(nesting), "notes": json.dumps(notes)})
+    save_tensors(path, tensors, {"nesting": json.dumps(nesting), "notes": json.dumps(notes)})
 
 
 def load_state(path: Path, device: torch.device) -> tuple[State, dict[str, Any]]:

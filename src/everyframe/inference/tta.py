@@ -62,12 +62,14 @@ class Scales(Wrapper):
     ) -> None:
         super().__init__(predictor)
         self.scales = tuple(float(scale) for scale in scales)
+        if not self.scales or min(self.scales) <= 0:
+            raise InputError(f"scales: expected one or more factors above 0, came {list(self.scales)}")
+        if multiple < 1:
+            raise InputError(f"scales: expected a multiple of at least 1 pixel, came {multiple}; 1 rounds nothing")
         self.multiple = multiple
         self.score_norm: ScoreNorm = view_norm(predictor) if score_norm is None else score_norm
         check_norm(self.score_norm)
         self.full_resolution = full_resolution
-        if not self.scales or min(self.scales) <= 0 or multiple < 1:
-            raise InputError(f"scales: expected one or more factors above 0, came {list(self.scales)}")
 
     def step(self, frame: Tensor, state: State = None) -> tuple[Tensor, State]:
         """See `Predictor.step`."""

@@ -28,7 +28,7 @@ from everyframe.frames import IGNORE
 Positives = Literal["clip", "same-frame", "cross-frame"]
 """Which cells of its class an anchor is drawn to: all of the clip's, those of its own frame, those of other frames."""
 
-STRETCH = 128
+STRETCH = 64
 """Terms of the gradient that a CPU sums up at a stretch in float32."""
 
 LOWEST_TEMPERATURE = 0.03
@@ -77,7 +77,8 @@ def contrastive_loss(
     z = F.normalize(features.permute(0, 2, 3, 1)[taken][order].to(wide), dim=1)
     pairs = _Pairs.of(classes[order], frames[order], positives, negatives)
     if dense:
-        return _dense(z, pairs, temperature)
+        with torch.autocast(z.device.type, enabled=False):  # as in the tiles: the products are float32 by promise
+            return _dense(z, pairs, temperature)
     tile = tile or (1024 if z.device.type == "cpu" else 4096)
     value: Tensor = _TiledNCE.apply(z, pairs, temperature, products, tile)
     return value
@@ -290,12 +291,15 @@ def _product(a: Tensor, b: Tensor, products: torch.dtype | None) -> Tensor:
 
 
 def _add_product(total: Tensor, a: Tensor, b: Tensor, products: torch.dtype | None) -> None:
-    """Add a @ b to `total`. On a CPU in short sums: one of a thousand terms leaves half as much rounding again."""
+    """Add a @ b to `total`. On a CPU in short sums: one of a thousand terms leaves twice the rounding and more.
+
+    Each sum is made apart: some processors' `addmm` takes every single term into the total.
+    """
     if products is not None or a.is_cuda or a.dtype == torch.float64:
         total += _product(a, b, products)
         return
     for left, right in zip(a.split(STRETCH, dim=1), b.split(STRETCH), strict=True):
-        total.addmm_(left, right)
+        total += left @ right
 
 
 def _check(

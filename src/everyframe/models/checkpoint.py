@@ -12,11 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from everyframe.errors import InputError
+from everyframe.errors import InputError, writing
 from everyframe.labels import LabelSpace
 from everyframe.models import hub
+from everyframe.models.runs import run_of, runs_in
 from everyframe.models.segmenter import Segmenter
-from everyframe.models.state import load_state, read_state
+from everyframe.models.state import load_state, read_state, save_tensors
 from everyframe.models.transformers_files import (
     PICKLE_FILES,
     PROCESSOR_FILES,
@@ -29,6 +30,7 @@ from everyframe.models.zoo import create_model
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
+RUNS_SHOWN = 12
 _EXPECTED = f"expected a model folder of everyframe ({CONFIG} and {WEIGHTS})"
 
 
@@ -41,29 +43,24 @@ def save(model: Segmenter, folder: str | Path, metrics: Mapping[str, float] | No
         metrics: measured numbers to keep with the model; a key carries its variant, for example "mIoU (gt-classes)".
 
     Raises:
-        InputError: the model was put together by hand, or the folder cannot be written.
+        InputError: the model was put together by hand, or the folder cannot be written (`DiskFullError` for a full
+            disk).
     """
     if not model.config:
         raise InputError(
             "save: expected a model made by create_model, whose name and options can be written down, came one put "
             "together by hand; set model.config = {'name': ..., 'options': {...}} if create_model can build it"
         )
-    from safetensors.torch import save_file
-
     folder = Path(folder)
     config = describe(model, metrics)
     tensors: dict[str, Tensor] = {name: x.detach().cpu().contiguous() for name, x in model.state_dict().items()}
-    try:
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         # Under another name first: an interrupted or full disk leaves the earlier model whole.
-        save_file(tensors, folder / f"{WEIGHTS}.part", metadata={"format": "pt"})
+        save_tensors(folder / f"{WEIGHTS}.part", tensors, {"format": "pt"})
         (folder / f"{CONFIG}.part").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
         for name in (WEIGHTS, CONFIG):
             (folder / f"{name}.part").replace(folder / name)
-    except OSError as error:
-        raise InputError(
-            f"{folder}: cannot write the model: {error.strerror or error}; choose another folder"
-        ) from None
 
 
 def describe(model: Segmenter, metrics: Mapping[str, float] | None = None) -> dict[str, Any]:
@@ -186,11 +183,21 @@ def _read_json(folder: str | Path) -> Any:
     """
     path = Path(folder) / CONFIG
     if not path.is_file():
-        raise InputError(f"{folder}: {_EXPECTED}, found no {CONFIG}")
+        raise InputError(f"{folder}: {_EXPECTED}, {_found(Path(folder))}")
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: expected JSON, came {error}; the file is damaged: copy the model anew") from None
+
+
+def _found(path: Path) -> str:
+    """Say what lies where a model was expected, and what to give if it belongs to a run."""
+    if run := run_of(path):
+        return f"came a checkpoint of everyframe; give its run: {run}"
+    if runs := runs_in(path):
+        more = f" and {len(runs) - RUNS_SHOWN} more" if len(runs) > RUNS_SHOWN else ""
+        return f"{path} holds runs: {', '.join(runs[:RUNS_SHOWN])}{more}; give one, such as {path / runs[0]}"
+    return f"found no {CONFIG}"
 
 
 def push_to_hub(

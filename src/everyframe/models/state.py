@@ -1,8 +1,10 @@
-"""Putting weights into a module: what differs is listed, and refused unless asked for."""
+"""Weights in files and in modules: what differs is listed, and refused unless asked for."""
 
 from __future__ import annotations
 
 import logging
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,6 +119,29 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
             f"({type(error).__name__}: {first_line(error)[:120]}); save its state_dict() alone and load that"
         ) from None
     return _unwrap(content, path)
+
+
+def save_tensors(path: str | Path, tensors: State, metadata: Mapping[str, str] | None = None) -> None:
+    """Write a .safetensors file; what goes wrong is an `OSError`, as with any other file (see `errors.writing`).
+
+    Args:
+        path: the file; its folder must exist.
+        tensors: by name, on the CPU and contiguous.
+        metadata: texts for the file's header.
+
+    Raises:
+        OSError: no permission, no such folder, a full disk.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        save_file(dict(tensors), path, None if metadata is None else dict(metadata))
+    except SafetensorError as error:
+        code = re.search(r"os error (\d+)", str(error))  # all that the library says of the system's errors
+        if code is None:
+            raise OSError(f"{path}: {first_line(error)}") from None
+        raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from None
 
 
 def first_line(error: Exception) -> str:

@@ -11,12 +11,15 @@ from torch import Tensor
 from everyframe.errors import InputError
 from everyframe.models.checkpoint import load_segmenter
 from everyframe.models.convert.positions import fit_positions, is_position, positioned
-from everyframe.models.convert.reheading import ClassLayer, class_layers, rehead
+from everyframe.models.convert.reheading import rehead
+from everyframe.models.ops.class_layer import ClassLayer, class_layers
 from everyframe.models.segmenter import Segmenter
 from everyframe.models.temporal.prototypes import CategoryPrototypes
 
 SHOWN = 3
 """Parts that stayed fresh, by name, in the one line about a start."""
+CLASSES_SHOWN = 12
+"""Classes that were kept, and likewise those that start fresh, in that line."""
 
 
 @dataclass(frozen=True)
@@ -28,12 +31,15 @@ class WarmStart:
         reheaded: name -> what was done to class layers.
         fresh: names of the model's weights that keep their initial values.
         unused: names of the other model's weights that found no place.
+        classes: where the two models' classes differ, the model's classes that kept the other's rows, and those that
+            start fresh; else None.
     """
 
     taken: tuple[str, ...]
     reheaded: Mapping[str, str]
     fresh: tuple[str, ...]
     unused: tuple[str, ...]
+    classes: tuple[tuple[str, ...], tuple[str, ...]] | None = None
 
     def describe(self) -> str:
         """Return one line."""
@@ -41,7 +47,13 @@ class WarmStart:
         more = f" and {len(parts) - SHOWN} more" if len(parts) > SHOWN else ""
         fresh = f"; fresh: {', '.join(parts[:SHOWN])}{more}" if parts else ""
         unused = f"; {len(self.unused)} of its weights have no place here" if self.unused else ""
-        return f"{len(self.taken) + len(self.reheaded)} weights taken{fresh}{unused}"
+        return f"{len(self.taken) + len(self.reheaded)} weights taken{fresh}{unused}{self._describe_classes()}"
+
+    def _describe_classes(self) -> str:
+        if self.classes is None:
+            return ""
+        kept, new = (_listed(names) for names in self.classes)
+        return f"; classes kept: {kept or 'none'}" + (f"; fresh: {new}" if new else "")
 
 
 def start_from(model: Segmenter, source: str | Path) -> WarmStart:
@@ -65,6 +77,7 @@ def start_from(model: Segmenter, source: str | Path) -> WarmStart:
         place = positioned(other.backbone)
         theirs = dict(fit_positions(theirs, model, None if place is None else place[1])[0])
     reheaded: dict[str, str] = {}
+    classes = None
     if other.label_space.names != model.label_space.names:
         shared = {name: i for i, name in enumerate(model.label_space.names)}
         table = {i: shared[name] for i, name in enumerate(other.label_space.names) if name in shared}
@@ -72,6 +85,11 @@ def start_from(model: Segmenter, source: str | Path) -> WarmStart:
         other_heads = {name for name, layer in class_layers(model).items() if not _alike(theirs, ours, name, layer)}
         theirs = {name: value for name, value in theirs.items() if name not in other_heads}
         theirs, reheaded = rehead(theirs, model, table)
+        # Of another head nothing may fit but a bias, which makes no class known.
+        followed = any(ours[name].ndim > 1 for name in reheaded)
+        kept = set(shared) & set(other.label_space.names) if followed else set()
+        names = model.label_space.names
+        classes = tuple(n for n in names if n in kept), tuple(n for n in names if n not in kept)
     fitting = {name: value for name, value in theirs.items() if name in ours and ours[name].shape == value.shape}
     lost = [name for name in ours if name.startswith("backbone.") and name not in fitting]
     if lost:
@@ -85,7 +103,13 @@ def start_from(model: Segmenter, source: str | Path) -> WarmStart:
         reheaded={name: change for name, change in reheaded.items() if name in fitting},
         fresh=tuple(name for name in ours if name not in fitting),
         unused=tuple(name for name in other.state_dict() if name not in fitting),
+        classes=classes,
     )
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    more = f" and {len(names) - CLASSES_SHOWN} more" if len(names) > CLASSES_SHOWN else ""
+    return ", ".join(names[:CLASSES_SHOWN]) + more
 
 
 def _alike(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor], name: str, layer: ClassLayer) -> bool:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -24,6 +23,7 @@ from everyframe.inference.stream import pick_device
 from everyframe.labels import LabelSpace
 from everyframe.losses.boundary import edge_map
 from everyframe.losses.inverse_form import TransformRegressor, random_transforms, split_tiles, transform
+from everyframe.models.state import save_tensors
 
 
 class RegressorScore(NamedTuple):
@@ -96,7 +96,7 @@ def train_regressor(
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(out) as part:
-            save_file({name: value.cpu() for name, value in regressor.state_dict().items()}, part)
+            save_tensors(part, {name: value.cpu() for name, value in regressor.state_dict().items()})
     return RegressorScore(sum(errors) / len(errors), sum(lengths) / len(lengths))
 
 

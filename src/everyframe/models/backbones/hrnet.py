@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from everyframe.models.backbones.resnet import BasicBlock, Bottleneck
-from everyframe.models.ops.conv import NORMS, init_convolutions
+from everyframe.models.ops.conv import init_convolutions, normalisation
 from everyframe.models.ops.resize import resize
 
 STEM = 64
@@ -21,7 +21,7 @@ STEM = 64
 
 def _unit(in_channels: int, out_channels: int, kernel: int, stride: int, norm: str, act: bool = True) -> nn.Sequential:
     conv = nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, bias=False)
-    return nn.Sequential(conv, NORMS[norm](out_channels), *([nn.ReLU(inplace=True)] if act else []))
+    return nn.Sequential(conv, normalisation(norm, out_channels), *([nn.ReLU(inplace=True)] if act else []))
 
 
 def _halve(in_channels: int, out_channels: int, times: int, norm: str, last_act: bool) -> nn.Sequential:
@@ -142,9 +142,9 @@ class HRNet(nn.Module):
             ]  # fmt: skip
         first, *rest = stages
         self.conv1 = nn.Conv2d(in_channels, STEM, 3, 2, 1, bias=False)
-        self.bn1 = NORMS[norm](STEM)
+        self.bn1 = normalisation(norm, STEM)
         self.conv2 = nn.Conv2d(STEM, STEM, 3, 2, 1, bias=False)
-        self.bn2 = NORMS[norm](STEM)
+        self.bn2 = normalisation(norm, STEM)
         bottleneck = first["block"] == "BOTTLENECK"
         self.layer1 = _blocks(STEM, first["num_channels"][0], first["num_blocks"][0], bottleneck, norm)
         channels = [first["num_channels"][0] * (Bottleneck if bottleneck else BasicBlock).expansion]

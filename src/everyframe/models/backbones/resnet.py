@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from everyframe.models.ops.conv import NORMS, init_convolutions
+from everyframe.models.ops.conv import init_convolutions, normalisation
 
 
 def _conv(in_channels: int, out_channels: int, kernel: int, stride: int = 1, dilation: int = 1) -> nn.Conv2d:
@@ -27,9 +27,9 @@ class BasicBlock(nn.Module):
     ):
         super().__init__()
         self.conv1 = _conv(in_channels, width, 3, stride, dilation)
-        self.bn1 = NORMS[norm](width)
+        self.bn1 = normalisation(norm, width)
         self.conv2 = _conv(width, width, 3)
-        self.bn2 = NORMS[norm](width)
+        self.bn2 = normalisation(norm, width)
         self.downsample = downsample
 
     def forward(self, x: Tensor) -> Tensor:
@@ -49,11 +49,11 @@ class Bottleneck(nn.Module):
     ):
         super().__init__()
         self.conv1 = _conv(in_channels, width, 1)
-        self.bn1 = NORMS[norm](width)
+        self.bn1 = normalisation(norm, width)
         self.conv2 = _conv(width, width, 3, stride, dilation)
-        self.bn2 = NORMS[norm](width)
+        self.bn2 = normalisation(norm, width)
         self.conv3 = _conv(width, 4 * width, 1)
-        self.bn3 = NORMS[norm](4 * width)
+        self.bn3 = normalisation(norm, 4 * width)
         self.downsample = downsample
 
     def forward(self, x: Tensor) -> Tensor:
@@ -110,13 +110,13 @@ class ResNet(nn.Module):
         if deep_stem:
             half = stem_width // 2
             self.stem = nn.Sequential(
-                _conv(in_channels, half, 3, 2), NORMS[norm](half), nn.ReLU(inplace=True),
-                _conv(half, half, 3), NORMS[norm](half), nn.ReLU(inplace=True),
-                _conv(half, stem_width, 3), NORMS[norm](stem_width), nn.ReLU(inplace=True),
+                _conv(in_channels, half, 3, 2), normalisation(norm, half), nn.ReLU(inplace=True),
+                _conv(half, half, 3), normalisation(norm, half), nn.ReLU(inplace=True),
+                _conv(half, stem_width, 3), normalisation(norm, stem_width), nn.ReLU(inplace=True),
             )  # fmt: skip
         else:
             self.stem = nn.Sequential(
-                _conv(in_channels, stem_width, 7, 2), NORMS[norm](stem_width), nn.ReLU(inplace=True)
+                _conv(in_channels, stem_width, 7, 2), normalisation(norm, stem_width), nn.ReLU(inplace=True)
             )
         self.pool = nn.MaxPool2d(3, stride=2, padding=1)
 
@@ -156,8 +156,8 @@ def _shortcut(in_channels: int, out_channels: int, stride: int, avg_down: bool, 
         return None
     if avg_down:
         pool = nn.AvgPool2d(stride, stride, ceil_mode=True, count_include_pad=False)
-        return nn.Sequential(pool, _conv(in_channels, out_channels, 1), NORMS[norm](out_channels))
-    return nn.Sequential(_conv(in_channels, out_channels, 1, stride), NORMS[norm](out_channels))
+        return nn.Sequential(pool, _conv(in_channels, out_channels, 1), normalisation(norm, out_channels))
+    return nn.Sequential(_conv(in_channels, out_channels, 1, stride), normalisation(norm, out_channels))
 
 
 def dilated(output_stride: int) -> tuple[tuple[int, ...], tuple[int, ...]]:

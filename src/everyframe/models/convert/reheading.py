@@ -3,43 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from everyframe.models.heads.base import Head
-from everyframe.models.heads.mask2former.head import Mask2FormerHead
-from everyframe.models.heads.mask_transformer import MaskTransformerHead
+from everyframe.models.ops.class_layer import ClassLayer, class_layers
 from everyframe.models.state import State
-
-
-class ClassLayer(NamedTuple):
-    """A parameter with a row per class.
-
-    Attributes:
-        dim: dimension of the rows.
-        kept: rows behind those of the classes ("no object"), which stay as they are.
-    """
-
-    dim: int = 0
-    kept: int = 0
-
-
-def class_layers(model: nn.Module) -> dict[str, ClassLayer]:
-    """Return the names of all parameters with a row per class, of heads and their auxiliary heads."""
-    found: dict[str, ClassLayer] = {}
-    for prefix, part in model.named_modules():
-        if not isinstance(part, Head):
-            continue
-        if isinstance(part, Mask2FormerHead):
-            own = {"cls_embed.weight": ClassLayer(kept=1), "cls_embed.bias": ClassLayer(kept=1)}
-        elif isinstance(part, MaskTransformerHead):
-            own = {"classes": ClassLayer(dim=1), "mask_norm.weight": ClassLayer(), "mask_norm.bias": ClassLayer()}
-        else:
-            own = {"classifier.weight": ClassLayer(), "classifier.bias": ClassLayer()}
-        found |= {f"{prefix}.{name}": layer for name, layer in own.items()}
-    return found
 
 
 def rehead(state: State, model: nn.Module, table: Mapping[int, int]) -> tuple[dict[str, Tensor], dict[str, str]]:

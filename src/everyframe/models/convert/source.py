@@ -17,6 +17,7 @@ from torch import Tensor
 from everyframe.errors import InputError
 from everyframe.models.convert.config_text import parse_config
 from everyframe.models.convert.pickles import read_pickle
+from everyframe.models.runs import run_of
 from everyframe.models.state import first_line, read_state
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
@@ -62,7 +63,7 @@ def read_source(path: str | Path, entry: str | None = None) -> Source:
             dictionary, or what stands before the names; None takes those under `WRAPPERS`.
 
     Raises:
-        InputError: nothing there, damaged, or the file holds code or other things than weights.
+        InputError: nothing there, damaged, the file holds code or other things than weights, or `entry` holds none.
     """
     path = Path(path)
     if path.is_dir():
@@ -71,6 +72,11 @@ def read_source(path: str | Path, entry: str | None = None) -> Source:
         return _read_folder(path)
     if not path.is_file():
         raise InputError(f"{path}: expected a file of weights (.pth, .safetensors, .zip) or a folder, found nothing")
+    if run := run_of(path):
+        raise InputError(
+            f"{path}: expected published weights, came a checkpoint of everyframe, whose model needs no conversion; "
+            f"give its run: `everyframe predict --model {run}`"
+        )
     if _is_archive(path):
         return _read_archive(path, entry)
     return _read_file(path, entry)
@@ -102,9 +108,12 @@ def _find_weights(content: Any, name: str, entry: str | None) -> tuple[Mapping[A
         content = content[key]
     if entry not in (None, first):
         under = {str(key): x for key, x in content.items() if str(key).startswith(f"{entry}.")}
-        if not under:
+        if not _has_tensors(under):
             raise InputError(f"{name}: expected weights under {entry!r} (--entry), came {_listed([*others, *content])}")
         return without_prefix(under, f"{entry}."), []
+    if entry is not None and not _has_tensors(content):  # whoever names an entry wants no other
+        choice = f"choose one of {_listed(others)}" if others else "leave --entry out"
+        raise InputError(f"{name}: expected weights under {entry!r} (--entry), came no tensor; {choice}")
     if _has_tensors(content):
         again = [] if entry else others
         return content, [f"the file has other weights too, under {key!r}: --entry {key} takes them" for key in again]
@@ -136,7 +145,7 @@ def without_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor
 
 def without_prefixes(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Take off whatever of `PREFIXES` all names have."""
-    while prefix := next((p for p in PREFIXES if all(name.startswith(p) for name in state)), None):
+    while state and (prefix := next((p for p in PREFIXES if all(name.startswith(p) for name in state)), None)):
         state = without_prefix(state, prefix)
     return dict(state)
 

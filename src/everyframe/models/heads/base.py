@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 from torch import Tensor, nn
 
+from everyframe.models.ops.class_layer import ClassLayer
 from everyframe.models.ops.conv import classifier
 from everyframe.models.temporal.base import Embedding
 
@@ -24,10 +26,16 @@ class Head(nn.Module, ABC):
         auxiliary: head whose logits get an auxiliary loss, or None.
         predicts: "logits" of each pixel, or "masks" with classes; says which losses fit.
         shared: name of the map in `begin`'s embedding, [N, channels, h, w], at which frames are to meet.
+        class_layers: the head's own parameters with a row per class, by which it takes over the weights of another
+            list of classes.
     """
 
     predicts: str = "logits"
     shared: str = "pixels"
+    class_layers: ClassVar[Mapping[str, ClassLayer]] = {
+        "classifier.weight": ClassLayer(),
+        "classifier.bias": ClassLayer(),
+    }
 
     num_classes: int
     stride: int

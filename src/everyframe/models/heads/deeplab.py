@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from everyframe.models.heads.base import Head, PixelHead
 from everyframe.models.ops.conv import ConvNormAct, check_average
-from everyframe.models.ops.resize import resize
+from everyframe.models.ops.resize import map_at, resize
 
 
 def separable(in_channels: int, out_channels: int, dilation: int = 1, norm: str = "batch") -> nn.Sequential:
@@ -112,8 +112,8 @@ class DeepLabV3PlusHead(PixelHead):
         self.index = index
         self.fine_index = fine_index
         self.align_corners = align_corners
-        self.pyramid = AtrousPyramid(channels[index], width, dilations, depthwise, align_corners, norm)
-        self.fine = ConvNormAct(channels[fine_index], fine_width, norm=norm) if fine_width else None
+        self.pyramid = AtrousPyramid(map_at(channels, index), width, dilations, depthwise, align_corners, norm)
+        self.fine = ConvNormAct(map_at(channels, fine_index), fine_width, norm=norm) if fine_width else None
         self.refine = nn.Sequential(conv(width + fine_width), conv(width))
         self.finish(num_classes, strides[fine_index] if fine_width else strides[index], width, dropout, auxiliary)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,8 @@ from torch.nn import functional as F
 
 from everyframe.models.heads.base import Head, Outputs
 from everyframe.models.ops.attention import TransformerBlock
+from everyframe.models.ops.class_layer import ClassLayer
+from everyframe.models.ops.resize import map_at
 from everyframe.models.temporal.base import Embedding
 
 
@@ -32,6 +35,12 @@ class MaskTransformerHead(Head):
         auxiliary: head for an auxiliary loss, or None.
     """
 
+    class_layers: ClassVar[Mapping[str, ClassLayer]] = {
+        "classes": ClassLayer(dim=1),
+        "mask_norm.weight": ClassLayer(),
+        "mask_norm.bias": ClassLayer(),
+    }
+
     def __init__(
         self,
         channels: Sequence[int],
@@ -46,10 +55,10 @@ class MaskTransformerHead(Head):
         auxiliary: Head | None = None,
     ) -> None:
         super().__init__()
-        width = width or channels[index]
+        width = width or map_at(channels, index)
         heads = heads or max(1, width // 64)
         self.num_classes = num_classes
-        self.stride = strides[index]
+        self.stride = map_at(strides, index)
         self.channels = width
         self.index = index
         self.project = nn.Linear(channels[index], width)

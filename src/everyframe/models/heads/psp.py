@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from everyframe.models.heads.base import Head, PixelHead
 from everyframe.models.ops.conv import ConvNormAct, check_average
-from everyframe.models.ops.resize import resize
+from everyframe.models.ops.resize import map_at, resize
 from everyframe.models.temporal.base import Embedding
 
 
@@ -96,7 +96,7 @@ class PSPHead(PixelHead):
     ) -> None:
         super().__init__()
         self.index = index
-        self.pyramid = PyramidPooling(channels[index], width, bins, align_corners, norm)
+        self.pyramid = PyramidPooling(map_at(channels, index), width, bins, align_corners, norm)
         self.bottleneck = ConvNormAct(self.pyramid.out_channels, width, 3, norm=norm)
         self.finish(num_classes, strides[index], width, dropout, auxiliary)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from everyframe.models.heads.base import Head
 from everyframe.models.heads.fcn import FCNHead
+from everyframe.models.ops.resize import map_at
 
 Width = Callable[[Sequence[int]], int]
 """Channels of the backbone's maps -> width of the head."""
@@ -46,7 +47,7 @@ class SizedHead:
     ) -> Head:
         """Build the head on maps of `channels` and `strides`."""
         if auxiliary_width is None:
-            auxiliary_width = channels[-2] // 2 if self.auxiliary else 0
+            auxiliary_width = map_at(channels, -2) // 2 if self.auxiliary else 0
         auxiliary = None
         if auxiliary_width:
             auxiliary = FCNHead(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from everyframe.models.heads.base import Head, PixelHead
 from everyframe.models.heads.psp import PyramidPooling
 from everyframe.models.ops.conv import ConvNormAct
-from everyframe.models.ops.resize import resize
+from everyframe.models.ops.resize import map_at, resize
 
 
 class UperHead(PixelHead):
@@ -47,7 +47,7 @@ class UperHead(PixelHead):
     ) -> None:
         super().__init__()
         self.index = tuple(range(len(channels)) if index is None else index)
-        channels = [channels[i] for i in self.index]
+        channels = [map_at(channels, i) for i in self.index]
         self.align_corners = align_corners
         self.pyramid = PyramidPooling(channels[-1], width, bins, align_corners, norm)
         self.bottleneck = ConvNormAct(self.pyramid.out_channels, width, 3, norm=norm)

@@ -17,6 +17,17 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {
 """Name of a normalisation -> channels -> module. Under DDP, Lightning's `sync_batchnorm` turns "batch" into SyncBN."""
 
 
+def normalisation(norm: str, channels: int) -> nn.Module:
+    """Return the normalisation of a name in `NORMS`.
+
+    Raises:
+        ValueError: there is no such name.
+    """
+    if norm not in NORMS:
+        raise ValueError(f"expected a norm of {', '.join(NORMS)}, came {norm!r}; choose one of them")
+    return NORMS[norm](channels)
+
+
 class ConvNormAct(nn.Module):
     """Convolution that keeps the size at stride 1, normalisation, ReLU.
 
@@ -48,7 +59,7 @@ class ConvNormAct(nn.Module):
         padding = dilation * (kernel_size // 2)
         bias = bias or norm == "none"
         self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias=bias)
-        self.norm = (NORMS[norm] if isinstance(norm, str) else norm)(out_channels)
+        self.norm = normalisation(norm, out_channels) if isinstance(norm, str) else norm(out_channels)
         self.act = nn.ReLU(inplace=True) if act else nn.Identity()
         nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
         if self.conv.bias is not None:

@@ -16,6 +16,21 @@ def resize(x: Tensor, size: tuple[int, int] | torch.Size, align_corners: bool = 
     return F.interpolate(x, tuple(size), mode="bilinear", align_corners=align_corners)
 
 
+def map_at(values: Sequence[int], index: int) -> int:
+    """Return what a pyramid's map at `index` has (channels, stride); negative positions count from the coarse end.
+
+    Raises:
+        ValueError: there is no such map.
+    """
+    count = len(values)
+    if not -count <= index < count:
+        raise ValueError(
+            f"expected a map of 0 to {count - 1} or -{count} to -1, came {index}, which the head reads: the backbone "
+            f"gives {count}; choose another index, or more out_indices"
+        )
+    return values[index]
+
+
 def join_maps(maps: Sequence[Tensor], index: int | Sequence[int], align_corners: bool = False) -> Tensor:
     """Return one map of the pyramid, or several of them side by side at the size of the first one named.
 
@@ -37,9 +52,9 @@ def join_maps(maps: Sequence[Tensor], index: int | Sequence[int], align_corners:
 
 def joined_channels(channels: Sequence[int], index: int | Sequence[int]) -> int:
     """Return how many channels `join_maps` yields from maps of `channels`."""
-    return channels[index] if isinstance(index, int) else sum(channels[i] for i in index)
+    return map_at(channels, index) if isinstance(index, int) else sum(map_at(channels, i) for i in index)
 
 
 def joined_stride(strides: Sequence[int], index: int | Sequence[int]) -> int:
     """Return the stride of what `join_maps` yields from maps of `strides`."""
-    return strides[index] if isinstance(index, int) else strides[index[0]]
+    return map_at(strides, index if isinstance(index, int) else index[0])

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from everyframe.models.heads.base import Head
 from everyframe.models.heads.ocr import ObjectAttention, OCRHead, gather_regions
+from everyframe.models.ops.class_layer import ClassLayer
 from everyframe.models.ops.conv import classifier
 from everyframe.models.ops.resize import resize
 from everyframe.models.temporal.base import Embedding
@@ -111,6 +112,11 @@ class PixelSite(ContextSite):
         gamma: start of the factor.
         dropout: share of the map's channels dropped before the 1x1 convolution in training.
     """
+
+    class_layers: ClassVar[Mapping[str, ClassLayer]] = {
+        "coarse.1.weight": ClassLayer(),
+        "coarse.1.bias": ClassLayer(),
+    }
 
     def __init__(self, head: Head, key: str | None = None, gamma: float = 0.1, dropout: float = 0.05) -> None:
         key = key or head.shared

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from torch.nn import functional as F
 from everyframe.models.heads.base import Head, Outputs
 from everyframe.models.heads.mask2former.pixel_decoder import PixelDecoder
 from everyframe.models.heads.mask2former.transformer_decoder import DecoderLayer, mask_logits, shrink, visible_cells
+from everyframe.models.ops.class_layer import ClassLayer
 from everyframe.models.ops.position import sine_positions
 from everyframe.models.ops.precision import without_autocast
 from everyframe.models.ops.resize import resize
@@ -57,6 +59,10 @@ class Mask2FormerHead(Head):
     """
 
     predicts = "masks"
+    class_layers: ClassVar[Mapping[str, ClassLayer]] = {
+        "cls_embed.weight": ClassLayer(kept=1),
+        "cls_embed.bias": ClassLayer(kept=1),
+    }
 
     def __init__(
         self,
