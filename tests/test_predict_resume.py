@@ -110,9 +110,8 @@ def test_resume_of_nothing_starts(tmp_path: Path) -> None:
 
 def test_a_new_job_leaves_no_label_map_of_the_one_it_replaces(tmp_path: Path) -> None:
     long, short = pictures(tmp_path / "long" / "street", 5), pictures(tmp_path / "short" / "street", 3)
-    (tmp_path / "out" / "other").mkdir(parents=True)
-    (tmp_path / "out" / "other" / "00000009.png").write_bytes(b"not of a job")
     predict(Remember(), [long, pictures(tmp_path / "other", 2)], tmp_path / "out", confidence=True)
+    (tmp_path / "out" / "other" / "00000009.png").write_bytes(b"not of a job")
     predict(Remember(), short, tmp_path / "out", confidence=True)
     for folder in ("street", "street.confidence"):
         assert len(list((tmp_path / "out" / folder).glob("*.png"))) == 3

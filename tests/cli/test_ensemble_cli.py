@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from everyframe.cli.__main__ import main
+from everyframe.cli.ensemble_members import short_names
 from everyframe.data.layouts import load_split
 from everyframe.ensemble import measure, single, weighted
 from everyframe.evaluate import evaluate
@@ -88,6 +89,11 @@ def test_vote_and_mean_in_windows(root: Path, tmp_path: Path, capsys: pytest.Cap
     voted = on_disk.value
     alone = evaluate(data=data, model=two, flow=None, bootstrap=0, device="cpu").score("mIoU").value
     assert voted == pytest.approx(alone, abs=0.02)
+
+
+def test_a_window_is_not_a_name() -> None:
+    assert short_names(["runs/a@480/320", "runs/b"]) == ["a", "b"]
+    assert short_names(["runs/a@480/320", "runs/a"]) == ["runs/a@480/320", "runs/a"]
 
 
 def test_members_alone_are_the_models(root: Path) -> None:

@@ -121,3 +121,13 @@ def test_bad_members_and_weights_are_named() -> None:
         Ensemble([other], (-1.0,))
     with pytest.raises(InputError, match="came none"):
         Ensemble([])
+
+
+def test_sums_of_masks_and_logits_meet_under_l1_alone() -> None:
+    masks, pixels = Fixed(torch.tensor([0.1, 0.9, 0.0]).view(3, 1, 1)), fixed([0.5, 0.3, 0.2])
+    masks.predicts = "masks"  # type: ignore[attr-defined]
+    for norm in ("softmax", "none"):
+        with pytest.raises(InputError, match=r"came masks, logits; l1 \(--score-norm l1\)"):
+            Ensemble([masks, pixels], score_norm=norm)  # type: ignore[arg-type]
+    mean, _ = Ensemble([masks, pixels], score_norm="l1").step(FRAME)
+    torch.testing.assert_close(mean.softmax(1).flatten(), torch.tensor([0.3, 0.6, 0.1]))

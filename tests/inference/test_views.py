@@ -182,3 +182,16 @@ def test_a_single_query_is_not_copied() -> None:
 def test_offline_names_the_models_that_look_ahead() -> None:
     with pytest.raises(InputError, match=r"of .* those named ssltm or tcb look at later frames"):
         with_views(create_model("fcn-tiny", SPACE), offline=True)
+
+
+@pytest.mark.parametrize("inside", ["dog", "street/dog"])
+def test_pictures_that_no_job_wrote_are_not_replaced(inside: str, tmp_path: Path) -> None:
+    mask = tmp_path / "masks" / inside / "00000000.png"
+    mask.parent.mkdir(parents=True)
+    Image.new("L", (4, 4), 2).save(mask)
+    before = mask.read_bytes()
+    for more in ({}, {"overwrite": True}, {"resume": True}):
+        with pytest.raises(InputError, match=r"expected a new folder.*00000000\.png, which no job wrote"):
+            predict(Remember(3), ArraySource(video(2), inside), tmp_path / "masks", overlay=False, **more)
+    assert mask.read_bytes() == before
+    assert [path.name for path in mask.parent.iterdir()] == [mask.name]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,12 @@ from safetensors.torch import load_file
 from everyframe.data.datamodule import ClipDataModule
 from everyframe.data.synthetic import SyntheticVideos
 from everyframe.data.synthetic_write import write
+from everyframe.errors import InputError
+from everyframe.labels import LabelSpace
 from everyframe.training import run
 from everyframe.training.last_checkpoint import Interrupted
 from everyframe.training.recipe import Config, read_recipe, resolve
+from everyframe.training.run import RunFolder
 from everyframe.training.start import start
 
 
@@ -80,3 +84,33 @@ def test_recipe_with_augmentation_and_dropout_resumes_exactly(
     assert a.keys() == b.keys()
     for name, value in a.items():
         assert torch.equal(value, b[name]), name
+
+
+def test_going_on_with_another_model_or_other_classes_is_refused_and_changes_nothing(tmp_path: Path) -> None:
+    write(SyntheticVideos(3, frames=2, size=(32, 48)), tmp_path / "videos", "vspw", "train")
+    out = tmp_path / "run"
+    options = {
+        "data.data": f"vspw:{tmp_path / 'videos'}",
+        "data.val_split": "null",
+        "data.crop": 24,
+        "data.batch_size": 2,
+        "data.workers": 0,
+        "steps": 1,
+        "out": str(out),
+        "trainer.enable_progress_bar": False,
+    }
+    start(resolve(read_recipe("fcn-tiny"), options))
+    config = RunFolder(out).config.read_bytes()
+    other = resolve(read_recipe("ocr-tiny"), {**options, "steps": 2})
+    with pytest.raises(InputError, match=r"last\.ckpt: expected the weights of this model, .*--model\.\*"):
+        start(other, resume="auto")
+
+    space = LabelSpace.load(out / "labels.json")
+    replace(space, names=(space.names[1], space.names[0], *space.names[2:])).save(out / "labels.json")
+    with pytest.raises(InputError, match=r"expected the classes that the run began with \(.*choose another --out"):
+        start(resolve(read_recipe("fcn-tiny"), {**options, "steps": 2}), resume="auto")
+    assert RunFolder(out).config.read_bytes() == config
+    assert RunFolder(out).outcome.exists()
+
+    space.save(out / "labels.json")
+    assert start(resolve(read_recipe("fcn-tiny"), {**options, "steps": 2}), resume="auto").steps == 2

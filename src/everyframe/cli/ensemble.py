@@ -235,10 +235,14 @@ def _measured(
     """Run all joins in one pass; returns results and what the data are called. `special` members differ in classes."""
     from everyframe.data.layouts import load_split
     from everyframe.ensemble import measure
+    from everyframe.inference.ensemble import check_kinds
+    from everyframe.inference.members import LiveMember
 
     videos: list[VideoRef]
     videos, space = load_split(options.data, options.split)
     members = special or members_of(options)
+    if special is None:
+        check_kinds([member.predictor for member in members if isinstance(member, LiveMember)], options.score_norm)
     with progress(options.quiet) as on_frame:
         results = measure(members, videos, space, joins, save, on_frame, special is None, bootstrap)
     for note in dict.fromkeys(note for result in results.values() for note in result.notes):

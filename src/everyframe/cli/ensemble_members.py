@@ -36,7 +36,7 @@ def members_of(options: argparse.Namespace) -> list[Member]:
 
 def short_names(members: Sequence[str]) -> list[str]:
     """Short names of the members; those that would be equal are written out or numbered."""
-    short = [Path(text).name or text for text in members]
+    short = [Path(_window(text)[0]).name or text for text in members]
     if len(set(short)) < len(short):
         short = list(members)
     return [name if short.count(name) == 1 else f"{name} ({i})" for i, name in enumerate(short, 1)]

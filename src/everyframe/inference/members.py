@@ -55,6 +55,7 @@ class LiveMember:
         check_answers_at_once(predictor)
         self.name = name
         self.label_space = predictor.label_space
+        self.predictor = predictor
         self._stream = Stream(predictor, device, dtype)
 
     def start(self, video: str) -> None:

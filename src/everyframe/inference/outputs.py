@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
@@ -96,7 +97,8 @@ def save_classes(out: Path, space: LabelSpace, overwrite: bool = False) -> bool:
         Whether other classes stood there.
 
     Raises:
-        InputError: label maps of other classes lie there: with this labels.json they would mean something else.
+        InputError: label maps of other classes lie there: with this labels.json they would mean something else; or
+            pictures that no job wrote, such as masks made by hand, or the frames themselves.
         OutputError: the folder cannot be written.
     """
     path = out / "labels.json"
@@ -109,6 +111,11 @@ def save_classes(out: Path, space: LabelSpace, overwrite: bool = False) -> bool:
             f"{path}: expected the {len(space)} classes of this job ({', '.join(space.names[:3])}, ...), came those of "
             f"an earlier one ({len(earlier)}: {', '.join(earlier.names[:3])}, ...), whose label maps lie here; choose "
             f"another folder, or --overwrite to replace that job"
+        )
+    if not path.exists() and (foreign := next(chain(out.glob("*/*.png"), out.glob("*/*/*.png")), None)) is not None:
+        raise InputError(
+            f"{out}: expected a new folder, or that of an earlier job, which has a labels.json; found {foreign}, which "
+            f"no job wrote and this one might replace; choose another folder"
         )
     with output(path), whole_file(path) as part:
         space.save(part)

@@ -66,6 +66,11 @@ class RunFolder:
         return self.root / "config.yaml"
 
     @property
+    def classes(self) -> Path:
+        """The classes that the run began with; going on with others is refused."""
+        return self.root / "labels.json"
+
+    @property
     def logs(self) -> Path:
         """`train.csv`, `val.csv`, `val_classes.csv`, TensorBoard's event files."""
         return self.root / "logs"
@@ -164,7 +169,7 @@ def train(
         seed: of dropout, stochastic depth and the student's colours. (The data module has its own.)
         resume: "auto" goes on from the folder's last checkpoint if there is one; or a checkpoint file.
         trainer: more arguments of `lightning.pytorch.Trainer`: devices, accumulate_grad_batches, …; `precision` is
-            `native_precision()` when left out.
+            `native_precision()` when left out, and batch norm is synchronised between processes on CUDA devices.
 
     Raises:
         InputError: the folder holds a run already, the loss became infinite or NaN, the data cannot be used.
@@ -194,7 +199,12 @@ def train(
     best = BestModel(folder.model, folder.best, MONITOR)
     with _quiet(), StopSignals() as signals:
         lightning = _trainer(
-            **{"log_every_n_steps": min(50, validate_every, steps), "precision": native_precision(), **options},
+            **{
+                "log_every_n_steps": min(50, validate_every, steps),
+                "precision": native_precision(),
+                "sync_batchnorm": on_cuda(options),  # several processes only; torch has it for CUDA alone
+                **options,
+            },
             logger=[CsvLogger(folder.logs), EventLogger(folder.logs)],
             # The order matters: a broken loss is found before the checkpoint is written, and the best model is known
             # before the scores are shown.
@@ -248,6 +258,11 @@ def _trainer(**options: Any) -> Trainer:
     except (MisconfigurationException, ValueError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"trainer: expected options that fit this machine, came others: {reason}") from None
+
+
+def on_cuda(options: Mapping[str, Any]) -> bool:
+    """Whether a trainer of these options computes on CUDA devices."""
+    return torch.cuda.is_available() and options.get("accelerator", "auto") in ("auto", "gpu", "cuda")
 
 
 def native_precision() -> str:

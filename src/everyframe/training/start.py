@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import yaml
 from everyframe.data.datamodule import ClipDataModule
 from everyframe.errors import InputError, writing
 from everyframe.inference.views import check_run
+from everyframe.labels import LabelSpace
 from everyframe.losses.class_weights import class_weights
 from everyframe.metrics.results_text import counted
 from everyframe.models.segmenter import Segmenter
@@ -29,6 +31,9 @@ FREE_ON_RESUME = {
     "trainer.strategy", "trainer.accelerator", "trainer.enable_progress_bar", "trainer.log_every_n_steps",
 }  # fmt: skip
 """Options that may differ when a run goes on: how long, where, and what is written on the way."""
+
+OF_MODEL = "model."
+"""Before the names of the model's weights in a checkpoint."""
 
 
 def start(config: Config, resume: str | None = None) -> Run:
@@ -53,10 +58,13 @@ def start(config: Config, resume: str | None = None) -> Run:
     if config["init"] and checkpoint is None:
         check_run(Path(config["init"]))
     begun = start_from(model, config["init"]) if config["init"] and checkpoint is None else None
+    if checkpoint is not None:
+        _check_same_model(folder, checkpoint, model)
     if is_first_process():
         changed = _changed(folder, config) if checkpoint is not None else ""
         with writing(folder.root):
             _write_config(folder, config)
+            data.label_space.save(folder.classes)
             data.write_budget(folder.root)
         print(_summary(config, data, model), file=sys.stderr)
         if begun is not None:
@@ -97,6 +105,33 @@ def weighted(options: Config, data: ClipDataModule, section: str) -> Config:
 def _write_config(folder: RunFolder, config: Config) -> None:
     folder.root.mkdir(parents=True, exist_ok=True)
     folder.config.write_text(dump(config), encoding="utf-8")
+
+
+def _check_same_model(folder: RunFolder, checkpoint: Path, model: Segmenter) -> None:
+    """Refuse to go on with a model or classes that the checkpoint is not of, while the folder is as it was.
+
+    Raises:
+        InputError: other classes, or weights of other names or shapes.
+    """
+    begin_anew = "choose another --out for a new run; its --init can start from this one"
+    names = model.label_space.names
+    if folder.classes.is_file() and (was := LabelSpace.load(folder.classes).names) != names:
+        raise InputError(
+            f"{folder.root}: expected the classes that the run began with ({', '.join(was)}), came {', '.join(names)}; "
+            f"{begin_anew}"
+        )
+    try:
+        saved = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
+    except (KeyError, RuntimeError, pickle.UnpicklingError):
+        raise InputError(f"{checkpoint}: expected a checkpoint of `everyframe train`, came another file") from None
+    was_shapes = {name[len(OF_MODEL) :]: tuple(t.shape) for name, t in saved.items() if name.startswith(OF_MODEL)}
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    if differ := sorted(k for k in {**was_shapes, **shapes} if was_shapes.get(k) != shapes.get(k)):
+        raise InputError(
+            f"{checkpoint}: expected the weights of this model, came those of another ({len(differ)} differ, such as "
+            f"{differ[0]}: {was_shapes.get(differ[0], 'none')} there, {shapes.get(differ[0], 'none')} now); leave "
+            f"--model.* as the run began with, or {begin_anew}"
+        )
 
 
 def _changed(folder: RunFolder, config: Config) -> str:

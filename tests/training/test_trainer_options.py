@@ -1,0 +1,19 @@
+"""What `train` chooses of Lightning's trainer by the machine it is on."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from everyframe.training.run import on_cuda
+
+
+@pytest.mark.parametrize(
+    ("cuda", "accelerator", "expected"),
+    [(True, None, True), (True, "gpu", True), (True, "cuda", True), (True, "cpu", False), (False, None, False)],
+)
+def test_batch_norm_is_synchronised_on_cuda_alone(
+    cuda: bool, accelerator: str | None, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    assert on_cuda({} if accelerator is None else {"accelerator": accelerator}) is expected
