@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import colorsys
 import json
+import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -277,6 +279,30 @@ class LabelSpace:
             raise InputError(
                 f"{path}: expected a label space in JSON (as LabelSpace.save writes it), came {error!r}"
             ) from None
+
+
+def match_names(source: Sequence[str], target: Sequence[str]) -> dict[int, int]:
+    """Match classes of two data sets by name: position in `source` -> position in `target`.
+
+    Equal names are matched first. Of the others those are matched that differ only in letter case, blanks, `-` and `_`,
+    where one name of each side, and no second one, reads so: "Car" and "car" beside each other stay two classes.
+
+    Example:
+        >>> match_names(["Traffic-Light", "Car", "car"], ["car", "traffic_light"])
+        {0: 1, 2: 0}
+    """
+    exact = {name: i for i, name in enumerate(target)}
+    loose = {_plain(name): i for i, name in enumerate(target)}
+    often = [Counter(map(_plain, names)) for names in (source, target)]
+    table = {i: exact[name] for i, name in enumerate(source) if name in exact}
+    for i, plain in enumerate(map(_plain, source)):
+        if i not in table and all(count[plain] == 1 for count in often):
+            table[i] = loose[plain]
+    return dict(sorted(table.items()))
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\s_\-]+", " ", name.strip().casefold())
 
 
 def _color(values: Iterable[int]) -> Color:

@@ -37,7 +37,7 @@ def test_init_then_check(root: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "fit for training" in capsys.readouterr().out
     assert json.loads((root / "report.json").read_text())["ok"] is True
     assert main(["data", "init", str(root)]) == 1
-    assert "replace it with --force" in capsys.readouterr().err
+    assert "add the ids that it lacks with --force" in capsys.readouterr().err
     assert main(["data", "init", str(root), "--force"]) == 0
 
 
@@ -121,3 +121,46 @@ def test_help_names_the_actions(capsys: pytest.CaptureFixture[str]) -> None:
         main(["data", "--help"])
     assert stopped.value.code == 0
     assert "check" in capsys.readouterr().out
+
+
+def test_init_again_keeps_the_names_that_somebody_wrote(root: Path) -> None:
+    (root / "classes.yaml").write_text('0: ignore\n1: class_1\n2: {name: "a: car", color: [1, 2, 3]}\n9: boat\n')
+    assert main(["data", "init", str(root), "--force"]) == 0
+    lines = (root / "classes.yaml").read_text().splitlines()[2:]
+    assert lines[:3] == [
+        '0: {name: "ignore", ignore: true}',
+        '2: {name: "a: car", color: [1, 2, 3]}',
+        '9: {name: "boat"}',
+    ]
+    assert [line.partition("  #")[0] for line in lines[3:]] == ["1: class_1", "255: ignore"]
+    _, space = load_split(root, "all")
+    assert space.names == ("class_1", "a: car", "boat")
+    assert space.colors == {(1, 2, 3): 2}
+    (root / "classes.yaml").write_text("\n")
+    assert main(["data", "init", str(root), "--force"]) == 0
+    (root / "classes.yaml").write_text("1: [\n")  # names may be in there
+    assert main(["data", "init", str(root), "--force"]) == 1
+
+
+def test_init_again_keeps_the_names_beside_colours_and_a_labelmap(root: Path) -> None:
+    for path in root.glob("masks/*/*.png"):
+        Image.fromarray(np.full((4, 5, 3), (7, 8, 9), np.uint8)).save(path)
+    assert main(["data", "init", str(root)]) == 0
+    (root / "classes.yaml").write_text("4: {name: road, color: [7, 8, 9]}\n")
+    rgb = np.full((4, 5, 3), (7, 8, 9), np.uint8)
+    rgb[0] = 5
+    Image.fromarray(rgb).save(root / "masks/a/0.png")
+    assert main(["data", "init", str(root), "--force"]) == 0
+    assert load_split(root, "all")[1].colors == {(5, 5, 5): 0, (7, 8, 9): 4}
+    (root / "masks/labelmap.txt").write_text("background:0,0,0::\nroad:7,8,9::\nstreet:5,5,5::\n")
+    (root / "classes.yaml").write_text("0: {name: background, ignore: true}\n4: {name: road, color: [5, 5, 5]}\n")
+    assert main(["data", "init", str(root), "--force"]) == 0
+    assert load_split(root, "all")[1].names == ("street", "road")
+
+
+def test_init_without_masks_names_the_polygons(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for path in root.glob("masks/*/*.png"):
+        path.unlink()
+    (root / "masks/a/0.json").write_text('{"shapes": []}')
+    assert main(["data", "init", str(root)]) == 1
+    assert "masks/a/0.json: polygons are not read; export CVAT" in capsys.readouterr().err

@@ -164,6 +164,20 @@ def test_other_classes_in_the_validation_split_are_refused(root: Path, monkeypat
         _ = data.val_videos
 
 
+def test_each_split_is_listed_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = module(root, unlabeled=[f"folder:{root}@val"])
+    listed: list[str] = []
+    load = load_split
+    monkeypatch.setattr(
+        "everyframe.data.datamodule.load_split", lambda spec, split: (listed.append(split), load(spec, split))[1]
+    )
+    for _ in range(2):
+        assert len(data.val_videos) == 3
+        assert len(data.hidden_videos or ()) == 5
+    assert sorted(listed) == ["train", "train", "val"]  # as the budget leaves it, and whole
+    assert data.unlabeled_videos is data.unlabeled_videos
+
+
 def test_unlabelled_clips_come_beside_the_labelled_ones(root: Path, tmp_path: Path) -> None:
     extra = write(SyntheticVideos(2, 3, (24, 32), seed=5), tmp_path / "a@b", "frames", "val")
     write(SyntheticVideos(1, 3, (24, 32), seed=6), tmp_path / "a@b", "frames", "train")

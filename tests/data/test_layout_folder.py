@@ -62,7 +62,10 @@ def test_folder_with_lists(own: Path) -> None:
     text(own / "train.txt", "c", "a")
     assert [v.name for v in load_split(own, "train")[0]] == ["c", "a"]
     text(own / "train.txt", "c", "nobody")
-    with pytest.raises(InputError, match=r"train\.txt: 1 of 2 names have no data .*nobody"):
+    with pytest.raises(InputError, match=r"train\.txt: 1 of 2 names have no data .*nobody; copy the data there"):
+        load_split(own, "train")
+    text(own / "train.txt", "c", "a.mp4")
+    with pytest.raises(InputError, match=r"a\.mp4; write a, without the ending$"):
         load_split(own, "train")
 
 
@@ -104,6 +107,7 @@ def test_folder_two_videos_of_one_name(own: Path) -> None:
         (["1: {nam: road}"], "expected name, color or ignore, came nam"),
         (["1: {name: a, color: [1, 1, 1]}", "2: {name: b, color: [1, 1, 1]}"], "another colour for each id"),
         (["just text"], "one line per class id"),
+        (["# nothing yet"], "one line per class id, came an empty file"),
         (["1: road", "2: [a"], "2: expected YAML, came an error: while parsing a flow sequence, expected ','"),
         (["1: road", "[2, 3]: car"], r"2: expected YAML, came an error: \[2, 3\] before a colon; for example"),
         (["1: road\x00"], "expected YAML, .* not allowed, character 8; save it again"),
@@ -237,8 +241,69 @@ def test_cvat_export_of_a_video_without_images(tmp_path: Path, make_video: Calla
     assert (video.name, video.labelled) == ("drive", (1,))
 
 
+def test_cvat_export_without_its_labelmap(tmp_path: Path, own: Path) -> None:
+    (own / "classes.yaml").unlink()
+    cvat_masks(own / "masks/c/SegmentationClass/frame_2.png")
+    with pytest.raises(InputError, match=r"should hold it too: .*masks/c/labelmap\.txt is missing$"):
+        load_split(own, "all")
+    cvat_masks(tmp_path / "export/SegmentationClass/1.png")
+    with pytest.raises(InputError, match=r"export/labelmap\.txt: expected what the colours .*unpack the whole export"):
+        load_split(tmp_path / "export", "all")
+
+
 def test_cvat_damaged_labelmap(own: Path) -> None:
     mask(own / "masks/c/SegmentationClass/frame_2.png")
     text(own / "masks/c/labelmap.txt", "background;0,0,0")
     with pytest.raises(InputError, match=r"labelmap\.txt:1: expected `name:red,green,blue::`"):
+        load_split(own, "all")
+
+
+# -- what would be lost ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("bs", "did you mean b"),
+        ("B", r"did you mean b\?"),
+        ("b.mp4", r"did you mean b\? a folder of masks is named like its video, without the ending"),
+        ("other", "a folder of masks is named like"),
+        ("SegmentationClass", "unpack the export of CVAT into the folder of its video"),
+    ],
+)
+def test_masks_of_no_video_are_an_error(own: Path, name: str, hint: str) -> None:
+    text(own / "masks/notes/readme.txt", "no masks in here")
+    load_split(own, "all")
+    (own / "masks/b").rename(own / "masks" / name)
+    with pytest.raises(InputError, match=rf"masks/{name}: a folder of masks, but no video of that name; .*{hint}"):
+        load_split(own, "all")
+
+
+def test_masks_in_no_folder_are_an_error(own: Path) -> None:
+    mask(own / "masks/frame_2.png")
+    with pytest.raises(InputError, match=r"masks/frame_2\.png: a mask that lies in the folder of no video; move it"):
+        load_split(own, "train")
+
+
+def test_masks_of_a_video_whose_link_is_broken_are_no_second_problem(own: Path) -> None:
+    (own / "videos/film.mp4").symlink_to(own / "nowhere.mp4")
+    mask(own / "masks/film/0.png")
+    with pytest.warns(DataWarning, match="a link to a file that is not there"):
+        assert len(load_split(own, "all")[0]) == 3
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("a/frame_10.json", '{"version": "5.5.0", "flags": {}, "shapes": [{"label": "road"}]}'),
+        ("instances_default.json", '{"licenses": [], "categories": []}'),
+        ("c/annotations/instances_default.json", '{"images": []}'),
+        ("c/annotations.xml", '<?xml version="1.0"?>\n<annotations>\n</annotations>'),
+    ],
+)
+def test_polygons_among_the_masks_are_told(own: Path, file: str, content: str) -> None:
+    text(own / "masks/labels.json", '{"names": ["road"], "palette": [[1, 2, 3]], "colors": null}')
+    load_split(own, "all")
+    text(own / "masks" / file, content)
+    with pytest.warns(DataWarning, match=rf"{file}: a file of polygons among the masks.*Segmentation mask 1\.1"):
         load_split(own, "all")

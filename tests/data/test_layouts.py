@@ -293,6 +293,17 @@ def test_images_in_split_folders(tmp_path: Path) -> None:
     assert (video.name, video.labelled) == ("2", (0,))
 
 
+def test_masks_beside_the_split_folders_are_an_error(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        picture(tmp_path / f"images/{split}/1.jpg")
+        mask(tmp_path / f"masks/{split}/1.png")
+    text(tmp_path / "classes.yaml", "1: thing")
+    load_split(tmp_path, "train")
+    (tmp_path / "masks/val").rename(tmp_path / "masks/vals")
+    with pytest.raises(InputError, match=r"masks/vals: a folder of masks, but no folder of pictures .*\(train, val\)"):
+        load_split(tmp_path, "train")
+
+
 def test_pictures_whose_results_would_share_a_folder_are_refused(tmp_path: Path) -> None:
     for stem in ("yard/c", "yard__c", "a"):
         picture(tmp_path / f"images/{stem}.jpg")

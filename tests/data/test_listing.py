@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from layout_files import mask, picture, text
 from everyframe.data.datamodule import ClipDataModule
 from everyframe.data.findings import DataWarning
 from everyframe.data.layouts import load_split
-from everyframe.data.listing import NoSuchSplit, list_frames, list_masks
+from everyframe.data.listing import NoSuchSplit, list_frames, list_masks, read_list
 from everyframe.errors import InputError
 
 
@@ -109,3 +110,12 @@ def test_training_without_a_val_list_says_how_to_do_without(tmp_path: Path) -> N
     data = ClipDataModule(str(tmp_path))
     with pytest.raises(InputError, match=r"one out; write one video name per line, or .*--data\.val_split null$"):
         _ = data.val_videos
+
+
+def test_a_list_of_many_names_is_read_once(tmp_path: Path) -> None:
+    names = [str(i) for i in range(60_000)]
+    text(tmp_path / "train.txt", *names, "7")
+    start = time.process_time()
+    with pytest.warns(DataWarning, match="names listed twice, counted once: 7;"):
+        assert read_list(tmp_path / "train.txt") == names
+    assert time.process_time() - start < 5  # once for every name took a minute

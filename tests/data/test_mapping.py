@@ -12,6 +12,7 @@ from everyframe.data.layouts import CLASSES
 from everyframe.data.mapping import (
     PAIRS,
     Coverage,
+    equal_names,
     mapping_between,
     packaged,
     read_mapping,
@@ -131,3 +132,8 @@ def test_pixels_of_a_mapping() -> None:
     assert pixels.unlabelled == pytest.approx(4 / 20)
     assert pixels.lost == {"dog": pytest.approx(0.1)}
     assert pixels.gained == {"animal": pytest.approx(0.4), "car": pytest.approx(0.3)}
+
+
+def test_equal_names_read_blanks_and_lines_alike() -> None:
+    source = LabelSpace(("traffic_light", "Road", "road", "sky"))
+    assert equal_names(source, LabelSpace(("road", "traffic light"))) == {0: 1, 2: 0}

@@ -65,3 +65,14 @@ def test_names_match_whatever_their_spelling() -> None:
     assert table[:3].tolist() == [1, 0, 255]
     assert notes == []
     assert foreign_classes(LabelSpace(("Traffic-Light",)), LabelSpace(("road", "traffic_light")), "m") == ""
+
+
+def test_classes_that_differ_in_spelling_alone_stay_apart() -> None:
+    space = LabelSpace(("Car", "car", "road"))
+    table, notes = table_by_name(space, space, "m")
+    assert table[:4].tolist() == [0, 1, 2, 255]
+    assert notes == []
+    table, notes = table_by_name(LabelSpace(("CAR", "Road")), space, "m")  # CAR may be either
+    assert table[:2].tolist() == [255, 2]
+    assert "no class for Car, car" in notes[0]
+    assert foreign_classes(space, LabelSpace(("car", "road")), "m") == "Car, which m has and the data do not"

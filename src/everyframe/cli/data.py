@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> int:
 
     init = actions.add_parser("init", help="start a classes.yaml from the ids in the masks")
     init.add_argument("path", type=Path, help="folder of the data set")
-    init.add_argument("--force", action="store_true", help="replace the classes file that is there")
+    init.add_argument("--force", action="store_true", help="write the file that is there anew; names in it stay")
     init.set_defaults(run=_init)
 
     add_map(actions)

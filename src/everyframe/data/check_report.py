@@ -20,6 +20,8 @@ from everyframe.metrics.results_text import counted
 
 SHOWN = 5
 """Files printed with each problem; the JSON holds them all."""
+SHOWN_NAMES = 20
+"""Names of videos printed that the rule holds out; the JSON holds them all."""
 
 
 @dataclass(slots=True)
@@ -55,6 +57,7 @@ class CheckReport:
         kinds: kind of mask file ("palette", "grey", "RGB", ...) -> how many.
         unknown: raw id or colour outside the class table -> pixels.
         findings: all problems, errors first.
+        held_out: names of the videos of val where the rule of `pick_split` chose them, and no list did.
     """
 
     layout: str
@@ -64,6 +67,7 @@ class CheckReport:
     kinds: Counter[str] = field(default_factory=Counter)
     unknown: Counter[str] = field(default_factory=Counter)
     findings: list[Finding] = field(default_factory=list)
+    held_out: list[str] = field(default_factory=list)
 
     @property
     def errors(self) -> list[Finding]:
@@ -100,6 +104,7 @@ class CheckReport:
                 }
                 for split, count in self.splits.items()
             },
+            "held_out_by_rule": self.held_out,
             "mask_kinds": dict(self.kinds),
             "unknown_pixels": dict(self.unknown),
             "errors": [finding.to_dict() for finding in self.errors],
@@ -117,12 +122,19 @@ def print_report(report: CheckReport, console: Console) -> None:
     console.print(f"[bold]{escape(str(report.root))}[/]  layout {report.layout}, {classes}{masks}")
     if report.splits:
         console.print(_split_table(report))
+    if report.held_out:
+        console.print(f"val (held out by rule): {escape(_some(report.held_out))}", soft_wrap=True, highlight=False)
     if report.space is not None and any(count.labelled for count in report.splits.values()):
         console.print(_class_table(report, report.space))
     for finding in report.findings:
         _print_finding(finding, console)
     verdict = "[green]fit for training[/]" if report.ok else "[red]training would be wrong[/]"
     console.print(f"{verdict}: {counted(len(report.errors), 'error')}, {counted(len(report.warnings), 'warning')}")
+
+
+def _some(names: list[str]) -> str:
+    more = f", ... {len(names)} in all (see --json)" if len(names) > SHOWN_NAMES else ""
+    return ", ".join(names[:SHOWN_NAMES]) + more
 
 
 def _split_table(report: CheckReport) -> Table:

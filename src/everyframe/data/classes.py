@@ -43,6 +43,10 @@ class Classes:
     ignored: frozenset[str] = field(default=IGNORE_NAMES)
 
 
+Entry = tuple[int, tuple[str, Color | None, bool]]
+"""A line of a classes file: raw id; name, colour, and whether it is left out."""
+
+
 class _Loader(yaml.SafeLoader):
     """SafeLoader that refuses a key written twice, where YAML would silently keep the last."""
 
@@ -78,6 +82,16 @@ def read_classes(path: str | Path) -> Classes:
         InputError: missing, no YAML, an id written twice, or something else than names.
     """
     path = Path(path)
+    return _build(path, read_entries(path))
+
+
+def read_entries(path: str | Path) -> list[Entry]:
+    """Read the lines of classes.yaml or classes.json, by id in ascending order.
+
+    Raises:
+        InputError: as `read_classes`, but for what only lines together can have wrong.
+    """
+    path = Path(path)
     content = ""
     try:
         content = path.read_text(encoding="utf-8-sig")
@@ -100,11 +114,12 @@ def read_classes(path: str | Path) -> Classes:
     if isinstance(data, list):
         data = dict(enumerate(data))
     if not isinstance(data, Mapping) or not data:
-        raise InputError(f"{path}: expected one line per class id, came {str(data)[:60]!r}; {EXAMPLE}")
-    return _build(path, sorted((_id(path, raw), _entry(path, raw, value)) for raw, value in data.items()))
+        came = "an empty file" if data is None else repr(str(data)[:60])
+        raise InputError(f"{path}: expected one line per class id, came {came}; {EXAMPLE}")
+    return sorted((_id(path, raw), _entry(path, raw, value)) for raw, value in data.items())
 
 
-def _build(path: Path, entries: list[tuple[int, tuple[str, Color | None, bool]]]) -> Classes:
+def _build(path: Path, entries: list[Entry]) -> Classes:
     kept = [(name, color) for _, (name, color, ignored) in entries if not ignored]
     names = tuple(dict.fromkeys(name for name, _ in kept))
     if not names:

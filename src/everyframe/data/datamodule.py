@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +138,7 @@ class ClipDataModule(LightningDataModule):
         """Training videos with the labels that the budget leaves them."""
         return self._train()[0]
 
-    @property
+    @cached_property
     def val_videos(self) -> list[VideoRef]:
         """Validation videos with all their labels.
 
@@ -158,12 +159,12 @@ class ClipDataModule(LightningDataModule):
             )
         return in_space((videos, space), self.label_space)
 
-    @property
+    @cached_property
     def unlabeled_videos(self) -> list[VideoRef]:
         """The videos of `unlabeled`, without labels, see `unlabelled_videos`."""
         return unlabelled_videos(self.unlabeled, self.train_split)
 
-    @property
+    @cached_property
     def hidden_videos(self) -> list[VideoRef] | None:
         """The training videos with the labels that the budget hides too; None when it hides none, or without leave."""
         if not self.hidden_labels:

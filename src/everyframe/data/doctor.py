@@ -17,8 +17,10 @@ from everyframe.data.check_report import CheckReport, SplitCount
 from everyframe.data.findings import Finding, Findings, collecting
 from everyframe.data.judge import Judge, Scans
 from everyframe.data.layout import VideoRef, in_space
-from everyframe.data.layouts import LAYOUTS, SPLITS, parse_spec
+from everyframe.data.layouts import LAYOUTS, SPLITS, images, parse_spec
+from everyframe.data.listing import holds_out
 from everyframe.data.scan import FrameScan, MaskScan, scan_mask, scan_picture, scan_video
+from everyframe.data.strays import polygons_of
 from everyframe.errors import InputError
 
 Progress = Callable[[int, int], None]
@@ -89,11 +91,24 @@ def _list(report: CheckReport, notes: Findings, splits: Sequence[str] | None) ->
         count = report.splits[name] = SplitCount()
         count.frames = sum(len(video.frames) for video in listed)
         count.labels_per_video = [len(video.labelled) for video in listed]
+    if "val" in videos and _rule_decides(report):
+        report.held_out = [video.name for video in videos["val"]]
     if not splits and "val" not in names and report.splits.get("train", SplitCount()).labelled:
         notes.add("warning", "nothing to validate on: there is no split val", NO_VAL)
     if "train" in report.splits and not report.splits["train"].labelled:
-        notes.add("error", "no labelled frame in split train", "add masks, or check their folder and names")
+        notes.add(
+            "error",
+            "no labelled frame in split train",
+            f"add masks, or check their folder and names{polygons_of(report.root)}",
+        )
     return videos
+
+
+def _rule_decides(report: CheckReport) -> bool:
+    """Whether the program chose the videos of val, as no list and no folder does."""
+    if report.layout == "images" and images.has_split_folders(report.root):
+        return False
+    return report.layout in {"folder", "images"} and holds_out(report.root)
 
 
 def _new(finding: Finding, notes: Findings) -> list[str]:

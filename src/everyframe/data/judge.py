@@ -22,6 +22,10 @@ SHOWN_UNKNOWN = 10
 """Ids, and colours, outside the class table that get a finding of their own: those of the most pixels."""
 
 
+EXPORT_OF_CVAT = "SegmentationClass"
+"""Folder of the masks in an export of CVAT."""
+
+
 class Judge:
     """Turns what was seen in the files into counts and problems.
 
@@ -113,7 +117,7 @@ class Judge:
         assert scan.size is not None
         if frame is not None and _read_at(scan.size, video) != _read_at(frame, video):
             what = f"a mask of {scan.size[1]}x{scan.size[0]} pixels on a frame of {frame[1]}x{frame[0]}"
-            self.notes.add("error", what, "resize the mask with nearest neighbour, or export it at full size", [path])
+            self.notes.add("error", what, _fit(scan.size, frame), [path])
         if scan.lossy:
             self.notes.add("error", "a mask stored as JPEG, which changes ids", "export the masks as PNG", [path])
         table = (video.space or self.space).colors
@@ -148,7 +152,7 @@ class Judge:
         new = new and not scan.lossy
         if space.colors is None or scan.colors is None:
             if new:
-                self.notes.add("error", *_no_colors(scan, space), [path])
+                self.notes.add("error", *_no_colors(path, scan, space), [path])
             return ids
         for color, pixels in scan.colors.items():
             if color in space.colors:
@@ -213,6 +217,21 @@ class Judge:
             if never:
                 what = f"classes without a pixel in any mask: {', '.join(never)}"
                 self.notes.add("warning", what, "label some, or take them out of the classes file")
+        val = labelled.get("val")
+        if train is not None and val is not None:
+            unseen = [name for i, name in names.items() if train.pixels[i] and not val.pixels[i]]
+            if unseen:
+                what = f"classes without a pixel in val: {', '.join(unseen)}"
+                self.notes.add("warning", what, "label some in a video of val, else nothing measures them")
+        self._placeholders()
+
+    def _placeholders(self) -> None:
+        """Warn of the names that `everyframe data init` gave and nobody replaced."""
+        pairs = ((raw, self.space.names[train]) for raw, train in self.space.raw_to_train.items() if train != IGNORE)
+        named = [name for raw, name in sorted(pairs) if name == f"class_{raw}"]
+        if named:
+            what = f"classes that nobody named: {', '.join(named)}"
+            self.notes.add("warning", what, "replace the names in the classes file: models and reports carry them")
 
     def _duplicates(self, videos: dict[str, list[VideoRef]], scans: Scans) -> None:
         where: dict[str, set[str]] = defaultdict(set)
@@ -237,15 +256,25 @@ class Judge:
                 self.notes.add("warning", what, fix, paths)
 
 
+def _fit(mask: tuple[int, int], frame: tuple[int, int]) -> str:
+    if mask == frame[::-1]:
+        # Phones store upright videos lying, with a note to turn them; some tools export masks of the lying frame.
+        return "the frame is shown rotated: rotate the mask by 90 degrees (look at both to see which way)"
+    return "resize the mask with nearest neighbour, or export it at full size"
+
+
 def _read_at(size: tuple[int, int], video: VideoRef) -> tuple[int, int]:
     return size if video.height is None else target_size(size, video.height)
 
 
-def _no_colors(scan: MaskScan, space: LabelSpace) -> tuple[str, str]:
+def _no_colors(path: Path, scan: MaskScan, space: LabelSpace) -> tuple[str, str]:
     if scan.colors is None:
         return "an RGB mask with thousands of colours", "save it as PNG without anti-aliasing, JPEG or resizing"
     if scan.grey_rgb:
         return "an RGB mask with three equal channels", "save one channel only: it holds the ids"
+    if EXPORT_OF_CVAT in path.parts:
+        what = f"RGB masks in {EXPORT_OF_CVAT}, but labelmap.txt, which says what their colours mean, is missing"
+        return what, f"unpack the whole export of CVAT: labelmap.txt lies beside {EXPORT_OF_CVAT}"
     number = len(space.names)
     return (
         "an RGB mask, but the classes have no colours",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -144,7 +145,7 @@ def read_list(path: Path) -> list[str]:
     names = [line.strip() for line in lines if line.strip()]
     once = list(dict.fromkeys(names))
     if len(once) < len(names):
-        twice = sorted({name for name in once if names.count(name) > 1})
+        twice = sorted(name for name, count in Counter(names).items() if count > 1)
         found("warning", f"names listed twice, counted once: {', '.join(twice[:5])}", "remove the second line", [path])
     return once
 
@@ -174,7 +175,7 @@ def pick_split(root: Path, split: str, names: Iterable[str], labelled: Iterable[
             found(
                 "error",
                 f"{len(missing)} of {len(lists[split])} names have no data under {root}: {', '.join(missing[:3])}",
-                "copy the data there or remove these lines",
+                _without_ending(missing, there) or "copy the data there or remove these lines",
                 [root / f"{split}.txt"],
             )
         return [name for name in lists[split] if name in there]
@@ -182,7 +183,7 @@ def pick_split(root: Path, split: str, names: Iterable[str], labelled: Iterable[
         return names
     taken = {name for listed in lists.values() for name in listed}
     held_out: set[str] = set()
-    if "train" not in lists and "val" not in lists:
+    if holds_out(root):
         free = [name for name in labelled if name not in taken]
         held_out = set(free[: max(1, len(free) // HELD_OUT)]) if len(free) > 1 else set()
     if split == "train":
@@ -197,10 +198,21 @@ def pick_split(root: Path, split: str, names: Iterable[str], labelled: Iterable[
     )
 
 
+def _without_ending(missing: Sequence[str], there: set[str]) -> str:
+    """Return what to write where the names in a list are those of files; "" where they are not."""
+    name = next((name for name in missing if os.path.splitext(name)[0] in there), None)
+    return "" if name is None else f"write {os.path.splitext(name)[0]}, without the ending"
+
+
+def holds_out(root: Path) -> bool:
+    """Whether nobody wrote which videos are train and val, so that `pick_split` holds some out."""
+    return not any((root / f"{split}.txt").is_file() for split in ("train", "val"))
+
+
 def defined_splits(root: Path, labelled: Iterable[str]) -> list[str]:
     """Names of the splits that `pick_split` can give."""
     lists = {split for split in SPLITS if (root / f"{split}.txt").is_file()}
-    if not lists & {"train", "val"} and len(set(labelled)) > 1:
+    if holds_out(root) and len(set(labelled)) > 1:
         lists.add("val")
     return [split for split in SPLITS if split in lists | {"train"}]
 

@@ -19,7 +19,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from everyframe.errors import InputError, writing
-from everyframe.labels import LabelSpace
+from everyframe.labels import LabelSpace, match_names
 
 PAIRS = {
     ("coco_stuff", "vspw"): "coco_stuff_to_vspw",
@@ -100,9 +100,8 @@ def mapping_between(
 
 
 def equal_names(source: LabelSpace, target: LabelSpace) -> Table:
-    """Map classes whose names are equal but for upper and lower case."""
-    there = {name.lower(): i for i, name in enumerate(target.names)}
-    return {i: there[name.lower()] for i, name in enumerate(source.names) if name.lower() in there}
+    """Map classes of equal names, and of names that differ only in spelling, see `match_names`."""
+    return match_names(source.names, target.names)
 
 
 def write_mapping(path: str | Path, source: LabelSpace, target: LabelSpace, table: Mapping[int, int]) -> None:

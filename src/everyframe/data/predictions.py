@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -15,7 +14,7 @@ from everyframe.data.layout import FrameRef, VideoRef
 from everyframe.errors import InputError
 from everyframe.frames import IGNORE
 from everyframe.io.label_png import read_label
-from everyframe.labels import LabelSpace
+from everyframe.labels import LabelSpace, match_names
 
 Ids = Literal["raw", "train"]
 """Which ids the files hold: raw ids of the masks, or train ids 0..K-1."""
@@ -124,7 +123,7 @@ class SavedPredictions:
 
 
 def table_by_name(source: LabelSpace, target: LabelSpace, what: str) -> tuple[NDArray[np.uint8], list[str]]:
-    """Match classes by name, whatever their order; letter case, blanks, `-` and `_` do not matter.
+    """Match classes by name, whatever their order, see `match_names`.
 
     Args:
         source: the classes that were predicted.
@@ -138,10 +137,9 @@ def table_by_name(source: LabelSpace, target: LabelSpace, what: str) -> tuple[ND
     Raises:
         InputError: not one class in common.
     """
-    position = {_plain(name): i for i, name in enumerate(target.names)}
     table = np.full(256, IGNORE, np.uint8)
-    for i, name in enumerate(source.names):
-        table[i] = position.get(_plain(name), IGNORE)
+    for i, position in match_names(source.names, target.names).items():
+        table[i] = position
     if (table == IGNORE).all():
         raise InputError(
             f"{what}: expected classes of the data ({some(target.names)}), came {len(source)} others "
@@ -165,13 +163,9 @@ def foreign_classes(source: LabelSpace, target: LabelSpace, what: str) -> str:
     Returns:
         A phrase for a note, such as "bus, which model m has and the data do not"; empty where there are none.
     """
-    known = {_plain(name) for name in target.names}
-    foreign = [name for name in source.names if _plain(name) not in known]
+    known = match_names(source.names, target.names)
+    foreign = [name for i, name in enumerate(source.names) if i not in known]
     return f"{some(foreign, 12)}, which {what} has and the data do not" if foreign else ""
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[\s_\-]+", " ", name.strip().casefold())
 
 
 def some(names: Sequence[str], most: int = 4) -> str:

@@ -14,7 +14,7 @@ SegmentationClass and labelmap.txt are found), or ROOT itself when images were e
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 from everyframe.data.classes import WRITE_IT, Classes, find_classes, labelmap_space, read_classes
@@ -30,8 +30,9 @@ from everyframe.data.listing import (
     require_folder,
     subfolders,
 )
+from everyframe.data.strays import picture_files, tell_lost_masks, tell_polygons
 from everyframe.errors import InputError
-from everyframe.io.names import IMAGE_ENDINGS, VIDEO_ENDINGS, natural_key
+from everyframe.io.names import VIDEO_ENDINGS, natural_key
 from everyframe.io.video import VideoReader, frame_name
 from everyframe.labels import LabelSpace
 
@@ -49,6 +50,7 @@ def folder(root: Path, split: str) -> Split:
     sources = find_videos(root)
     names = pick_split(root, split, sources, labelled_names(root, sources))
     classes, spaces = _label_spaces(root, list(sources))
+    _tell_strays(root, sources)
     videos = []
     for name in names:
         _tell_masks_beside_cvat(root / "masks" / name)
@@ -72,6 +74,11 @@ def find_videos(root: Path) -> dict[str, Path]:
     """
     if _is_cvat(root):
         return _cvat_videos(root)
+    if (root / CVAT_MASKS).is_dir() and not (root / "videos").is_dir():
+        raise InputError(
+            f"{root / LABELMAP}: expected what the colours in {CVAT_MASKS} mean, found no file; unpack the whole "
+            f"export of CVAT"
+        )
     home = require_folder(root / "videos", "video files or frame folders (ROOT/videos/NAME.mp4 or ROOT/videos/NAME/)")
     sources = {name: home / name for name in subfolders(home)}
     for path in _video_files(home):
@@ -95,11 +102,7 @@ def mask_folder(root: Path, name: str) -> Path:
 
 def labelled_names(root: Path, sources: dict[str, Path]) -> list[str]:
     """Return the names of the videos that have at least one file in their mask folder."""
-    return [name for name in sources if any(_files(mask_folder(root, name)))]
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    return (p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_ENDINGS and not p.name.startswith("."))
+    return [name for name in sources if any(picture_files(mask_folder(root, name)))]
 
 
 def _is_cvat(root: Path) -> bool:
@@ -143,7 +146,10 @@ def _label_spaces(root: Path, names: list[str]) -> tuple[LabelSpace, dict[str, L
     if classes is not None:
         return classes.space, spaces
     if not spaces:
-        raise InputError(f"{root / 'classes.yaml'}: expected the names of the classes, found no file; {WRITE_IT}")
+        raise InputError(
+            f"{root / 'classes.yaml'}: expected the names of the classes, found no file; {WRITE_IT}"
+            f"{_missing_labelmap(root, names)}"
+        )
     first = next(iter(spaces))
     for name, space in spaces.items():
         if space.names != spaces[first].names:
@@ -152,6 +158,22 @@ def _label_spaces(root: Path, names: list[str]) -> tuple[LabelSpace, dict[str, L
                 f"{', '.join(space.names)}; write {root / 'classes.yaml'}, which then decides"
             )
     return spaces[first], spaces
+
+
+def _missing_labelmap(root: Path, names: list[str]) -> str:
+    """Say that exports of CVAT lack the file that would name their classes."""
+    bare = [root / "masks" / name / LABELMAP for name in names if (root / "masks" / name / CVAT_MASKS).is_dir()]
+    return f"; the export of CVAT should hold it too: {bare[0]} is missing" if bare else ""
+
+
+def _tell_strays(root: Path, names: Iterable[str]) -> None:
+    """Report masks of no video, and polygons, which are not read."""
+    home = root / (CVAT_MASKS if _is_cvat(root) else "masks")
+    tell_polygons(home)
+    if not _is_cvat(root):
+        # A link to a video that is not there has a warning of its own.
+        unread = {p.stem for p in (root / "videos").iterdir() if p.suffix.lower() in VIDEO_ENDINGS}
+        tell_lost_masks(home, {*names, *unread})
 
 
 def _tell_masks_beside_cvat(own: Path) -> None:

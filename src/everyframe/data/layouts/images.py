@@ -26,7 +26,9 @@ from everyframe.data.listing import (
     lists_of,
     pick_split,
     require_folder,
+    subfolders,
 )
+from everyframe.data.strays import picture_files, tell_polygons
 from everyframe.errors import InputError
 from everyframe.labels import LabelSpace
 
@@ -66,6 +68,9 @@ def images(root: Path, split: str) -> Split:
     lost = [path for stem, path in labels.items() if stem not in frames]
     if lost:
         found("error", "a mask without a picture of that name", "give each mask the file name of its picture", lost)
+    if inside is not None:
+        _tell_lost_folders(pictures, masks)
+    tell_polygons(masks)
     _check_names(frames)
     return [_video(stem, frames[stem], labels.get(stem)) for stem in names], label_space(root)
 
@@ -77,6 +82,11 @@ def splits(root: Path) -> list[str]:
     if not folders:
         return defined_splits(root, list_masks(_first(root, MASK_FOLDERS), nested=True))
     return [split for split in SPLITS if split in folders or (root / f"{split}.txt").is_file()]
+
+
+def has_split_folders(root: Path) -> bool:
+    """Whether the pictures lie in folders of splits, images/train and so on."""
+    return bool(_split_folders(_first(root, IMAGE_FOLDERS)))
 
 
 def label_space(root: Path) -> LabelSpace:
@@ -91,6 +101,15 @@ def label_space(root: Path) -> LabelSpace:
     if path is None:
         raise InputError(f"{root / 'classes.yaml'}: expected the names of the classes, found no file; {WRITE_IT}")
     return read_classes(path).space
+
+
+def _tell_lost_folders(pictures: Path, masks: Path) -> None:
+    """Report folders of masks beside those of the splits that no folder of pictures belongs to."""
+    read = {name for split in _split_folders(pictures) for name in SPELLINGS[split]} | set(subfolders(pictures))
+    lost = [masks / name for name in subfolders(masks) if name not in read and any(picture_files(masks / name))]
+    if lost:
+        fix = f"name it like its folder in {pictures.name} ({', '.join(subfolders(pictures))}), or remove it"
+        found("error", "a folder of masks, but no folder of pictures of that name", fix, lost)
 
 
 def _check_names(frames: Mapping[str, Path]) -> None:
