@@ -16,6 +16,8 @@ from PIL import Image
 from torch import Tensor
 
 from everyframe import flow
+from everyframe.data.decoding import DecodingThreads
+from everyframe.data.layout import FrameRef, VideoRef
 from everyframe.errors import InputError
 from everyframe.evaluate import evaluate
 from everyframe.flow import FlowPair
@@ -24,6 +26,7 @@ from everyframe.labels import LabelSpace
 from everyframe.metrics.results import Results
 from everyframe.models.checkpoint import save as save_model
 from everyframe.models.zoo import create_model
+from everyframe.pairs import LivePairs
 
 NAMES = ("road", "car", "sky")
 SIZE = (12, 17)
@@ -301,3 +304,14 @@ def test_raft_runs_where_the_model_does(data: Path, monkeypatch: pytest.MonkeyPa
     run(data, model=ReadsGrey(), flow="raft")
     anywhere = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     assert made == [("mine.pth", torch.device("cpu")), ("download", anywhere)]
+
+
+def test_masks_in_deep_folders_are_not_replaced_by_what_a_model_saves(data: Path, tmp_path: Path) -> None:
+    mask = tmp_path / "maps" / "val" / "a" / "000.png"
+    mask.parent.mkdir(parents=True)
+    save(mask, np.full((4, 4), 7))
+    videos = [VideoRef("val/a", (FrameRef(0, "000", data / "data" / "a" / "origin" / "000.png"),))]
+    source = LivePairs(ReadsGrey(), LabelSpace(NAMES), tmp_path / "maps", {})
+    with DecodingThreads(1) as pool, pytest.raises(InputError, match=r"val/a/000\.png, which no job wrote"):
+        next(source.pairs(videos, pool, images=False))
+    assert (read_raw(mask) == 7).all()

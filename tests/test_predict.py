@@ -19,7 +19,6 @@ from prediction_jobs import FRAMES, Counted, files, interrupt_at, pictures
 
 from everyframe.errors import InputError
 from everyframe.frames import Frame
-from everyframe.inference import outputs
 from everyframe.inference.outputs import OutputError
 from everyframe.inference.stream import Stream
 from everyframe.inference.tta import Flip, Scales
@@ -149,20 +148,20 @@ def test_videos_of_one_name_are_told_apart_or_refused(tmp_path: Path) -> None:
 
 
 def test_full_disk_stops_with_one_line_and_keeps_what_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder, real = pictures(tmp_path / "street", 8), outputs.write_label
+    folder, real = pictures(tmp_path / "street", 8), Image.Image.save
 
-    def full(path: Path, labels: np.ndarray, space: LabelSpace) -> None:
+    def full(picture: Image.Image, path: Path, **options: object) -> None:
         if "00000004" in path.name:
             path.write_bytes(b"half")
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        real(path, labels, space)
+        real(picture, path, **options)
 
-    monkeypatch.setattr(outputs, "write_label", full)
+    monkeypatch.setattr(Image.Image, "save", full)
     with pytest.raises(OutputError, match=r"No space left on device.*--resume") as caught:
         predict(Remember(), folder, tmp_path / "out", checkpoint_every=3)
     assert "\n" not in str(caught.value)
     assert len(list((tmp_path / "out" / "street").iterdir())) == 4  # whole ones, and no half one
-    monkeypatch.setattr(outputs, "write_label", real)
+    monkeypatch.setattr(Image.Image, "save", real)
     assert predict(Remember(), folder, tmp_path / "out", checkpoint_every=3, resume=True).frames == 5
     predict(Remember(), folder, tmp_path / "whole", checkpoint_every=3)
     assert files(tmp_path / "out") == files(tmp_path / "whole")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from everyframe.data.layout import FrameRef, VideoRef
-from everyframe.data.predictions import foreign_classes, table_by_name
+from everyframe.data.predictions import foreign_classes, label_file, label_files, table_by_name
 from everyframe.data.reading import iter_frames, read_labels
 from everyframe.errors import InputError, writing
 from everyframe.frames import Frame
@@ -149,16 +149,16 @@ def measure(
     if save is not None:
         with writing(save[1]):
             save[1].mkdir(parents=True, exist_ok=True)
-        save_classes(save[1], own)
+        save_classes(save[1], own, written=label_files(save[1], videos))
     for video, frame, maps in joined(members, videos, joins, progress, same_classes):
         target = read_labels(video, frame.index, space)
         for name, evaluation in evaluations.items():
             evaluation.update(video.name, frame.index, table[maps[name]], target, name=frame.name)
         if save is not None:
-            folder = save[1] / video.name
-            with writing(folder):
-                folder.mkdir(parents=True, exist_ok=True)
-            write_label(folder / f"{frame.name}.png", maps[save[0]], own)
+            path = label_file(save[1], video, frame.name)
+            with writing(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+            write_label(path, maps[save[0]], own)
     foreign = foreign_classes(own, space, members[0].name)
     results = {name: evaluation.compute(name, foreign) for name, evaluation in evaluations.items()}
     for result in results.values():

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from everyframe.errors import InputError, writing
+from everyframe.files import write_whole
 from everyframe.frames import IGNORE
 
 Color = tuple[int, int, int]
@@ -260,7 +261,7 @@ class LabelSpace:
             InputError: the file cannot be written.
         """
         with writing(path):
-            Path(path).write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
+            write_whole(path, json.dumps(self.to_dict(), indent=1) + "\n")
 
     @classmethod
     def load(cls, path: str | Path) -> Self:

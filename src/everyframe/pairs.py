@@ -14,7 +14,7 @@ from torch import Tensor
 
 from everyframe.data.decoding import DecodingThreads
 from everyframe.data.layout import FrameRef, VideoRef
-from everyframe.data.predictions import Ids, SavedPredictions, foreign_classes, table_by_name
+from everyframe.data.predictions import Ids, SavedPredictions, foreign_classes, label_file, label_files, table_by_name
 from everyframe.data.reading import iter_frames, read_frame, read_labels
 from everyframe.errors import InputError, writing
 from everyframe.frames import Frame
@@ -135,13 +135,13 @@ class LivePairs:
         if self.save is not None:
             with writing(self.save):
                 self.save.mkdir(parents=True, exist_ok=True)
-            save_classes(self.save, self.predictor.label_space)
+            save_classes(self.save, self.predictor.label_space, written=label_files(self.save, videos))
         for video in videos:
             targets = pool.ahead(read_labels, ((video, frame.index, self.space) for frame in video.frames))
             count = 0
             for frame, labels in stream(self.predictor, _Frames(video), **self.options):
                 if self.save is not None:
-                    self._keep(self.save / video.name, frame.name, labels)
+                    self._keep(label_file(self.save, video, frame.name), labels)
                 image = frame.image if images else None
                 yield Pair(video, video.frames[count], self.table[labels], next(targets), image)
                 count += 1
@@ -151,10 +151,10 @@ class LivePairs:
                     f"the file is truncated: replace it"
                 )
 
-    def _keep(self, folder: Path, name: str, labels: Labels) -> None:
-        with writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            write_label(folder / f"{name}.png", labels, self.predictor.label_space)
+    def _keep(self, path: Path, labels: Labels) -> None:
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_label(path, labels, self.predictor.label_space)
 
 
 class _Frames:

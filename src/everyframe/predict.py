@@ -28,6 +28,9 @@ from everyframe.inference.job_sources import open_sources
 from everyframe.inference.labelmap import label_map
 from everyframe.inference.lookahead import LookAhead, last_frame
 from everyframe.inference.outputs import (
+    AREAS,
+    CONFIDENCE,
+    OVERLAY,
     AreasWriter,
     ConfidenceWriter,
     Labelled,
@@ -145,7 +148,7 @@ def predict(
     settings |= {"dtype": str(runner.dtype).removeprefix("torch."), "device": runner.device.type, "outputs": wanted}
     with output(Path(out)):
         Path(out).mkdir(parents=True, exist_ok=True)
-    others = save_classes(Path(out), space, overwrite and not resume)
+    others = save_classes(Path(out), space, overwrite and not resume, found.results(Path(out)))
     job = Job(Path(out), settings, resume)
     if others:
         job.clear_replaced()
@@ -155,9 +158,9 @@ def predict(
         name = source.name
         made: dict[str, Callable[[], Writer]] = {
             "labels": lambda: LabelWriter(job.out / name, space),
-            "overlay": lambda: OverlayWriter(job.out / f"{name}.overlay.mp4", space, source.rate or PICTURE_RATE),
-            "areas": lambda: AreasWriter(job.out / f"{name}.areas.csv", space),
-            "confidence": lambda: ConfidenceWriter(job.out / f"{name}.confidence"),
+            "overlay": lambda: OverlayWriter(job.out / f"{name}{OVERLAY}", space, source.rate or PICTURE_RATE),
+            "areas": lambda: AreasWriter(job.out / f"{name}{AREAS}", space),
+            "confidence": lambda: ConfidenceWriter(job.out / f"{name}{CONFIDENCE}"),
         }
         return [made[kind]() for kind in wanted]
 
@@ -182,8 +185,6 @@ class OverlayWriter:
         self._size = (0, 0)
 
     def __enter__(self) -> Self:
-        with output(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
         return self
 
     def write(self, item: Labelled) -> None:
@@ -197,6 +198,7 @@ class OverlayWriter:
         painted = overlay_with_legend(image, labels.numpy(), self.space)
         with output(self.path):
             if self._video is None:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
                 self._video = VideoWriter(self.path, (painted.shape[-2], painted.shape[-1]), self.rate)
             self._video.write(painted, item.frame.time)
 

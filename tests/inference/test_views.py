@@ -184,7 +184,7 @@ def test_offline_names_the_models_that_look_ahead() -> None:
         with_views(create_model("fcn-tiny", SPACE), offline=True)
 
 
-@pytest.mark.parametrize("inside", ["dog", "street/dog"])
+@pytest.mark.parametrize("inside", ["dog", "street/dog", "val/city/street/dog"])
 def test_pictures_that_no_job_wrote_are_not_replaced(inside: str, tmp_path: Path) -> None:
     mask = tmp_path / "masks" / inside / "00000000.png"
     mask.parent.mkdir(parents=True)

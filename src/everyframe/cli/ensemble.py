@@ -14,6 +14,7 @@ from everyframe.cli.parser import Parser
 from everyframe.cli.predict import progress
 from everyframe.cli.views import add_device
 from everyframe.errors import InputError, writing
+from everyframe.files import write_whole
 from everyframe.inference.scores import SCORE_NORMS
 from everyframe.inference.specialist_choice import ALPHAS
 
@@ -142,7 +143,7 @@ def _sweep(options: argparse.Namespace) -> int:
         sweep.save(options.out / "sweep.json")
         ends = f"tau 0: {names[1]}", f"tau 1: {names[0]}"
         plot = sweep_svg(sweep.taus, sweep.miou, sweep.best, f"mIoU (%) over tau, {Path(data).name}", ends)
-        (options.out / "sweep.svg").write_text(plot, encoding="utf-8")
+        write_whole(options.out / "sweep.svg", plot)
     print(f"best tau {sweep.best:g}; written: {options.out}/sweep.json and sweep.svg")
     print(f"next, on another split: everyframe ensemble run ... --tau-from {options.out / 'sweep.json'}")
     return 0

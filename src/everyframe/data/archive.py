@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from everyframe.files import whole_file
+
 
 @contextmanager
 def new_zip(out: str | Path, compression: int = zipfile.ZIP_DEFLATED) -> Iterator[zipfile.ZipFile]:
@@ -16,11 +18,5 @@ def new_zip(out: str | Path, compression: int = zipfile.ZIP_DEFLATED) -> Iterato
         out: its name; a file of that name is replaced.
         compression: `zipfile.ZIP_STORED` for what is compressed already.
     """
-    out = Path(out)
-    part = out.with_name(f".{out.name}.part")
-    try:
-        with zipfile.ZipFile(part, "w", compression) as archive:
-            yield archive
-        part.replace(out)
-    finally:
-        part.unlink(missing_ok=True)
+    with whole_file(out) as part, zipfile.ZipFile(part, "w", compression) as archive:
+        yield archive

@@ -17,6 +17,7 @@ from typing import Any, Literal, get_args
 from everyframe.data.layout import VideoRef
 from everyframe.data.listing import digest
 from everyframe.errors import InputError, writing
+from everyframe.files import write_whole
 
 Which = Literal["hash", "first", "middle", "random"]
 FORMAT = "everyframe label manifest 1"
@@ -107,7 +108,7 @@ def write_manifest(videos: Sequence[VideoRef], path: str | Path) -> None:
         InputError: the file cannot be written.
     """
     with writing(path):
-        Path(path).write_text(json.dumps(manifest(videos), indent=1) + "\n", encoding="utf-8")
+        write_whole(path, json.dumps(manifest(videos), indent=1) + "\n")
 
 
 def read_manifest(videos: Sequence[VideoRef], path: str | Path) -> list[VideoRef]:

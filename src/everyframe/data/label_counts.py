@@ -23,6 +23,7 @@ from everyframe.data.findings import DataWarning
 from everyframe.data.layout import VideoRef
 from everyframe.data.scan import scan_mask
 from everyframe.errors import InputError
+from everyframe.files import whole_file
 from everyframe.frames import IGNORE
 from everyframe.labels import LabelSpace
 
@@ -188,11 +189,10 @@ def _load(cache: Path | None) -> dict[str, dict[str, Any]]:
 def _save(cache: Path, folders: Mapping[str, Any]) -> None:
     """Write in one step, so that processes that count at the same time cannot spoil each other's file."""
     text = json.dumps({"format": FORMAT, "folders": folders}, separators=(",", ":"))
-    part = cache.with_name(f"{cache.name}.{os.getpid()}")
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(text, encoding="utf-8")
-        part.replace(cache)
+        with whole_file(cache, f".{os.getpid()}.part") as part:
+            part.write_text(text, encoding="utf-8")
     except OSError as error:
         warnings.warn(
             f"{cache}: the counts of {sum(map(len, folders.values()))} masks cannot be kept ({error.strerror}) and "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +18,16 @@ from everyframe.labels import LabelSpace, match_names
 
 Ids = Literal["raw", "train"]
 """Which ids the files hold: raw ids of the masks, or train ids 0..K-1."""
+
+
+def label_file(folder: Path, video: VideoRef, frame: str) -> Path:
+    """Return the file in `folder` of the label map of the frame of that name."""
+    return folder / video.name / f"{frame}.png"
+
+
+def label_files(folder: Path, videos: Iterable[VideoRef]) -> Iterator[Path]:
+    """Yield the files of all label maps of some videos."""
+    return (label_file(folder, video, frame.name) for video in videos for frame in video.frames)
 
 
 class SavedPredictions:
@@ -54,7 +64,7 @@ class SavedPredictions:
 
     def path(self, video: VideoRef, frame: FrameRef) -> Path:
         """The file that holds the prediction of a frame."""
-        return self.folder / video.name / f"{frame.name}.png"
+        return label_file(self.folder, video, frame.name)
 
     def has(self, video: VideoRef, frame: FrameRef) -> bool:
         """Whether the file is there; each folder is listed once."""

@@ -23,7 +23,8 @@ import torch
 from torch import nn
 
 from everyframe.errors import InputError
-from everyframe.inference.outputs import OutputError, output, whole_file
+from everyframe.files import whole_file, write_whole
+from everyframe.inference.outputs import OutputError, output, results_of
 from everyframe.inference.pipeline import Stopwatch
 from everyframe.inference.predictor import Predictor
 from everyframe.inference.state_file import load_state, save_state
@@ -137,8 +138,8 @@ class Job:
         pending = [video for video in self._earlier.values() if (video.name, video.source) not in seen]
         record = self.summary.to_dict()
         record["videos"] += [asdict(video) for video in pending]
-        with output(self._path), whole_file(self._path) as part:
-            part.write_text(json.dumps(record, indent=1), encoding="utf-8")
+        with output(self._path):
+            write_whole(self._path, json.dumps(record, indent=1))
 
     def __enter__(self) -> Self:
         return self
@@ -177,24 +178,25 @@ class Job:
         return int(notes["frames"])
 
     def clear(self, result: VideoResult) -> None:
-        """Remove the pictures that an earlier job, which this one replaces, wrote for a video of this name.
+        """Remove what an earlier job, which this one replaces, wrote for a video of this name.
 
-        Otherwise those of frames that do not come again would stand among the new ones. Files of videos that the
-        earlier job does not list are not its work, and stay.
+        Otherwise label maps of frames that do not come again would stand among the new ones, and an overlay that is
+        not asked for now beside them. Files of videos that the earlier job does not list are not its work, and stay.
         """
         if result.name in self._replaced:
-            self._remove_pictures(result.name)
+            self._remove_results(result.name)
 
     def clear_replaced(self) -> None:
-        """Remove the pictures of all videos of the job that this one replaces: their classes are no longer recorded."""
+        """Remove the results of all videos of the job that this one replaces: their classes are no longer recorded."""
         for name in self._replaced:
-            self._remove_pictures(name)
+            self._remove_results(name)
 
-    def _remove_pictures(self, name: str) -> None:
+    def _remove_results(self, name: str) -> None:
         with output(self.out):
-            for folder in (self.out / name, self.out / f"{name}.confidence"):
-                for file in folder.glob("*.png"):
-                    file.unlink()
+            for file in list(results_of(self.out, name)):
+                file.unlink()
+                if file.parent != self.out and not any(file.parent.iterdir()):
+                    file.parent.rmdir()
 
     def forget(self, result: VideoResult) -> None:
         """Remove a video's state: it is done, or it starts over."""

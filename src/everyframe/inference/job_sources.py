@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from everyframe.errors import InputError
 from everyframe.frames import Frame
 from everyframe.inference.job import Job
+from everyframe.inference.outputs import results_of
 from everyframe.io.sources import Source, expand_sources, open_source
 
 
@@ -25,6 +27,10 @@ class JobSources:
     sources: list[Source]
     refused: dict[str, InputError]
     repeated: int
+
+    def results(self, out: Path) -> Iterator[Path]:
+        """Yield the files in `out` that labelling the videos into it may replace."""
+        return (file for source in self.sources for file in results_of(out, source.name))
 
     def record(self, job: Job) -> None:
         """Write down what is not labelled: what names nothing counts as failed."""

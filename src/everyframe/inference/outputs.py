@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol, Self, TextIO
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from everyframe.errors import DiskFullError, InputError, writing
+from everyframe.files import whole_file
 from everyframe.frames import Frame
 from everyframe.io.label_png import read_label, write_label
 from everyframe.labels import LabelSpace
@@ -73,25 +73,25 @@ def output(path: Path) -> Iterator[None]:
         raise OutputError(str(error)) from None
 
 
-@contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """Yield a name to write to, and give the file its real name once it is whole."""
-    part = path.with_name(f".{path.name}.part")
-    try:
-        yield part
-        os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
+OVERLAY, AREAS, CONFIDENCE = ".overlay.mp4", ".areas.csv", ".confidence"
+"""What follows a video's name in the names of its results; the folder of its label maps has the name alone."""
 
 
-def save_classes(out: Path, space: LabelSpace, overwrite: bool = False) -> bool:
+def results_of(out: Path, name: str) -> Iterator[Path]:
+    """Yield the files that lie in `out` as results of the video of that name."""
+    yield from (path for ending in (OVERLAY, AREAS) if (path := out / f"{name}{ending}").exists())
+    for folder in (out / name, out / f"{name}{CONFIDENCE}"):
+        yield from folder.glob("*.png")
+
+
+def save_classes(out: Path, space: LabelSpace, overwrite: bool = False, written: Iterable[Path] = ()) -> bool:
     """Write OUT/labels.json, the classes of the label maps in the folder.
 
     Args:
         out: an output folder that exists.
         space: the classes.
         overwrite: whether other classes may be replaced.
+        written: files that the job is about to write.
 
     Returns:
         Whether other classes stood there.
@@ -112,13 +112,14 @@ def save_classes(out: Path, space: LabelSpace, overwrite: bool = False) -> bool:
             f"an earlier one ({len(earlier)}: {', '.join(earlier.names[:3])}, ...), whose label maps lie here; choose "
             f"another folder, or --overwrite to replace that job"
         )
-    if not path.exists() and (foreign := next(chain(out.glob("*/*.png"), out.glob("*/*/*.png")), None)) is not None:
+    there = chain((file for file in written if file.exists()), out.glob("*/*.png"), out.glob("*/*/*.png"))
+    if not path.exists() and (foreign := next(there, None)) is not None:
         raise InputError(
             f"{out}: expected a new folder, or that of an earlier job, which has a labels.json; found {foreign}, which "
             f"no job wrote and this one might replace; choose another folder"
         )
-    with output(path), whole_file(path) as part:
-        space.save(part)
+    with output(path):
+        space.save(path)
     return others
 
 
@@ -127,14 +128,21 @@ class _FolderWriter:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._made = False
 
     def path(self, frame: Frame) -> Path:
         """File of a frame."""
         return self.folder / f"{frame.name}.png"
 
+    def room(self, frame: Frame) -> Path:
+        """File of a frame, in a folder that is there: made with the first frame, so that no video leaves it empty."""
+        path = self.path(frame)
+        if not self._made:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._made = True
+        return path
+
     def __enter__(self) -> Self:
-        with output(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -150,9 +158,8 @@ class LabelWriter(_FolderWriter):
 
     def write(self, item: Labelled) -> None:
         """Write one label map."""
-        path = self.path(item.frame)
-        with output(path), whole_file(path) as part:
-            write_label(part, item.labels, self.space)
+        with output(self.path(item.frame)):
+            write_label(self.room(item.frame), item.labels, self.space)
 
     def read(self, frame: Frame) -> NDArray[np.uint8]:
         """Read back what an earlier run wrote.
@@ -168,11 +175,10 @@ class ConfidenceWriter(_FolderWriter):
 
     def write(self, item: Labelled) -> None:
         """Write one confidence map; frames that an earlier run has done carry none and keep their file."""
-        path = self.path(item.frame)
         if item.confidence is None:
             return
         grey = np.rint(item.confidence * 255).astype(np.uint8)
-        with output(path), whole_file(path) as part:
+        with output(self.path(item.frame)), whole_file(self.room(item.frame)) as part:
             Image.fromarray(grey).save(part, format="PNG", compress_level=1)
 
 
@@ -182,24 +188,26 @@ class AreasWriter:
     def __init__(self, path: Path, space: LabelSpace) -> None:
         self.path = path
         self.space = space
+        self._file: TextIO | None = None
 
     def __enter__(self) -> Self:
-        with output(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self.path.open("w", newline="", encoding="utf-8", buffering=1)
-            self._file.write(_csv_line(["frame", "name", "time", *self.space.names]))
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        with output(self.path):
-            self._file.close()
+        if self._file is not None:
+            with output(self.path):
+                self._file.close()
 
     def write(self, item: Labelled) -> None:
-        """Append one line, and hand it to the file system at once."""
+        """Append one line, and hand it to the file system at once; the first one opens the file."""
         frame = item.frame
         areas = class_areas(item.labels, len(self.space))
         line = _csv_line([frame.index, frame.name, f"{frame.time:.6f}", *(f"{area:.6f}" for area in areas)])
         with output(self.path):
+            if self._file is None:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self._file = self.path.open("w", newline="", encoding="utf-8", buffering=1)
+                self._file.write(_csv_line(["frame", "name", "time", *self.space.names]))
             self._file.write(line)
 
 

@@ -106,6 +106,8 @@ class Run:
                         put(self._predict(*answer, watch), new=True)
             for answer in self._model(feed.finish, watch):
                 put(self._predict(*answer, watch), new=True)
+            if not count:
+                raise InputError(f"{video.origin}: expected a video with frames, came none; check what makes it")
 
     def _model(self, run: Callable[[], list[Answer]], watch: Stopwatch) -> list[Answer]:
         with watch.measure("model"):

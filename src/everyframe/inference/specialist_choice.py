@@ -11,6 +11,7 @@ from typing import Self
 import numpy as np
 
 from everyframe.errors import InputError
+from everyframe.files import write_whole
 from everyframe.metrics.results import Results
 
 ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -103,7 +104,7 @@ class SpecialistChoice:
         """Write as JSON; numbers that are none become null."""
         data = asdict(self)
         data["iou"] = {name: [None if np.isnan(v) else v for v in row] for name, row in self.iou.items()}
-        path.write_text(json.dumps({"format": FORMAT, **data}, indent=1) + "\n", encoding="utf-8")
+        write_whole(path, json.dumps({"format": FORMAT, **data}, indent=1) + "\n")
 
     @classmethod
     def load(cls, path: str | Path) -> Self:

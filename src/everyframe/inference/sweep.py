@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from everyframe.errors import InputError
+from everyframe.files import write_whole
 from everyframe.metrics.results import Results
 
 TAUS = tuple(round(0.1 * i, 1) for i in range(11))
@@ -67,7 +68,7 @@ class Sweep:
         """Write as JSON; numbers that are none become null."""
         data = asdict(self)
         data["scores"] = {name: [None if np.isnan(v) else v for v in row] for name, row in self.scores.items()}
-        path.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+        write_whole(path, json.dumps(data, indent=1) + "\n")
 
 
 def best_tau(path: str | Path) -> float:

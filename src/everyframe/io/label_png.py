@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from everyframe.errors import InputError, writing
+from everyframe.files import whole_file
 from everyframe.frames import IGNORE
 from everyframe.io.images import open_picture
 from everyframe.io.palette_png import read_palette_ids
@@ -84,8 +85,8 @@ def write_label(
     ids = space.decode(train) if raw else np.ascontiguousarray(train, dtype=np.uint8)
     picture = Image.fromarray(ids)
     picture.putpalette(_palette(space, raw))  # turns the grey picture into a palette picture with the same ids
-    with writing(path):
-        picture.save(path, format="PNG", compress_level=compress_level)
+    with writing(path), whole_file(path) as part:
+        picture.save(part, format="PNG", compress_level=compress_level)
 
 
 def _palette(space: LabelSpace, raw: bool) -> bytes:

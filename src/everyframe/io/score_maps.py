@@ -15,7 +15,6 @@ in float16 is 102 MB a frame, 2.9 TB for the VSPW test set.
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -27,6 +26,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from everyframe.errors import InputError, writing
+from everyframe.files import whole_file, write_whole
 from everyframe.labels import LabelSpace
 
 FORMAT = "everyframe score maps 1"
@@ -96,7 +96,7 @@ class ScoreFolder:
         with writing(root):
             root.mkdir(parents=True, exist_ok=True)
             text = json.dumps({"format": FORMAT, **asdict(layout)}, indent=1)
-            (root / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
+            write_whole(root / DESCRIPTION, text + "\n")
             space.save(root / "labels.json")
         return cls(root)
 
@@ -132,15 +132,13 @@ class ScoreFolder:
             peak = scores.amax(0).clamp_min(torch.finfo(torch.float16).smallest_normal)
             tensors = {"peak": peak.half(), "ratio": (scores / peak * 255).round_().clamp_(0, 255).to(torch.uint8)}
         path = self.path(video, frame)
-        part = path.with_name(f".{path.name}.part")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             metadata = {"format": FORMAT, "height": str(size[0]), "width": str(size[1])}
-            save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, part, metadata)
-            os.replace(part, path)
+            with whole_file(path) as part:
+                save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, part, metadata)
             return path.stat().st_size
         except (OSError, SafetensorError) as error:
-            part.unlink(missing_ok=True)
             raise InputError(f"{path}: cannot write ({error}); free the disk or choose another folder") from None
 
     def read(self, video: str, frame: str) -> tuple[Tensor, tuple[int, int]]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from everyframe.errors import InputError
+from everyframe.files import write_whole
 from everyframe.metrics.definitions import DEFINITIONS
 from everyframe.metrics.results_text import percent, text_tables
 
@@ -218,7 +219,7 @@ class Results:
         """Return the JSON text, and write it to `path` when given."""
         text = json.dumps(self.to_dict(), allow_nan=False)
         if path is not None:
-            Path(path).write_text(text + "\n", encoding="utf-8")
+            write_whole(path, text + "\n")
         return text
 
     @classmethod

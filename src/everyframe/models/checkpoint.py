@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from everyframe.errors import InputError, writing
+from everyframe.files import whole_file
 from everyframe.labels import LabelSpace
 from everyframe.models import hub
 from everyframe.models.runs import run_of, runs_in
@@ -56,11 +57,10 @@ def save(model: Segmenter, folder: str | Path, metrics: Mapping[str, float] | No
     tensors: dict[str, Tensor] = {name: x.detach().cpu().contiguous() for name, x in model.state_dict().items()}
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        # Under another name first: an interrupted or full disk leaves the earlier model whole.
-        save_tensors(folder / f"{WEIGHTS}.part", tensors, {"format": "pt"})
-        (folder / f"{CONFIG}.part").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
-        for name in (WEIGHTS, CONFIG):
-            (folder / f"{name}.part").replace(folder / name)
+        # Both are written before either gets its name: an interrupted or full disk leaves the earlier model whole.
+        with whole_file(folder / CONFIG) as described, whole_file(folder / WEIGHTS) as weights:
+            save_tensors(weights, tensors, {"format": "pt"})
+            described.write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
 
 
 def describe(model: Segmenter, metrics: Mapping[str, float] | None = None) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from numpy.typing import NDArray
 
+from everyframe.files import write_whole
 from everyframe.metrics.results import ClassResult, Results, Score, Timeline, VideoResult
 from everyframe.metrics.results_text import counted
 from everyframe.report.charts import confusion_svg, row_shares, timeline_svg
@@ -49,7 +50,7 @@ def write_page(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     ).from_string((files("everyframe.report") / "page.html.j2").read_text(encoding="utf-8"))
     path = Path(path)
-    path.write_text(template.render(**_content(results, snapshots, settings or {}, date or datetime.now())), "utf-8")
+    write_whole(path, template.render(**_content(results, snapshots, settings or {}, date or datetime.now())))
     return path
 
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
+from everyframe.files import write_whole
 from everyframe.reproduce.experiment import Row
 from everyframe.reproduce.plan import Setting
-from everyframe.reproduce.runner import write_whole
 from everyframe.reproduce.table import Line
 
 INK, GRID = "#1f2937", "#d1d5db"

@@ -11,9 +11,10 @@ from typing import Any
 from everyframe.data.layouts import load_split
 from everyframe.data.reading import read_frame
 from everyframe.errors import InputError
+from everyframe.files import write_whole
 from everyframe.reproduce.plan import Cell, Setting, check, pick, plan
 from everyframe.reproduce.plots import write_plots
-from everyframe.reproduce.runner import PROGRAM, CellRecord, read_record, run_grid, write_whole
+from everyframe.reproduce.runner import PROGRAM, CellRecord, read_record, run_grid
 from everyframe.reproduce.subsets import noisy_frames
 from everyframe.reproduce.table import gather, write_table
 from everyframe.reproduce.video import write_side_by_side

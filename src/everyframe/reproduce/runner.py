@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from everyframe.errors import InputError
+from everyframe.files import write_whole
 from everyframe.reproduce.plan import Cell, Setting, Step, cell_key, prepare
 from everyframe.reproduce.reuse import Reuse
 
@@ -223,13 +224,6 @@ class _Worker:
     def _environment(self) -> dict[str, str]:
         threads = max(1, (os.cpu_count() or 1) // self.jobs)
         return {"OMP_NUM_THREADS": str(threads), **os.environ} if self.jobs > 1 else dict(os.environ)
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that a kill leaves the old one or the new one."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
 
 
 def _complete(cell: Cell, record: CellRecord, figures_do: bool) -> bool:

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from everyframe.files import write_whole
 from everyframe.metrics.results import Results, Score
 from everyframe.reproduce.plan import Cell, Setting
-from everyframe.reproduce.runner import CellRecord, read_record, write_whole
+from everyframe.reproduce.runner import CellRecord, read_record
 from everyframe.reproduce.subsets import SUBSETS
 
 Figures = dict[str, float]

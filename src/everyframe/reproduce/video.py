@@ -10,6 +10,7 @@ from pathlib import Path
 from everyframe.data.layout import VideoRef
 from everyframe.data.predictions import SavedPredictions
 from everyframe.data.reading import iter_frames
+from everyframe.files import whole_file
 from everyframe.io.video import VideoWriter
 from everyframe.labels import LabelSpace
 from everyframe.report.overlay import overlay, side_by_side
@@ -32,9 +33,10 @@ def write_side_by_side(
         rate: frames per second.
     """
     saved = [(caption, SavedPredictions(folder, space)) for caption, folder in predictions]
-    part = path.with_name(f".part-{path.name}")
-    with ExitStack() as stack:
-        writer: VideoWriter | None = None
+    if not any(video.frames for video in videos):
+        return
+    writer: VideoWriter | None = None
+    with whole_file(path, f".part{path.suffix}") as part, ExitStack() as stack:
         for video in videos:
             for frame in iter_frames(video):
                 reference = video.frames[frame.index]
@@ -44,5 +46,3 @@ def write_side_by_side(
                 if writer is None:
                     writer = stack.enter_context(VideoWriter(part, picture.shape[:2], rate))
                 writer.write(picture)
-    if writer is not None:
-        part.replace(path)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from everyframe.errors import InputError, writing
+from everyframe.files import write_whole
 
 
 @dataclass
@@ -100,11 +101,9 @@ class StageRecord:
         stages = [{**asdict(stage), "hours": stage.hours} for stage in self.stages.values()]
         totals = {"hours": sum(s.hours for s in self.stages.values()), "bytes": sum(s["bytes"] for s in stages)}
         text = json.dumps({"settings": self.settings, "stages": stages, **totals}, indent=1)
-        part = self.path.with_name(f".{self.path.name}.part")
         with writing(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            part.write_text(text, encoding="utf-8")
-            part.replace(self.path)
+            write_whole(self.path, text)
 
     def _read(self) -> None:
         try:

@@ -17,8 +17,8 @@ from torch.nn import functional as F
 from everyframe.data.layout import VideoRef
 from everyframe.data.layouts import load_split
 from everyframe.data.reading import read_labels
-from everyframe.errors import InputError
-from everyframe.inference.outputs import whole_file, writing
+from everyframe.errors import InputError, writing
+from everyframe.files import whole_file
 from everyframe.inference.stream import pick_device
 from everyframe.labels import LabelSpace
 from everyframe.losses.boundary import edge_map

@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 
 from everyframe.data.layout import VideoRef
 from everyframe.data.reading import iter_frames, read_labels
+from everyframe.errors import writing
+from everyframe.files import write_whole
 from everyframe.frames import IGNORE, Frame
 from everyframe.inference.labelmap import confidence_map, label_map
-from everyframe.inference.outputs import Labelled, LabelWriter, whole_file, writing
+from everyframe.inference.outputs import Labelled, LabelWriter
 from everyframe.inference.pipeline import ReadAhead, WriteBehind
 from everyframe.inference.predictor import Predictor
 from everyframe.inference.scores import own_confidence
@@ -108,8 +110,8 @@ def write_labels(
         if counts is None:
             break
         done[video.name] = dict(counts)
-        with writing(record), whole_file(record) as part:
-            part.write_text(json.dumps(done, indent=1), encoding="utf-8")
+        with writing(record):
+            write_whole(record, json.dumps(done, indent=1))
     total = sum((Counter(counts) for counts in done.values()), Counter[str]())
     results: dict[str, float] = {"frames": total["frames"], "coverage": total["kept"] / max(total["pixels"], 1)}
     if total["known"]:

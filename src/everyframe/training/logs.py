@@ -11,6 +11,8 @@ from typing import Any
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from everyframe.files import whole_file
+
 Row = dict[str, str]
 
 
@@ -55,12 +57,10 @@ class CsvTable:
     def _rewrite(self) -> None:
         """Replace the file as a whole: a crash while writing leaves the one before."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        part = self.path.with_name(f".{self.path.name}.part")
-        with part.open("w", newline="", encoding="utf-8") as file:
+        with whole_file(self.path) as part, part.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, self._columns, restval="")
             writer.writeheader()
             writer.writerows(self._rows)
-        part.replace(self.path)
 
 
 class CsvLogger(Logger):

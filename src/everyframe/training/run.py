@@ -18,6 +18,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from everyframe.errors import InputError
+from everyframe.files import write_whole
 from everyframe.models.checkpoint import save
 from everyframe.models.segmenter import Segmenter
 from everyframe.semi.pseudo import Teaching
@@ -134,7 +135,7 @@ class Run:
     def write(self) -> None:
         """Write how it ended to the folder: the file whose presence says that the run reached its last step."""
         outcome = {"steps": self.steps, "score": self.score, "best_step": self.best_step}
-        self.folder.outcome.write_text(json.dumps(outcome, indent=1) + "\n", encoding="utf-8")
+        write_whole(self.folder.outcome, json.dumps(outcome, indent=1) + "\n")
 
 
 def train(

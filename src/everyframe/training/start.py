@@ -12,6 +12,7 @@ import yaml
 
 from everyframe.data.datamodule import ClipDataModule
 from everyframe.errors import InputError, writing
+from everyframe.files import write_whole
 from everyframe.inference.views import check_run
 from everyframe.labels import LabelSpace
 from everyframe.losses.class_weights import class_weights
@@ -104,7 +105,7 @@ def weighted(options: Config, data: ClipDataModule, section: str) -> Config:
 
 def _write_config(folder: RunFolder, config: Config) -> None:
     folder.root.mkdir(parents=True, exist_ok=True)
-    folder.config.write_text(dump(config), encoding="utf-8")
+    write_whole(folder.config, dump(config))
 
 
 def _check_same_model(folder: RunFolder, checkpoint: Path, model: Segmenter) -> None:

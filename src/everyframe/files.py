@@ -1,0 +1,40 @@
+"""Files that are there whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+PART = ".part"
+"""Ending of a file that is being written; its name begins with a dot as well, so that no glob of results finds it."""
+
+
+@contextmanager
+def whole_file(path: str | Path, ending: str = PART) -> Iterator[Path]:
+    """Yield a name beside `path` to write to, and give the file its real name once it is whole.
+
+    Whatever is raised meanwhile, a signal too, leaves what stood at `path` as it was, and nothing of the new file.
+
+    Args:
+        path: of the file; its folder must exist.
+        ending: of the name meanwhile, where the writer goes by it, or where two processes may write the same file.
+
+    Raises:
+        OSError: the file cannot be written, see `everyframe.errors.writing`.
+    """
+    path = Path(path)
+    part = path.with_name(f".{path.name}{ending}")
+    try:
+        yield part
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def write_whole(path: str | Path, text: str) -> None:
+    """Write a text file in UTF-8, whole or not at all."""
+    with whole_file(path) as part:
+        part.write_text(text, encoding="utf-8")
