@@ -43,14 +43,14 @@ from everyframe.inference.pipeline import QUEUE, ReadAhead
 from everyframe.inference.predictor import Predictor
 from everyframe.inference.run import OnFrame, Run
 from everyframe.inference.stream import Stream, to_numpy
-from everyframe.inference.summary import Summary, VideoResult
+from everyframe.inference.summary import JobStopped, Summary, VideoResult
 from everyframe.inference.views import Views, check_views, loaded, view_notes, view_settings, with_views
 from everyframe.io.sources import PICTURE_RATE, CameraSource, Source, open_source
 from everyframe.io.video import VideoWriter
 from everyframe.labels import LabelSpace
 from everyframe.report.overlay import overlay_with_legend
 
-__all__ = ["Summary", "VideoResult", "predict", "stream", "with_views"]
+__all__ = ["JobStopped", "Summary", "VideoResult", "predict", "stream", "with_views"]
 
 
 def stream(
@@ -130,6 +130,7 @@ def predict(
         InputError: the model cannot be used, no source can be opened, no output is asked for, or the earlier job had
             other settings or classes.
         OutputError: the output folder cannot be written; what is finished stays readable.
+        JobStopped: a `KeyboardInterrupt`, with the summary of what was done.
     """
     asked = {"labels": labels, "overlay": overlay, "areas": areas, "confidence": confidence}
     wanted = [kind for kind, yes in asked.items() if yes]
@@ -165,12 +166,16 @@ def predict(
         return [made[kind]() for kind in wanted]
 
     run = Run(runner, job, writers, confidence, checkpoint_every, on_frame)
-    with job:
-        found.record(job)
-        for source in found.sources:
-            with job.video(source.name, _origin(source)) as result:
-                if not job.finished(result, _is_live(source)):
-                    run.label(source, result)
+    job.summary.waiting = [source.name for source in found.sources]
+    try:
+        with job:
+            found.record(job)
+            for source in found.sources:
+                with job.video(source.name, _origin(source)) as result:
+                    if not job.finished(result, _is_live(source)):
+                        run.label(source, result)
+    except KeyboardInterrupt as stopped:
+        raise JobStopped(job.summary) from stopped
     return job.summary
 
 

@@ -19,7 +19,8 @@ from tiny_run import TinyData, TinyLoader, make_clip, run
 
 from everyframe.errors import InputError
 from everyframe.frames import Clip
-from everyframe.training.last_checkpoint import Interrupted
+from everyframe.training import last_checkpoint
+from everyframe.training.last_checkpoint import Interrupted, StopSignals
 
 SCRIPT = Path(__file__).with_name("tiny_run.py")
 
@@ -166,6 +167,20 @@ def test_interrupt_key_stops_as_sigterm_does(tmp_path: Path) -> None:
         run(tmp_path, 14, data=StoppingData(3, signal.SIGINT))
     assert stopped.value.signal is signal.SIGINT
     assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])
+def test_an_interrupt_after_the_first_signal_ends_at_once(
+    first: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[int] = []
+    monkeypatch.setattr(last_checkpoint, "end_now", ended.append)
+    with StopSignals() as signals:
+        signal.raise_signal(first)
+        signal.raise_signal(signal.SIGTERM)
+        assert (signals.received, ended) == (first, [])
+        signal.raise_signal(signal.SIGINT)
+    assert ended == [signal.SIGINT]
 
 
 def test_folder_of_another_run_is_refused(tmp_path: Path) -> None:

@@ -6,7 +6,9 @@ import os
 import sys
 from importlib import import_module
 
+from everyframe.cli.stopped import tell_stopped
 from everyframe.errors import InputError
+from everyframe.stopping import stop_signals_raise
 
 VERBS = {
     "demo": "synthetic videos -> train -> label every frame -> evaluate -> report, in minutes on a CPU",
@@ -31,7 +33,9 @@ def usage() -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one verb and return the exit status: 0 done, 1 the input cannot be used or a part failed, 2 bad usage."""
+    """Run one verb and return the exit status: 0 done, 1 the input cannot be used or a part failed, 2 bad
+    usage, 130 and 143 stopped by Ctrl-C and SIGTERM.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
     verb, *rest = arguments or [""]
     try:
@@ -46,16 +50,16 @@ def main(arguments: list[str] | None = None) -> int:
         if verb not in VERBS:
             print(f"everyframe: no verb {verb!r}; expected one of {', '.join(VERBS)}", file=sys.stderr)
             return 2
-        return int(import_module(f"everyframe.cli.{verb.replace('-', '_')}").main(rest))
+        with stop_signals_raise():
+            return int(import_module(f"everyframe.cli.{verb.replace('-', '_')}").main(rest))
     except InputError as error:
         print(f"everyframe {verb}: {str(error).removeprefix(f'{verb}: ')}", file=sys.stderr)
         return 1
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except KeyboardInterrupt:
-        print(f"everyframe {verb}: stopped", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stopped:
+        return tell_stopped(verb, stopped)
 
 
 if __name__ == "__main__":

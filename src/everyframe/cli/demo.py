@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import shlex
 import shutil
+import signal
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from everyframe.cli.parser import Parser
 from everyframe.errors import InputError
+from everyframe.stopping import NUMBERS, Stopped
 
 SIZE = (96, 128)
 SPLITS = {"train": 32, "val": 4, "test": 6}
@@ -150,6 +152,8 @@ def _run(verb: str, *arguments: object) -> None:
     words = [str(argument) for argument in arguments]
     print(f"$ everyframe {verb} {shlex.join(_shortened(words))}", flush=True)
     status = import_module(f"everyframe.cli.{verb}").main(words)
+    if status in {128 + number for number in NUMBERS}:
+        raise Stopped(signal.Signals(status - 128))
     if status:
         raise InputError(f"`everyframe {verb}` ended with status {status}; its lines above say why")
 

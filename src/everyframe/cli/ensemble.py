@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 from everyframe.cli.ensemble_members import absolute, join_of, members_of, short_names
 from everyframe.cli.parser import Parser
 from everyframe.cli.predict import progress
+from everyframe.cli.stopped import Told, tell_stopped
 from everyframe.cli.views import add_device
 from everyframe.errors import InputError, writing
 from everyframe.files import write_whole
@@ -38,6 +39,14 @@ examples:
   everyframe ensemble run runs/a runs/rare --data folder:videos --split test --specialists-from \\
       special/specialists.json --out labels
 """
+
+LEFT = {
+    "store": "the score maps so far are whole, in {out}; the same command writes all of them anew",
+    "sweep": "nothing was written",
+    "specialists": "nothing was written",
+    "run": "the label maps so far are whole, in {out}; results.json needs every frame and was not written",
+}
+"""What each action leaves when it is stopped."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -104,10 +113,14 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str]) -> int:
-    """Run one action."""
+    """Run one action; returns 0, or 130 and 143 when Ctrl-C and SIGTERM stopped it."""
     options = parser().parse_args(arguments)
+    options.told = Told("after {frames} frames, at {done} of {total} of video {video}")
     run: Callable[[argparse.Namespace], int] = options.run
-    return run(options)
+    try:
+        return run(options)
+    except KeyboardInterrupt as stopped:
+        return tell_stopped("ensemble", stopped, f"{options.told}; {LEFT[options.action].format(out=options.out)}")
 
 
 def _store(options: argparse.Namespace) -> int:
@@ -122,8 +135,8 @@ def _store(options: argparse.Namespace) -> int:
     (member,) = members_of(options)
     if not isinstance(member, LiveMember):
         raise InputError(f"{options.members[0]}: expected a model, came score maps that are stored already")
-    with progress(options.quiet) as on_frame:
-        written = store(member, videos, options.out, layout, on_frame)
+    with progress(options.quiet) as options.told.show:
+        written = store(member, videos, options.out, layout, options.told)
     frames = sum(len(video.frames) for video in videos)
     print(f"written: {options.out}, {frames} score maps, {written / max(frames, 1) / 1e6:.2f} MB a frame")
     return 0
@@ -154,12 +167,12 @@ def _specialists(options: argparse.Namespace) -> int:
     from everyframe.ensemble import choose_specialists
 
     videos, space = load_split(options.data, options.split)
-    with progress(options.quiet) as on_frame:
+    with progress(options.quiet) as options.told.show:
         choice = choose_specialists(
             members_of(options), videos, space, f"{options.data}, {options.split}",
             classes=options.classes, alphas=options.alphas, delta=options.delta, below=options.below,
             norm=options.score_norm,
-            progress=on_frame,
+            progress=options.told,
         )  # fmt: skip
     choice = replace(choice, members=tuple(absolute(text) for text in options.members))
     print(choice.table())
@@ -244,8 +257,8 @@ def _measured(
     members = special or members_of(options)
     if special is None:
         check_kinds([member.predictor for member in members if isinstance(member, LiveMember)], options.score_norm)
-    with progress(options.quiet) as on_frame:
-        results = measure(members, videos, space, joins, save, on_frame, special is None, bootstrap)
+    with progress(options.quiet) as options.told.show:
+        results = measure(members, videos, space, joins, save, options.told, special is None, bootstrap)
     for note in dict.fromkeys(note for result in results.values() for note in result.notes):
         print(f"note: {note}", file=sys.stderr)
     return results, f"{options.data}, {options.split}"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from everyframe.cli.parser import Parser
 from everyframe.cli.progress import progress_bar
+from everyframe.cli.stopped import Told, tell_stopped
 from everyframe.cli.views import RUNS_MODEL, add_device, add_views
 from everyframe.metrics.results_text import percent
 
@@ -27,8 +28,13 @@ def main(arguments: list[str]) -> int:
     as_json = options.pop("json")
     options["flow"] = None if options["flow"] == "none" else options["flow"]
     options = {name: value for name, value in options.items() if name not in RUNS_MODEL or value is not None}
-    with progress_bar("frames") as progress:
-        results = evaluate(**options, progress=progress)
+    told = Told("after {done} of {total} frames, in video {video}")
+    try:
+        with progress_bar("frames") as told.show:
+            results = evaluate(**options, progress=told)
+    except KeyboardInterrupt as stopped:
+        kept = f"; the label maps so far are whole, in {options['save']}" if options["save"] else ""
+        return tell_stopped("evaluate", stopped, f"{told}; no results were written, they need every frame{kept}")
     if as_json:
         print(results.to_json())
     else:

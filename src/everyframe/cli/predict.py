@@ -10,8 +10,10 @@ from contextlib import contextmanager
 
 from everyframe.cli.parser import Parser
 from everyframe.cli.progress import progress_bar
+from everyframe.cli.stopped import tell_stopped
 from everyframe.cli.views import add_device, add_views
 from everyframe.inference.run import OnFrame
+from everyframe.inference.summary import JobStopped
 from everyframe.inference.views import with_views
 from everyframe.predict import predict
 
@@ -67,17 +69,18 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str]) -> int:
-    """Run the command: 0 all videos done, 1 one of them failed."""
+    """Run the command: 0 all videos done, 1 one of them failed, 130 and 143 stopped by Ctrl-C and SIGTERM."""
     options = vars(parser().parse_args(arguments))
     quiet = options.pop("quiet")
     try:
         with progress(quiet) as on_frame:
             summary = predict(**{**options, "on_frame": on_frame})
-    except KeyboardInterrupt:
-        print(
-            f"stopped; what is done lies in {options['out']}, go on with the same command and --resume", file=sys.stderr
+    except JobStopped as stopped:
+        return tell_stopped(
+            "predict",
+            stopped,
+            f"{stopped}; what is done lies in {options['out']}, go on with the same command and --resume",
         )
-        return 130
     if not quiet:
         print(summary)
     elif summary.failed:

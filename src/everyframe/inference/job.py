@@ -71,6 +71,8 @@ class Job:
         begin = time.perf_counter()
         result = VideoResult(name, source)
         self.summary.videos.append(result)
+        if name in self.summary.waiting:
+            self.summary.waiting.remove(name)
         self.save()  # a job that is killed leaves word of what was running
         try:
             yield result

@@ -36,6 +36,27 @@ class VideoResult:
         self.status, self.error = "failed", str(error)
 
 
+class JobStopped(KeyboardInterrupt):
+    """A prediction job was stopped by hand or by a signal.
+
+    Attributes:
+        summary: of what was done.
+    """
+
+    def __init__(self, summary: Summary) -> None:
+        super().__init__(summary)
+        self.summary = summary
+
+    def __str__(self) -> str:
+        videos, waiting = self.summary.videos, self.summary.waiting
+        done = [video for video in videos if video.status == "done"]
+        parts = [f"{len(done)} of {len(videos) + len(waiting)} videos done"]
+        parts += [f"{v.name} stopped after {v.frames} frames" for v in videos if v.status == "stopped"]
+        parts += [f"{len(self.summary.failed)} failed"] if self.summary.failed else []
+        parts += [f"{len(waiting)} not begun ({waiting[0]}{', ...' * (len(waiting) > 1)})"] if waiting else []
+        return ", ".join(parts)
+
+
 @dataclass
 class Summary:
     """How a job went: what `predict` returns and summary.json holds.
@@ -47,6 +68,7 @@ class Summary:
         stages: seconds by stage. "model", "label map", "wait for frames" and "wait for writers" follow one another in
             the main loop; "decode" and "write" run beside it in their own threads.
         seconds: wall time of this run from the first frame asked for to the last file closed.
+        waiting: names of the videos that are not begun.
         notes: what else is to be known of the labels, in sentences.
     """
 
@@ -56,6 +78,7 @@ class Summary:
     stages: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
     notes: list[str] = field(default_factory=list)
+    waiting: list[str] = field(default_factory=list)
 
     @property
     def frames(self) -> int:

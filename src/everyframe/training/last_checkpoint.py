@@ -9,6 +9,8 @@ from typing import Any, Self
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from everyframe.stopping import NUMBERS, end_now
+
 
 class Interrupted(Exception):
     """A signal ended the run after its checkpoint was written.
@@ -33,13 +35,11 @@ class Interrupted(Exception):
 class StopSignals:
     """While entered, SIGTERM (a scheduler's notice) and SIGINT (Ctrl-C) are kept as a wish to stop.
 
-    A second SIGINT ends the program at once.
+    A SIGINT after the first signal ends the program at once: nothing more is saved, the checkpoint before stays.
 
     Attributes:
         received: the first signal that came, or None.
     """
-
-    NUMBERS = (signal.SIGTERM, signal.SIGINT)
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
@@ -47,7 +47,7 @@ class StopSignals:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():  # Python allows handlers nowhere else
-            self._before = {number: signal.getsignal(number) for number in self.NUMBERS}
+            self._before = {number: signal.getsignal(number) for number in NUMBERS}
         self.listen()
         return self
 
@@ -62,8 +62,8 @@ class StopSignals:
             signal.signal(number, self._on_signal)
 
     def _on_signal(self, number: int, _: Any) -> None:
-        if self.received is signal.SIGINT and number == signal.SIGINT:
-            raise KeyboardInterrupt
+        if self.received is not None and number == signal.SIGINT:
+            end_now(number)  # Lightning would catch an exception, and take its time
         self.received = self.received or signal.Signals(number)
 
 
