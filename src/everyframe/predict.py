@@ -47,6 +47,7 @@ from everyframe.inference.summary import JobStopped, Summary, VideoResult
 from everyframe.inference.views import Views, check_views, loaded, view_notes, view_settings, with_views
 from everyframe.io.sources import PICTURE_RATE, CameraSource, Source, open_source
 from everyframe.io.video import VideoWriter
+from everyframe.io.video_open import is_pipe
 from everyframe.labels import LabelSpace
 from everyframe.report.overlay import overlay_with_legend
 
@@ -220,4 +221,5 @@ def _origin(source: Source) -> str:
 
 
 def _is_live(source: Source) -> bool:
-    return isinstance(source, CameraSource) or source.origin.startswith(("rtsp://", "rtmp://", "udp://", "rtp://"))
+    live = ("rtsp://", "rtmp://", "udp://", "rtp://")
+    return isinstance(source, CameraSource) or source.origin.startswith(live) or is_pipe(source.origin)

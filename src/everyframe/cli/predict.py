@@ -18,16 +18,18 @@ from everyframe.inference.views import with_views
 from everyframe.predict import predict
 
 EPILOG = """\
-Each SOURCE is a video file, a folder or glob of pictures or videos (quote globs), a camera's number, or a URL
-(rtsp://, http://). DIR receives, of each video: NAME/FRAME.png, label maps of the frame's size with raw ids and the
-class colours as palette; NAME.overlay.mp4, the frames under their labels with a legend, at the original times;
-NAME.areas.csv, the share of each class in each frame; and for all of them labels.json and summary.json.
+Each SOURCE is a video file, a folder or glob of pictures or videos (quote globs), a camera's number, a URL (rtsp://,
+http://), a named pipe, or - for standard input. DIR receives, of each video: NAME/FRAME.png, label maps of the frame's
+size with raw ids and the class colours as palette; NAME.overlay.mp4, the frames under their labels with a legend, at
+the original times; NAME.areas.csv, the share of each class in each frame; and for all of them labels.json and
+summary.json.
 A video that cannot be read does not stop the others; the exit status is 1 then. Stop with Ctrl-C, go on with --resume.
 
 examples:
   everyframe predict street.mp4 --model runs/a/model --out labels
   everyframe predict 'videos/*.mp4' --model owner/name --out labels --resume
   everyframe predict shots/ --model runs/a --out labels --offline --smooth 0.4
+  ffmpeg -i FILE -f matroska -c copy - | everyframe predict - --model runs/a --out labels
   everyframe predict rtsp://camera/1 --model runs/a/model --out labels --no-overlay --dtype bfloat16
 """
 

@@ -15,7 +15,7 @@ from everyframe.inference.stream import Stream
 from everyframe.io.images import read_image
 from everyframe.io.source_kinds import ArraySource, PictureSource, Source, VideoSource
 from everyframe.io.video import VideoReader
-from everyframe.io.video_open import is_url
+from everyframe.io.video_open import is_stream
 
 Answer = tuple[Frame, Tensor]
 """A frame and its logits [1, K, h, w], on the stream's device."""
@@ -88,7 +88,7 @@ def last_frame(source: Source) -> Frame:
     Raises:
         InputError: a live source, or one that can be gone through only once.
     """
-    if isinstance(source, VideoSource) and not is_url(source.origin):
+    if isinstance(source, VideoSource) and not is_stream(source.origin):
         with VideoReader(source.origin) as reader:
             count = len(reader)
             try:

@@ -14,7 +14,7 @@ from typing import Any
 from everyframe.errors import InputError
 from everyframe.io.names import IMAGE_ENDINGS, VIDEO_ENDINGS, natural_key
 from everyframe.io.source_kinds import PICTURE_RATE, ArraySource, CameraSource, PictureSource, Source, VideoSource
-from everyframe.io.video_open import is_url
+from everyframe.io.video_open import STDIN, is_url
 
 __all__ = [
     "PICTURE_RATE",
@@ -27,7 +27,7 @@ __all__ = [
     "open_source",
 ]
 
-GRAMMAR = "a video file, a folder or glob of pictures or videos, a camera number, or a URL"
+GRAMMAR = "a video file, a folder or glob of pictures or videos, a camera number, a URL, or - (standard input)"
 DATA_SET_FOLDERS = ("videos", "images", "data")
 """Where the layouts of data sets keep their videos or pictures, below the folder that `predict` may be given."""
 
@@ -38,8 +38,8 @@ def open_source(what: Any, *, rate: Fraction | float | None = None) -> Source:
     Args:
         what: a `Source` (returned as it is); a video file; a picture; a folder of pictures (one video, natural order,
             names kept) or one with a single video in it; a glob such as `shots/*.jpg` (the pictures of a folder are
-            one video); a camera number (`0` or "0"); a URL (rtsp://, http://, ...); or an iterable of `Frame`, uint8
-            arrays [H, W, 3] in RGB order or uint8 tensors [3, H, W].
+            one video); a camera number (`0` or "0"); a URL (rtsp://, http://, ...); "-" for standard input; or an
+            iterable of `Frame`, uint8 arrays [H, W, 3] in RGB order or uint8 tensors [3, H, W].
         rate: frames per second of pictures and arrays, 15 when left out; videos have their own.
 
     Raises:
@@ -84,6 +84,8 @@ def _expand(what: str, rate: Fraction) -> list[Source]:
         return [CameraSource(int(what))]
     if is_url(what):
         return [VideoSource(_url_name(what), what)]
+    if what == STDIN:
+        return [VideoSource("stdin", what)]
     if path.is_dir():
         return _expand_folder(path, rate)
     if path.exists():

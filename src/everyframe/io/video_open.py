@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from fractions import Fraction
+from io import FileIO
 from pathlib import Path
 
 import av
@@ -17,6 +20,12 @@ FALLBACK_RATE = Fraction(25)
 """Frames per second of videos that state no rate."""
 FRAME_THREADS_FROM = 1920 * 1080
 """Pixels from which on whole frames are decoded in parallel: it delays the first frame and gains nothing below."""
+STDIN = "-"
+"""What names standard input."""
+PIPE_HINT = (
+    "a pipe is read once, from front to end: write MPEG-TS, Matroska, y4m or MP4 with its index in front into it, "
+    "such as `ffmpeg -i VIDEO -f matroska -c copy - | everyframe predict - ...`"
+)
 NETWORK_TIMEOUT = 15.0
 """Seconds to wait for a stream to open, and for each read from it."""
 
@@ -26,16 +35,36 @@ def is_url(path: str) -> bool:
     return "://" in path
 
 
+def is_pipe(path: str) -> bool:
+    """Whether `path` is standard input (`-`) or a pipe that has a name, also that of a shell's `<(command)`."""
+    if path == STDIN:
+        return True
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
+
+
+def is_stream(path: str) -> bool:
+    """Whether `path` can be read only in order: it has no length, and none of it comes again."""
+    return is_url(path) or is_pipe(path)
+
+
 def open_video(path: str) -> tuple[InputContainer, VideoStream]:
     """Open a video for reading and return it with its first video stream (cover pictures are none).
 
     Raises:
         InputError: missing, empty, cut off before its index, not a video, or without a video stream.
     """
-    if not is_url(path):
+    pipe = is_pipe(path)
+    if not pipe and not is_url(path):
         _check_file(Path(path))
     try:
-        if is_url(path):
+        if pipe:
+            # FFmpeg asks what it is given whether it can go back: a file given as standard input can.
+            container = av.open(_open_pipe(path), "r")
+        elif is_url(path):
             options = {"rtsp_transport": "tcp"} if path.startswith("rtsp") else {}
             container = av.open(path, options=options, timeout=NETWORK_TIMEOUT)
         else:
@@ -67,6 +96,20 @@ def frame_rate(stream: VideoStream) -> Fraction:
     return FALLBACK_RATE
 
 
+def _open_pipe(path: str) -> FileIO:
+    """Open a pipe, which waits for somebody to write to it; without a buffer, so that what has come is not held back.
+
+    Raises:
+        InputError: standard input is a terminal.
+        OSError: it cannot be opened.
+    """
+    if path != STDIN:
+        return open(path, "rb", buffering=0)
+    if os.isatty(0):
+        raise InputError(f"{path}: expected a video on standard input, it is a terminal; {PIPE_HINT}")
+    return open(0, "rb", buffering=0, closefd=False)
+
+
 def _check_file(path: Path) -> None:
     if path.is_dir():
         raise InputError(f"{path}: expected a video file, came a folder; give a file in it, or open it as pictures")
@@ -77,6 +120,8 @@ def _check_file(path: Path) -> None:
 
 
 def _cannot_open(path: str, error: av.FFmpegError | OSError) -> str:
+    if is_pipe(path):
+        return f"{path}: expected a video, it does not open ({error.strerror}); {PIPE_HINT}"
     if is_url(path):
         return f"{path}: expected a video stream, it does not open ({error.strerror}); check the address"
     if isinstance(error, PermissionError):

@@ -16,7 +16,7 @@ from torch import Tensor
 from everyframe.errors import InputError
 from everyframe.frames import Frame
 from everyframe.io.video_index import Clock, Damage, VideoIndex, build_index, build_index_by_decoding
-from everyframe.io.video_open import frame_rate, is_url, time_base
+from everyframe.io.video_open import PIPE_HINT, frame_rate, is_pipe, is_stream, time_base
 from everyframe.io.video_pass import DecodingPass
 
 INDEXES_KEPT = 1024
@@ -60,7 +60,7 @@ class VideoReader:
     pickled, and used in a forked or spawned process, which opens the file again.
 
     Args:
-        path: a video file, or a URL that FFmpeg can open (rtsp://, http://, ...).
+        path: a video file, a URL that FFmpeg can open (rtsp://, http://, ...), a named pipe, or "-" for standard input.
 
     Raises:
         InputError: missing, empty, cut off before its index, not a video, without a video stream or without frames.
@@ -92,16 +92,16 @@ class VideoReader:
         return {**self.__dict__, "_pass": None}
 
     def __len__(self) -> int:
-        if is_url(self.path):
-            raise TypeError(f"{self.path}: a network stream has no length")  # TypeError: list() goes on without one
+        if is_stream(self.path):
+            raise TypeError(f"{self.path}: a stream has no length")  # TypeError: list() goes on without one
         return len(self.index)
 
     @property
     def index(self) -> VideoIndex:
         """Time stamps of all frames that decode; made at the first use and shared by the readers of a process."""
         if self._index is None:
-            if is_url(self.path):
-                raise InputError(f"{self.path}: a network stream can only be read in order; save it to a file first")
+            if is_stream(self.path):
+                raise InputError(f"{self.path}: a stream can only be read in order; save it to a file first")
             key = _index_key(self.path)
             build = build_index_by_decoding if key in _DAMAGED else build_index
             self._index = _INDEXES.get(key) or self._remember(build(self.path))
@@ -132,7 +132,7 @@ class VideoReader:
         finally:
             run.close()
         if run.damage.reasons:
-            if not is_url(self.path):
+            if not is_stream(self.path):
                 # From now on `read` counts the same frames, not the packets.
                 _DAMAGED.add(_index_key(self.path))
                 _INDEXES.pop(_index_key(self.path), None)
@@ -140,7 +140,7 @@ class VideoReader:
             raise InputError(self._damaged(run.damage, position, broke_at))
 
     def _from_start(self) -> DecodingPass:
-        if is_url(self.path) and self._pass is not None:
+        if is_stream(self.path) and self._pass is not None:
             run, self._pass = self._pass, None  # the connection that the first frame came from
             return run
         return DecodingPass(self.path)
@@ -155,7 +155,7 @@ class VideoReader:
             InputError: an index is not one of a decodable frame.
         """
         wanted = sorted(set(indices))
-        if wanted and not 0 <= wanted[0] <= wanted[-1] < len(self):
+        if wanted and not 0 <= wanted[0] <= wanted[-1] < len(self.index):
             wrong = wanted[0] if wanted[0] < 0 else wanted[-1]
             raise InputError(f"{self.path}: expected frame indices 0..{len(self) - 1}, came {wrong}")
         if self._pass is not None and not self._pass.own:
@@ -200,11 +200,10 @@ class VideoReader:
         if first is None:
             run.close()
             why = f" ({run.damage.reasons[0]})" if run.damage.reasons else ""
-            raise InputError(
-                f"{self.path}: expected a video with frames, none of its frames decodes{why}; replace the file"
-            )
+            remedy = PIPE_HINT if is_pipe(self.path) else "replace the file"
+            raise InputError(f"{self.path}: expected a video with frames, none of its frames decodes{why}; {remedy}")
         info = _info(run, first)
-        if is_url(self.path):
+        if is_stream(self.path):
             run.frames = chain([first], run.frames)  # connecting twice is slow, and frames would be lost
             self._pass = run
         else:
