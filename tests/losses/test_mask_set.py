@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from itertools import permutations
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from host_copies import HostCopies
 from torch import Tensor
 from torch.nn import functional as F
 
-from everyframe.losses.mask_points import point_sample, present_classes, sample_masks
+from everyframe.errors import InputError
+from everyframe.losses.mask_points import class_presence, point_sample, sample_masks
 from everyframe.losses.mask_set import MaskSetLoss, Matches, assign, count_masks, matching_costs, point_losses
 
 K, Q, D = 4, 6, 8
@@ -31,14 +35,16 @@ def batch(n: int = 2, a: int = 3, size: tuple[int, int] = (12, 16)) -> tuple[Ten
 def test_assignment_is_the_cheapest() -> None:
     torch.manual_seed(0)
     costs = torch.randn(2, 2, 5, 3).numpy()
-    rows = assign(costs, [3, 2])
-    for i, count in enumerate((3, 2)):
+    targets = [[0, 1, 2], [0, 2]]
+    rows = assign(costs, np.array([[True, True, True], [True, False, True]]))
+    for i, there in enumerate(targets):
         for j in range(2):
             found = {(q, t) for n, a, q, t in rows.tolist() if (n, a) == (i, j)}
             total = sum(costs[i, j, q, t] for q, t in found)
-            best = min(sum(costs[i, j, q, t] for t, q in enumerate(order)) for order in permutations(range(5), count))
+            orders = permutations(range(5), len(there))
+            best = min(sum(costs[i, j, q, t] for t, q in zip(there, order, strict=True)) for order in orders)
             assert total == pytest.approx(best)
-            assert sorted(t for _, t in found) == list(range(count))
+            assert sorted(t for _, t in found) == there
 
 
 def test_costs_by_hand() -> None:
@@ -78,11 +84,45 @@ def test_masks_at_points_equal_grid_sample() -> None:
     assert torch.equal(known, 2 * ignored <= read)
 
 
+def test_masks_of_one_map_at_the_same_points_are_read_at_once() -> None:
+    torch.manual_seed(0)
+    labels = torch.randint(0, 3, (2, 5, 7), dtype=torch.uint8)
+    labels[1, 2:, 3:] = 255
+    one, classes, points = torch.tensor([1]), torch.arange(3), torch.rand(1, 50, 2)
+    masks, known = sample_masks(labels, one, classes, points)
+    each = [sample_masks(labels, one, classes[[k]], points) for k in range(3)]
+    assert torch.equal(masks, torch.cat([own for own, _ in each]))
+    assert all(torch.equal(known, own) for _, own in each)
+
+
 def test_present_classes_and_how_many_can_be_matched() -> None:
     labels = torch.tensor([[[3, 3, 255, 0]], [[255, 255, 255, 255]]], dtype=torch.uint8)
-    assert [x.tolist() for x in present_classes(labels)] == [[0, 3], []]
-    assert count_masks(labels, queries=10) == 2
-    assert count_masks(labels, queries=1) == 1
+    presence = class_presence(labels)
+    assert presence.shape == (2, 255)
+    assert [row.nonzero().flatten().tolist() for row in presence] == [[0, 3], []]
+    assert count_masks(presence, queries=10).item() == 2
+    assert count_masks(presence, queries=1).item() == 1
+
+
+def test_labels_of_other_classes_are_refused() -> None:
+    logits, embeddings, pixels, labels = batch()
+    labels[1, 5, 5], labels[1, 6, 6] = K, 200
+    with pytest.raises(InputError, match=r"expected label maps of train ids 0\.\.3 and 255 .*, came 4, 200; map raw"):
+        MaskSetLoss(points=16)(logits, embeddings, pixels, labels)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"spare_ignored": True, "class_weights": [1.0, 2.0, 3.0, 4.0]}, {"support": "merge"}, {"support": "weigh"}],
+)
+def test_the_host_waits_for_the_device_once(options: dict[str, Any]) -> None:
+    """For all images and all predictions together, whatever the labels hold, backward included."""
+    *given, labels = batch(n=3)
+    labels[1] = 255
+    with HostCopies() as copies:
+        losses = MaskSetLoss(points=64, **options)(*given, labels, supported=torch.ones(3, K, dtype=torch.bool))
+        torch.stack(list(losses.values())).sum().backward()
+    assert copies.found == ["cpu"]
 
 
 def test_equals_transformers_on_the_same_points(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,7 +143,7 @@ def test_equals_transformers_on_the_same_points(monkeypatch: pytest.MonkeyPatch)
     ours = MaskSetLoss(points=256, respect_ignore=False)(logits, embeddings, pixels, labels, draw=draw)
     monkeypatch.setattr(torch, "rand", draw)
     masks = torch.einsum("nqd,ndhw->nqhw", embeddings[:, 0], pixels)
-    classes = present_classes(labels)
+    classes = [x.unique().long() for x in labels]
     targets = [torch.stack([(x == k).float() for k in found]) for x, found in zip(labels, classes, strict=True)]
     want = theirs(masks, logits[:, 0], targets, classes)
     assert ours["class"].item() == pytest.approx(want["loss_cross_entropy"].item(), rel=1e-5)
@@ -160,20 +200,24 @@ def test_an_unlabelled_image_changes_nothing_for_the_others() -> None:
 
 def test_class_weights_and_no_object() -> None:
     logits, embeddings, pixels, labels = batch(a=1, n=1)
-    classes = present_classes(labels)
     loss = MaskSetLoss(points=16, no_object=0.2, class_weights=[1.0, 2.0, 3.0, 4.0])
-    matches = loss.match(logits, embeddings, pixels, labels, classes)
+    matches = loss.match(logits, embeddings, pixels, labels, class_presence(labels))
     target = torch.full((Q,), K)
     target[matches.query] = matches.klass
     want = F.cross_entropy(logits[0, 0], target, torch.tensor([1.0, 2.0, 3.0, 4.0, 0.2]))
-    assert loss.class_loss(logits, matches, [True]).item() == pytest.approx(want.item(), rel=1e-6)
+    assert class_loss(loss, logits, matches, [True]).item() == pytest.approx(want.item(), rel=1e-6)
 
 
 # -- what is not known -------------------------------------------------------------------------------------------------
 
 
 def no_match() -> Matches:
-    return Matches(*(torch.empty(0, dtype=torch.long) for _ in range(4)))
+    return Matches(*(torch.empty(0, dtype=torch.long) for _ in range(4)), (0,))
+
+
+def class_loss(loss: MaskSetLoss, logits: Tensor, matches: Matches, counted: list[bool], **options: Tensor) -> Tensor:
+    losses, weights = loss.class_losses(logits, matches, torch.tensor(counted), **options)
+    return (losses / weights.clamp(min=1e-30)).sum()
 
 
 def test_share_of_a_mask_on_labelled_pixels_by_hand() -> None:
@@ -193,17 +237,17 @@ def test_queries_on_ignored_pixels_are_spared() -> None:
     """Three queries without a mask; one lies on unknown ground alone and one by a half: -log of "no object"."""
     logits = torch.randn(1, 1, 3, K + 1)
     share = torch.tensor([[[1.0, 0.5, 0.0]]])
-    got = MaskSetLoss(no_object=0.1).class_loss(logits, no_match(), [True], share)
+    got = class_loss(MaskSetLoss(no_object=0.1), logits, no_match(), [True], share=share)
     own = -logits.log_softmax(-1)[0, 0, :, K]
     assert got.item() == pytest.approx(((own[0] + 0.5 * own[1]) / 1.5).item(), rel=1e-6)
-    assert MaskSetLoss().class_loss(logits, no_match(), [True], 0 * share).item() == 0
+    assert class_loss(MaskSetLoss(), logits, no_match(), [True], share=0 * share).item() == 0
 
 
 def test_matched_queries_are_never_spared() -> None:
     logits = torch.randn(1, 1, 3, K + 1)
     zero = torch.tensor([0])
-    matches = Matches(zero, zero, zero, torch.tensor([2]))
-    got = MaskSetLoss().class_loss(logits, matches, [True], torch.zeros(1, 1, 3))
+    matches = Matches(zero, zero, zero, torch.tensor([2]), (1,))
+    got = class_loss(MaskSetLoss(), logits, matches, [True], share=torch.zeros(1, 1, 3))
     assert got.item() == pytest.approx(-logits.log_softmax(-1)[0, 0, 0, 2].item(), rel=1e-6)
 
 
@@ -229,13 +273,13 @@ def test_classes_that_the_labels_do_not_know_count_as_no_object() -> None:
     supported = torch.tensor([[True] * 4, [True, True, False, False]])
     p = logits[0].softmax(-1)
     plain, merged = -p[..., K].log(), -(p[..., K] + p[..., 2] + p[..., 3]).log()
-    everything = MaskSetLoss(support="merge").class_loss(logits, no_match(), [True, True], supported=supported)
+    everything = class_loss(MaskSetLoss(support="merge"), logits, no_match(), [True, True], supported=supported)
     assert everything.item() == pytest.approx((plain.mean(1) + merged.mean(1)).sum().item() / 2, rel=1e-6)
-    weighed = MaskSetLoss(support="weigh").class_loss(logits, no_match(), [True, True], supported=supported)
+    weighed = class_loss(MaskSetLoss(support="weigh"), logits, no_match(), [True, True], supported=supported)
     assert weighed.item() == pytest.approx(plain.mean(1).sum().item(), rel=1e-6)  # one divisor for equal images
-    only = MaskSetLoss(support="weigh").class_loss(logits[:1], no_match(), [True], supported=supported[1:])
+    only = class_loss(MaskSetLoss(support="weigh"), logits[:1], no_match(), [True], supported=supported[1:])
     assert only.item() == pytest.approx(plain.mean(1).sum().item(), rel=1e-6)
-    off = MaskSetLoss().class_loss(logits, no_match(), [True, True], supported=supported)
+    off = class_loss(MaskSetLoss(), logits, no_match(), [True, True], supported=supported)
     assert off.item() == pytest.approx(plain.mean(1).sum().item(), rel=1e-6)
 
 
@@ -243,9 +287,9 @@ def test_weight_of_no_object_beside_a_match_falls_with_the_known_classes() -> No
     """One matched query of weight 1, two unmatched ones of weight 0.1 * 2 / 4."""
     logits = torch.randn(1, 1, 3, K + 1)
     zero = torch.tensor([0])
-    matches = Matches(zero, zero, zero, zero)
+    matches = Matches(zero, zero, zero, zero, (1,))
     supported = torch.tensor([[True, True, False, False]])
-    got = MaskSetLoss(support="weigh").class_loss(logits, matches, [True], supported=supported)
+    got = class_loss(MaskSetLoss(support="weigh"), logits, matches, [True], supported=supported)
     own = -logits.log_softmax(-1)[0, 0]
     want = (own[0, 0] + 0.05 * (own[1, K] + own[2, K])) / 1.1
     assert got.item() == pytest.approx(want.item(), rel=1e-6)

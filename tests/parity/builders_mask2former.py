@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import builders_mmseg
+import numpy as np
 import torch
 from cases import FOLDER, Builder, Case
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from everyframe.losses.mask_points import class_presence
 from everyframe.losses.mask_set import MaskSetLoss, assign, matching_costs, point_losses
 from everyframe.models.backbones.swin import SwinTransformer
 from everyframe.models.convert import mask2former, mmseg
@@ -89,7 +91,7 @@ def losses(case: Case) -> dict[str, Tensor]:
     loss = MaskSetLoss(points=masks.shape[1])
     weights = (loss.cost_class, loss.cost_mask, loss.cost_dice)
     costs = [w * c[0] for w, c in zip(weights, matching_costs(logits[None], masks[None], classes, target), strict=True)]
-    found = torch.from_numpy(assign(sum(costs)[None, None].numpy(), [len(classes)]))
+    found = torch.from_numpy(assign(sum(costs)[None, None].numpy(), np.ones((1, len(classes)), dtype=bool)))
     assigned = torch.zeros(queries, dtype=torch.long)
     assigned[found[:, 2]] = found[:, 3] + 1
     labels = torch.full((queries,), k)
@@ -133,8 +135,7 @@ def training_loss(case: Case) -> dict[str, Tensor]:
     embeddings = torch.eye(queries).expand(n, 1, queries, queries)
     given = (class_logits[:, None], embeddings, masks, labels)
     values = loss(*given, draw=_Replay(case))
-    classes = [case.inputs[f"gt_labels.{i}"].sort().values for i in range(n)]
-    matches = loss.match(*given, classes, draw=_Replay(case))
+    matches = loss.match(*given, class_presence(labels), draw=_Replay(case))
     assigned = torch.full((n, queries), class_logits.shape[-1] - 1)
     assigned[matches.image, matches.query] = matches.klass
     matched = torch.zeros(n, queries)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from host_copies import HostCopies
 from torch import Tensor
 
 from everyframe.errors import InputError
@@ -94,6 +95,16 @@ def test_left_out_the_objective_is_the_models() -> None:
     module.log_dict = lambda *_, **__: None  # type: ignore[method-assign]
     module._trainer = FakeTrainer()  # type: ignore[assignment]
     module.training_step(batch, 0)["loss"].backward()
+
+
+def test_a_step_waits_for_the_device_once() -> None:
+    """Model, objective and backward pass: the matching alone needs to know what the device has found."""
+    model, batch = small(), clip((Role.QUERY, Role.QUERY))
+    batch.labels[0, 1] = IGNORE
+    objective = video_objective(model, POINTS)
+    with HostCopies() as copies:
+        objective(model(batch.images, batch.roles), batch)["loss"].backward()
+    assert copies.found == ["cpu"]
 
 
 # -- label maps of few classes -----------------------------------------------------------------------------------------

@@ -6,7 +6,9 @@ ViT-Adapter and transformers compute it. Two things are done otherwise, with the
 - a mask comes as a query feature and the pixel features whose product it is. Matching needs it at random points only,
   so the pixel features are sampled and then multiplied; whole masks exist for matched queries alone. In training that
   is tens instead of thousands of masks;
-- the costs of all images and of all supervised predictions go to the host in one copy.
+- the host waits for the device once: the costs of all images and of all supervised predictions, and which classes the
+  label maps hold, come to it in one copy. Until then nobody needs to know what is there: costs are worked out for all
+  K classes, which a matrix product does at no price, and the host looks at those that occur.
 
 Targets are label maps: each class present in an image is one mask. Points between cells read them bilinearly, as
 published, yet no mask is ever laid out.
@@ -14,7 +16,7 @@ published, yet no mask is ever laid out.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -23,7 +25,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from everyframe.losses.mask_points import Draw, point_sample, present_classes, sample_masks
+from everyframe.errors import InputError
+from everyframe.frames import IGNORE
+from everyframe.losses.mask_points import Draw, class_presence, point_sample, sample_masks
 
 Support = Literal["ignore", "merge", "weigh"]
 """What queries without a mask are told of images whose labels know some of the K classes alone.
@@ -41,12 +45,19 @@ class Matches(NamedTuple):
         output: int64 [M], which of the A predictions.
         query: int64 [M], rising within an image's prediction.
         klass: int64 [M].
+        counts: matches of each of the N images, on the host: where the lists are cut.
     """
 
     image: Tensor
     output: Tensor
     query: Tensor
     klass: Tensor
+    counts: tuple[int, ...]
+
+
+def as_it_is(divisors: Tensor) -> Tensor:
+    """Return the divisors of a single process."""
+    return divisors
 
 
 @dataclass(frozen=True)
@@ -87,9 +98,9 @@ class MaskSetLoss:
         mask_embeddings: Tensor,
         pixels: Tensor,
         labels: Tensor,
-        num_masks: Tensor | float | None = None,
         draw: Draw = torch.rand,
         supported: Tensor | None = None,
+        reduce: Callable[[Tensor], Tensor] = as_it_is,
     ) -> dict[str, Tensor]:
         """Return the losses of all predictions, each summed over the A predictions, unweighted.
 
@@ -98,29 +109,32 @@ class MaskSetLoss:
             mask_embeddings: [N, A, Q, D].
             pixels: [N, D, h, w]; a mask's logits are the products of its embedding with these.
             labels: uint8 [N, H, W], train ids, 255 = ignore. Images without a labelled pixel count for nothing.
-            num_masks: divisor of the mask and Dice losses; `count_masks(labels, Q)` when left out. Distributed
-                training gives its mean over the processes.
             draw: see `Draw`.
             supported: bool [N, K], the classes that the labels of each image know; needed for a `support`.
+            reduce: turns the divisors of this batch, float32 [1 + A], into those of all processes: distributed training
+                gives `mean_over_processes`. Called once.
 
         Returns:
             "class": weighted mean cross entropy; "mask": binary cross entropy, mean over points, sum over masks over
-            `num_masks`; "dice": 1 - (2 |P.G| + 1) / (|P| + |G| + 1), likewise. Scalars, float32.
+            the number of masks that can be matched, at least 1; "dice": 1 - (2 |P.G| + 1) / (|P| + |G| + 1), likewise.
+            Scalars, float32.
+
+        Raises:
+            InputError: labels hold train ids that are neither one of the K classes nor 255.
         """
         with torch.autocast(pixels.device.type, enabled=False):
             class_logits, mask_embeddings, pixels = class_logits.float(), mask_embeddings.float(), pixels.float()
-            classes = present_classes(labels)
-            matches = self.match(class_logits, mask_embeddings, pixels, labels, classes, draw)
-            if num_masks is None:
-                num_masks = float(sum(min(len(found), class_logits.shape[2]) for found in classes))
-            divisor = torch.as_tensor(num_masks, device=pixels.device).clamp(min=1)
+            presence = class_presence(labels)
+            matches = self.match(class_logits, mask_embeddings, pixels, labels, presence, draw)
             mask, dice = self.mask_losses(matches, mask_embeddings, pixels, labels, draw)
             share = self.known_share(mask_embeddings, pixels, labels, draw) if self.spare_ignored else None
-            counted = [len(found) > 0 for found in classes]
+            classes, weights = self.class_losses(class_logits, matches, presence.any(1), share, supported)
+            masks = count_masks(presence, class_logits.shape[2])
+            divisors = reduce(torch.cat([masks[None], weights.detach()]))
             return {
-                "class": self.class_loss(class_logits, matches, counted, share, supported),
-                "mask": mask.sum() / divisor,
-                "dice": dice.sum() / divisor,
+                "class": (classes / divisors[1:].clamp(min=torch.finfo(torch.float32).tiny)).sum(),
+                "mask": mask.sum() / divisors[0].clamp(min=1),
+                "dice": dice.sum() / divisors[0].clamp(min=1),
             }
 
     @torch.no_grad()
@@ -130,7 +144,7 @@ class MaskSetLoss:
         mask_embeddings: Tensor,
         pixels: Tensor,
         labels: Tensor,
-        classes: Sequence[Tensor],
+        presence: Tensor,
         draw: Draw = torch.rand,
     ) -> Matches:
         """Assign queries to the classes of each image at the lowest total cost, for each of the A predictions.
@@ -140,27 +154,27 @@ class MaskSetLoss:
             mask_embeddings: see `__call__`.
             pixels: see `__call__`.
             labels: see `__call__`.
-            classes: `present_classes(labels)`.
-            draw: see `Draw`; once per image with masks, (1, points, 2): all of its predictions and masks share points.
+            presence: `class_presence(labels)`.
+            draw: see `Draw`; once per image, (1, points, 2): all of its predictions and masks share points.
         """
-        n, a, q = class_logits.shape[:3]
-        most = max((len(found) for found in classes), default=0)
-        costs = class_logits.new_zeros(n, a, q, most)
-        for i, found in enumerate(classes):
-            if len(found) == 0:
-                continue
+        n, a, q, k = (*class_logits.shape[:3], class_logits.shape[3] - 1)
+        classes = torch.arange(k, device=pixels.device)
+        costs = class_logits.new_empty(n, a, q, k)
+        for i in range(n):
             points = draw(1, self.points, 2, device=pixels.device)
             masks = mask_embeddings[i] @ point_sample(pixels[i : i + 1], points)[0]  # A Q P
-            image = torch.full_like(found, i)
-            target, known = sample_masks(labels, image, found, points.expand(len(found), -1, -1))
+            target, known = sample_masks(labels[i : i + 1], classes.new_zeros(1), classes, points)
             weights = known[0].float() if self.respect_ignore else None
-            parts = matching_costs(class_logits[i], masks, found, target, weights)
+            parts = matching_costs(class_logits[i], masks, classes, target, weights)
             factors = (self.cost_class, self.cost_mask, self.cost_dice)
-            costs[i, :, :, : len(found)] = sum(f * part for f, part in zip(factors, parts, strict=True))
-        rows = assign(costs.cpu().numpy(), [len(found) for found in classes])
-        index = torch.from_numpy(rows).to(pixels.device)
-        klass = [classes[i][target] for i in range(n) for target in [index[index[:, 0] == i, 3]]]
-        return Matches(index[:, 0], index[:, 1], index[:, 2], torch.cat(klass) if klass else index[:, 3])
+            costs[i] = sum(f * part for f, part in zip(factors, parts, strict=True))
+        # The one copy from the device to the host.
+        packed = torch.cat([costs.flatten(1), presence.to(costs.dtype)], dim=1).cpu().numpy()
+        held = packed[:, a * q * k :] > 0
+        _refuse_unknown(held, k)
+        rows = assign(packed[:, : a * q * k].reshape(n, a, q, k), held[:, :k])
+        index = torch.from_numpy(rows).to(pixels.device, non_blocking=True)
+        return Matches(*index.unbind(1), tuple(np.bincount(rows[:, 0], minlength=n).tolist()))
 
     @torch.no_grad()
     def known_share(self, mask_embeddings: Tensor, pixels: Tensor, labels: Tensor, draw: Draw = torch.rand) -> Tensor:
@@ -168,35 +182,33 @@ class MaskSetLoss:
         points = draw(len(pixels), self.points, 2, device=pixels.device)
         image = torch.arange(len(pixels), device=pixels.device)
         _, known = sample_masks(labels, image, image, points)  # of no class in particular
-        masks = (mask_embeddings @ point_sample(pixels, points)[:, None]).sigmoid()  # N A Q P
-        inside = (masks @ known[:, None, :, None].to(masks.dtype)).squeeze(-1)
-        return inside / masks.sum(-1).clamp(min=torch.finfo(masks.dtype).tiny)
+        shares = []
+        for own, of_image, at, counts in zip(mask_embeddings, pixels, points, known, strict=True):  # one's masks alive
+            masks = (own @ point_sample(of_image[None], at[None])[0]).sigmoid()  # A Q P
+            shares.append((masks @ counts.to(masks.dtype)) / masks.sum(-1).clamp(min=torch.finfo(masks.dtype).tiny))
+        return torch.stack(shares)
 
-    def class_loss(
+    def class_losses(
         self,
         class_logits: Tensor,
         matches: Matches,
-        counted: Sequence[bool],
+        counted: Tensor,
         share: Tensor | None = None,
         supported: Tensor | None = None,
-    ) -> Tensor:
-        """Return the weighted mean cross entropy of the classes, summed over predictions; unmatched: "no object".
+    ) -> tuple[Tensor, Tensor]:
+        """Return the summed cross entropies of the classes and their summed weights, [A] each; unmatched: "no object".
 
         Args:
             class_logits: [N, A, Q, K + 1].
             matches: whose classes the matched queries are to predict.
-            counted: of each image, whether it has labels.
+            counted: bool [N], whether the image has labels.
             share: weight of unmatched queries [N, A, Q], see `known_share`.
             supported: see `__call__`.
         """
         k = class_logits.shape[-1] - 1
         target = torch.full(class_logits.shape[:3], k, device=class_logits.device)
         target[matches.image, matches.output, matches.query] = matches.klass
-        weights = torch.ones(k + 1, device=class_logits.device)
-        if self.class_weights is not None:
-            weights[:k] = torch.tensor(self.class_weights, device=weights.device)
-        weights[k] = self.no_object
-        weight = weights[target] * torch.tensor(counted, device=weights.device)[:, None, None]
+        weight = self.target_weights(k, class_logits.device)[target] * counted[:, None, None]
         free = target == k
         if share is not None:
             weight = torch.where(free, weight * share, weight)
@@ -207,17 +219,20 @@ class MaskSetLoss:
             known = F.pad(supported, (0, 1))[:, None, None]  # N 1 1 K+1; "no object" is what it may be
             rest = class_logits.masked_fill(known, float("-inf")).logsumexp(-1)
             loss = torch.where(free, class_logits.logsumexp(-1) - rest, loss)
-        by_output = (loss * weight).sum((0, 2)) / weight.sum((0, 2)).clamp(min=torch.finfo(torch.float32).tiny)
-        return by_output.sum()
+        return (loss * weight).sum((0, 2)), weight.sum((0, 2))
+
+    def target_weights(self, num_classes: int, device: torch.device) -> Tensor:
+        """Return the weight of each of the K classes and of "no object" in the class loss, float32 [K + 1]."""
+        of_classes = [1.0] * num_classes if self.class_weights is None else [*self.class_weights]
+        return torch.tensor([*of_classes, self.no_object]).to(device, non_blocking=True)
 
     def mask_losses(
         self, matches: Matches, mask_embeddings: Tensor, pixels: Tensor, labels: Tensor, draw: Draw = torch.rand
     ) -> tuple[Tensor, Tensor]:
         """Return binary cross entropy and Dice loss of each matched mask, [M] each; see `__call__`."""
         chosen = mask_embeddings[matches.image, matches.output, matches.query]  # M D
-        counts = torch.bincount(matches.image, minlength=len(pixels)).tolist()
-        masks = torch.cat([e @ x.flatten(1) for e, x in zip(chosen.split(counts), pixels, strict=True)])
-        masks = masks.view(-1, 1, *pixels.shape[-2:])
+        parts = zip(chosen.split(matches.counts), pixels, strict=True)
+        masks = torch.cat([e @ x.flatten(1) for e, x in parts]).view(-1, 1, *pixels.shape[-2:])
         points = self.hard_points(masks, draw)
         logits = point_sample(masks, points)[:, 0]  # M P
         target, known = sample_masks(labels, matches.image, matches.klass, points)
@@ -242,9 +257,9 @@ class MaskSetLoss:
 # -- the parts ---------------------------------------------------------------------------------------------------------
 
 
-def count_masks(labels: Tensor, queries: int) -> int:
-    """Return how many masks of a batch of label maps can be matched by a set of queries."""
-    return sum(min(len(found), queries) for found in present_classes(labels))
+def count_masks(presence: Tensor, queries: int) -> Tensor:
+    """Return how many masks a set of queries can be matched with, from `class_presence`: float32 scalar."""
+    return presence.sum(1).clamp(max=queries).sum().float()
 
 
 def matching_costs(
@@ -273,12 +288,12 @@ def matching_costs(
     return -class_logits.softmax(-1)[..., classes], entropy, dice
 
 
-def assign(costs: np.ndarray, targets: Sequence[int]) -> np.ndarray:
+def assign(costs: np.ndarray, presence: np.ndarray) -> np.ndarray:
     """Solve the assignment of each image and prediction (Hungarian method).
 
     Args:
-        costs: [N, A, Q, G], padded to the largest number of targets.
-        targets: number of targets of each image.
+        costs: [N, A, Q, K].
+        presence: which of the K targets each image has, bool [N, K].
 
     Returns:
         int64 [M, 4]: image, prediction, query, target; queries rise within an image's prediction.
@@ -286,11 +301,12 @@ def assign(costs: np.ndarray, targets: Sequence[int]) -> np.ndarray:
     from scipy.optimize import linear_sum_assignment
 
     rows = []
-    for i, count in enumerate(targets):
+    for i, held in enumerate(presence):
+        targets = np.flatnonzero(held)
         for j in range(costs.shape[1]):
             # A diverged run has NaN here; it should show in its loss, not end in the solver.
-            found = linear_sum_assignment(np.nan_to_num(costs[i, j, :, :count], nan=1e6, posinf=1e6, neginf=-1e6))
-            rows.extend((i, j, query, target) for query, target in zip(*found, strict=True))
+            found = linear_sum_assignment(np.nan_to_num(costs[i, j][:, targets], nan=1e6, posinf=1e6, neginf=-1e6))
+            rows.extend((i, j, query, targets[chosen]) for query, chosen in zip(*found, strict=True))
     return np.array(rows, dtype=np.int64).reshape(-1, 4)
 
 
@@ -311,3 +327,13 @@ def point_losses(logits: Tensor, target: Tensor, weights: Tensor | None = None) 
     target = target * weights
     dice = 1 - (2 * (probability * target).sum(1) + 1) / (probability.sum(1) + target.sum(1) + 1)
     return (entropy * weights).sum(1) / weights.sum(1).clamp(min=1), dice
+
+
+def _refuse_unknown(presence: np.ndarray, num_classes: int) -> None:
+    """Raise InputError for train ids of label maps, bool [N, 255], that are none of the K classes."""
+    unknown = np.flatnonzero(presence[:, num_classes:].any(0)) + num_classes
+    if len(unknown):
+        raise InputError(
+            f"set loss: expected label maps of train ids 0..{num_classes - 1} and {IGNORE} (ignore), came "
+            f"{', '.join(map(str, unknown[:5]))}; map raw ids to train ids with `LabelSpace`"
+        )

@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import get_args
 
-import torch
 from torch import Tensor
 
 from everyframe.errors import InputError
 from everyframe.frames import Clip
 from everyframe.losses.distributed import mean_over_processes
-from everyframe.losses.mask_set import MaskSetLoss, Support, count_masks
+from everyframe.losses.mask_set import MaskSetLoss, Support
 from everyframe.models.segmenter import Prediction
 from everyframe.training.objective import Objective, Term
 
@@ -82,10 +81,8 @@ class SetLossOnce:
         frames = clip.query_labels.shape[1]
         outputs = {name: value.flatten(0, 1) for name, value in prediction.outputs.items()}
         labels = clip.query_labels.flatten(0, 1)
-        queries = outputs["class_logits"].shape[2]
-        masks = torch.tensor(float(count_masks(labels, queries)), device=labels.device)
         supported = None if self.loss.support == "ignore" else _supported(clip).repeat_interleave(frames, 0)
-        losses = self.loss(**outputs, labels=labels, num_masks=mean_over_processes(masks), supported=supported)
+        losses = self.loss(**outputs, labels=labels, supported=supported, reduce=mean_over_processes)
         return {name: loss for name, loss in losses.items() if name in self.parts}
 
 
