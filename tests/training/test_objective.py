@@ -14,6 +14,7 @@ from everyframe.errors import InputError
 from everyframe.frames import Clip
 from everyframe.models.segmenter import Prediction
 from everyframe.training.objective import Objective, pixel_objective
+from everyframe.training.outcome import Outcome
 
 
 def batch() -> tuple[Prediction, Clip]:
@@ -69,7 +70,7 @@ def test_a_new_term_is_one_entry_and_may_own_parameters() -> None:
             super().__init__()
             self.bias = nn.Parameter(torch.tensor(3.0))
 
-        def forward(self, prediction: Prediction, clip: Clip) -> Tensor:
+        def forward(self, outcome: Outcome) -> Tensor:
             return self.bias**2
 
     objective = Objective({"prior": (0.5, Prior()), "off": (0.0, Prior())})

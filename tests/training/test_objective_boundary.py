@@ -23,6 +23,7 @@ from everyframe.models.zoo import create_model
 from everyframe.training.objective import Objective, pixel_objective
 from everyframe.training.objective_boundary import EdgeTerm
 from everyframe.training.objectives_temporal import video_objective
+from everyframe.training.outcome import Outcome
 
 SPACE = LabelSpace(("dark", "bright"))
 
@@ -147,4 +148,4 @@ def test_models_whose_frames_have_no_pixels_of_their_own_are_refused() -> None:
     clip = Clip.stack([make_clip(2)])
     objective = video_objective(model, edges=0.3)
     with pytest.raises(InputError, match=r"set model\.temporal\.at: pixels"):
-        objective.terms["edges"][1](model(clip.images, clip.roles), clip)
+        objective.terms["edges"][1](Outcome(model(clip.images, clip.roles), clip))

@@ -12,6 +12,7 @@ from everyframe.losses.contrastive_cells import cell_labels
 from everyframe.models.zoo import create_model
 from everyframe.training.objective_contrastive import ContrastiveTerm, MeanOverFeatures, contrastive_term
 from everyframe.training.objectives_temporal import video_objective
+from everyframe.training.outcome import Outcome
 
 
 def batch() -> Clip:
@@ -42,11 +43,11 @@ def test_still_images_leave_the_loss() -> None:
     term = ContrastiveTerm(feature=0)
     moving = Clip.stack([make_clip(2)])
     moving.labels[:, 0], moving.indices[:] = clip.labels[:1, 0], torch.tensor([3, 6])
-    alone = term(model(moving.images, moving.roles), moving)
+    alone = term(Outcome(model(moving.images, moving.roles), moving))
     clip.indices[1] = 4  # the second clip shows one frame twice
-    torch.testing.assert_close(term(model(clip.images, clip.roles), clip), alone)
+    torch.testing.assert_close(term(Outcome(model(clip.images, clip.roles), clip)), alone)
     clip.indices[0] = 4
-    still = term(model(clip.images, clip.roles), clip)
+    still = term(Outcome(model(clip.images, clip.roles), clip))
     assert still.item() == 0
     still.backward()
 
@@ -64,7 +65,7 @@ def test_unknown_features_are_named() -> None:
     model, clip = tiny_model(), batch()
     prediction = model(clip.images, clip.roles)
     with pytest.raises(InputError, match=r"expected one of pixels, auxiliary or the number of a backbone map 0..0"):
-        ContrastiveTerm("encoder")(prediction, clip)
+        ContrastiveTerm("encoder")(Outcome(prediction, clip))
     with pytest.raises(InputError, match=r"backbone map 0..0, came 1"):
         video_objective(model, contrastive=0.1, contrastive_feature=1)
     with pytest.raises(InputError, match="channels of the feature"):
@@ -95,14 +96,14 @@ def test_warm_up_costs_nothing_and_keeps_every_parameter_in_step() -> None:
 def test_clips_jointly_are_one_clip() -> None:
     model, clip = tiny_model(dropout=0.0), batch()
     prediction = model(clip.images, clip.roles)
-    got = ContrastiveTerm(0, jointly=True)(prediction, clip)
+    got = ContrastiveTerm(0, jointly=True)(Outcome(prediction, clip))
     features = prediction.features.maps[0]
     labels = cell_labels(clip.labels.flatten(0, 1), (features.shape[-2], features.shape[-1]))
     torch.testing.assert_close(got, contrastive_loss(features, labels))
-    assert abs(got.item() - ContrastiveTerm(0)(prediction, clip).item()) > 1e-3
+    assert abs(got.item() - ContrastiveTerm(0)(Outcome(prediction, clip)).item()) > 1e-3
     clip.indices[1] = 4  # a still image leaves the joint loss too
     alone = contrastive_loss(features[:2], labels[:2])
-    torch.testing.assert_close(ContrastiveTerm(0, jointly=True)(prediction, clip), alone)
+    torch.testing.assert_close(ContrastiveTerm(0, jointly=True)(Outcome(prediction, clip)), alone)
 
 
 def test_anchors_are_where_the_model_is_wrong() -> None:
@@ -110,24 +111,29 @@ def test_anchors_are_where_the_model_is_wrong() -> None:
     model, clip = tiny_model(dropout=0.0), batch()
     prediction = model(clip.images, clip.roles)
     term = contrastive_term(model, 0, 0, anchors=4)
-    own = term._predicted(prediction, clip, (6, 8))
+    own = term._predicted(Outcome(prediction, clip), (6, 8))
     assert (own[:, 0] == -1).all()  # the first frame is no query
     expected = prediction.logits[:, 0].argmax(1)
     assert torch.equal(own[:, 1], expected)
-    assert term(prediction, clip).item() > 0
+    assert term(Outcome(prediction, clip)).item() > 0
     torch.manual_seed(0)
-    first = term(prediction, clip).item()
+    first = term(Outcome(prediction, clip)).item()
     torch.manual_seed(0)
-    assert term(prediction, clip).item() == first
+    assert term(Outcome(prediction, clip)).item() == first
     every = contrastive_term(model, 0, 0, anchors=10_000, anchors_per_class=10_000)
-    torch.testing.assert_close(every(prediction, clip), contrastive_term(model, 0, 0)(prediction, clip))
+    torch.testing.assert_close(
+        every(Outcome(prediction, clip)), contrastive_term(model, 0, 0)(Outcome(prediction, clip))
+    )
 
 
 def test_temperature_by_name() -> None:
     model, clip = tiny_model(dropout=0.0), batch()
     prediction = model(clip.images, clip.roles)
     for name, value in (("contrastiveseg", 0.1), ("moco", 0.07), ("moco-v2", 0.2)):
-        named, plain = ContrastiveTerm(0, name)(prediction, clip), ContrastiveTerm(0, value)(prediction, clip)
+        named, plain = (
+            ContrastiveTerm(0, name)(Outcome(prediction, clip)),
+            ContrastiveTerm(0, value)(Outcome(prediction, clip)),
+        )
         assert named.item() == plain.item()
     with pytest.raises(InputError, match="expected a number or one of contrastiveseg, moco, moco-v2, came 'simclr'"):
         ContrastiveTerm(0, "simclr")
@@ -153,14 +159,14 @@ def test_features_of_mask_heads(masks: tuple, feature: str | int) -> None:
     model, clip, prediction = masks
     maps, embedding = prediction.features.maps, prediction.features.embedding
     features = maps[feature] if isinstance(feature, int) else embedding[feature]
-    got = contrastive_term(model, feature, 0)(prediction, clip)
+    got = contrastive_term(model, feature, 0)(Outcome(prediction, clip))
     torch.testing.assert_close(got, torch.stack(by_hand(features, clip)).mean())
 
 
 def test_left_out_the_feature_is_the_heads_shared_map(masks: tuple) -> None:
     model, clip, prediction = masks
     left_out, named = contrastive_term(model, None, 0), contrastive_term(model, "memory2", 0)
-    assert left_out(prediction, clip).item() == named(prediction, clip).item()
+    assert left_out(Outcome(prediction, clip)).item() == named(Outcome(prediction, clip)).item()
     pixels = tiny_model()
     pixels.head.channels = 6
     assert contrastive_term(pixels, None, 0).feature == "pixels"
@@ -170,11 +176,9 @@ def test_several_features_are_averaged_each_with_its_projection(masks: tuple) ->
     model, clip, prediction = masks
     names = ["memory0", "memory1", "memory2"]
     several = contrastive_term(model, names, 0, warmup=2)
-    several.step = 2
-    single = [contrastive_term(model, name, 0)(prediction, clip) for name in names]
-    torch.testing.assert_close(several(prediction, clip), torch.stack(single).mean())
-    several.step = 1
-    assert several(prediction, clip).item() == 0
+    single = [contrastive_term(model, name, 0)(Outcome(prediction, clip)) for name in names]
+    torch.testing.assert_close(several(Outcome(prediction, clip, step=2)), torch.stack(single).mean())
+    assert several(Outcome(prediction, clip, step=1)).item() == 0
     projected = contrastive_term(model, names, 8)
     assert isinstance(projected, MeanOverFeatures)
     assert len(list(projected.parameters())) == 3 * len(list(contrastive_term(model, "memory0", 8).parameters()))
@@ -185,10 +189,10 @@ def test_several_features_are_averaged_each_with_its_projection(masks: tuple) ->
 def test_anchors_of_mask_heads_know_the_models_classes(masks: tuple) -> None:
     model, clip, prediction = masks
     term = contrastive_term(model, None, 0, anchors=30)
-    own = term._predicted(prediction, clip, (4, 6))
+    own = term._predicted(Outcome(prediction, clip), (4, 6))
     assert own.shape == (2, 2, 4, 6)
     assert set(own.unique().tolist()) <= {0, 1, 2}
-    assert term(prediction, clip).isfinite()
+    assert term(Outcome(prediction, clip)).isfinite()
 
 
 @pytest.mark.parametrize("options", [{"anchors": -1}, {"warmup": -1}, {"anchors_per_class": 1}])

@@ -19,9 +19,10 @@ from everyframe.models.segmenter import Prediction, Segmenter
 from everyframe.models.zoo import create_model
 from everyframe.semi.pseudo import Teaching, pseudo_labels
 from everyframe.training.mean_teacher import MeanTeacher, query_logits
-from everyframe.training.objective import AuxiliaryCrossEntropy, Objective
+from everyframe.training.objective import AuxiliaryCrossEntropy
 from everyframe.training.objectives_mask import MaskOptions, pseudo_label_objective
 from everyframe.training.objectives_temporal import video_objective
+from everyframe.training.outcome import Outcome
 from everyframe.training.supervised import Supervised
 
 SPACE = LabelSpace(("a", "b", "c"))
@@ -77,7 +78,7 @@ def test_auxiliary_scores_have_a_loss_where_there_are_any() -> None:
     objective = video_objective(model, POINTS)
     prediction = model(batch.images, batch.roles)
     costs = seeded(objective, prediction, batch)
-    torch.testing.assert_close(costs["auxiliary"], AuxiliaryCrossEntropy()(prediction, batch))
+    torch.testing.assert_close(costs["auxiliary"], AuxiliaryCrossEntropy()(Outcome(prediction, batch)))
     want = 2 * costs["class"] + 5 * costs["mask"] + 5 * costs["mask_dice"] + 0.4 * costs["auxiliary"]
     torch.testing.assert_close(costs["loss"], want + costs["prototypes"])
     costs["auxiliary"].backward()
@@ -108,16 +109,6 @@ def test_a_step_waits_for_the_device_once() -> None:
 
 
 # -- label maps of few classes -----------------------------------------------------------------------------------------
-
-
-def test_a_part_that_is_no_term_leaves_no_graph_behind() -> None:
-    """Its graph would be that of the whole model, kept until the next step."""
-    model, batch = small(), clip()
-    terms = MaskOptions(points=64, dice=0.0).terms()
-    costs = Objective(terms)(model(batch.images, batch.roles), batch)
-    assert set(costs) == {"class", "mask", "loss"}
-    shared = terms["class"][1].shared  # type: ignore[attr-defined]
-    assert (shared._waiting, shared._of) == ({}, [])
 
 
 def test_support_needs_clips_that_say_what_their_labels_know() -> None:

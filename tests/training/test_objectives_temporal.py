@@ -16,6 +16,7 @@ from everyframe.losses.temporal import knowledge_distillation
 from everyframe.models.segmenter import Prediction, Segmenter
 from everyframe.models.zoo import create_model
 from everyframe.training.objectives_temporal import MotionLoss, PrototypeLoss, video_objective
+from everyframe.training.outcome import Outcome
 
 SPACE = LabelSpace(("a", "b", "c"))
 SIZE = (32, 48)
@@ -50,7 +51,7 @@ def test_prototypes_see_the_labelled_query_before_the_transformer() -> None:
     batch.labels[1, 3] = 0
     prediction = run(model, batch)
     prototypes = model.temporal.prototypes
-    assert PrototypeLoss(prototypes)(prediction, batch).item() == 0
+    assert PrototypeLoss(prototypes)(Outcome(prediction, batch)).item() == 0
     assert prototypes.filled.tolist() == [[True, False, False], [False] * 3, [False] * 3]
     pixels = prediction.features.embedding["pixels"][7]  # second clip, fourth frame
     torch.testing.assert_close(prototypes.prototypes[0, 0].detach(), pixels.detach().mean((1, 2)))
@@ -102,11 +103,11 @@ def test_motion_loss_of_frames_that_do_not_move() -> None:
     batch = clip(TWO_QUERIES)
     batch.images[:, 1] = batch.images[:, 0]
     term = MotionLoss(model, flow=Still())
-    assert term(model.eval()(batch.images, batch.roles), batch).item() < 1e-6
+    assert term(Outcome(model.eval()(batch.images, batch.roles), batch)).item() < 1e-6
     prediction = run(model, batch)
     first = prediction.logits[:, :1].detach()
     logits = prediction.outputs["logits"] = torch.cat([first, first + 2], dim=1).requires_grad_()
-    loss = term(prediction, batch)
+    loss = term(Outcome(prediction, batch))
     torch.testing.assert_close(loss, torch.tensor(4.0))  # believed everywhere, wrong by 2 everywhere
     loss.backward()
     assert logits.grad[:, 0].abs().sum() > 0  # the gradient reaches both frames
@@ -117,7 +118,7 @@ def test_motion_is_not_believed_where_pictures_differ() -> None:
     model = create_model("etc-ocr-tiny", SPACE)
     batch = clip(TWO_QUERIES)
     batch.images[:, 0], batch.images[:, 1] = 0, 255
-    assert MotionLoss(model, flow=Still())(run(model, batch), batch).item() < 1e-6
+    assert MotionLoss(model, flow=Still())(Outcome(run(model, batch), batch)).item() < 1e-6
 
 
 def test_motion_needs_two_queries() -> None:
@@ -174,7 +175,7 @@ def test_a_step_on_each_term_lowers_it() -> None:
     before = None
     for _ in range(5):
         optimizer.zero_grad()
-        loss = term(run(model, batch), batch)
+        loss = term(Outcome(run(model, batch), batch))
         before = before or loss.item()
         loss.backward()
         optimizer.step()

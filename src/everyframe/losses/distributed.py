@@ -7,16 +7,17 @@ from torch import Tensor
 
 
 def mean_over_processes(value: Tensor) -> Tensor:
-    """Return the mean of a scalar over the processes of a distributed run, the value itself in a single process.
+    """Return the mean of a value over the processes of a distributed run, the value itself in a single process.
 
     Made for divisors. With partly labelled videos the processes hold different numbers of pixels that count. With a
     divisor of its own, each would give its pixels another weight; with the mean divisor the averaged gradient is that
     of one process with the joint batch.
 
     Args:
-        value: scalar that needs no gradient; changed in place.
+        value: scalar, or several of them in one tensor, that needs no gradient; left as it is.
     """
-    if dist.is_available() and dist.is_initialized():
-        dist.all_reduce(value)
-        value /= dist.get_world_size()
-    return value
+    if not (dist.is_available() and dist.is_initialized()):
+        return value
+    total = value.clone()
+    dist.all_reduce(total)
+    return total / dist.get_world_size()

@@ -13,7 +13,7 @@ Rules that hold for all of them:
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -183,9 +183,14 @@ def dice(logits: Tensor, labels: Tensor, classes: Literal["present", "all"] = "p
     Returns:
         Scalar float32 in 0..1.
     """
-    probabilities, target = _labelled_pixels(logits, labels)  # [P, K], [P]
+    return dice_of(labelled_pixels(logits, labels), classes, smooth)
+
+
+def dice_of(pixels: LabelledPixels, classes: Literal["present", "all"] = "present", smooth: float = 1.0) -> Tensor:
+    """See `dice`; of pixels that other losses look at too."""
+    probabilities, target = pixels
     k = probabilities.shape[1]
-    overlap = torch.zeros(k, device=logits.device).index_add(
+    overlap = torch.zeros(k, device=target.device).index_add(
         0, target, probabilities.gather(1, target[:, None]).squeeze(1)
     )
     area = torch.bincount(target, minlength=k)
@@ -208,7 +213,12 @@ def lovasz(logits: Tensor, labels: Tensor, classes: Literal["present", "all"] = 
     Returns:
         Scalar float32.
     """
-    probabilities, target = _labelled_pixels(logits, labels)
+    return lovasz_of(labelled_pixels(logits, labels), classes)
+
+
+def lovasz_of(pixels: LabelledPixels, classes: Literal["present", "all"] = "present") -> Tensor:
+    """See `lovasz`; of pixels that other losses look at too."""
+    probabilities, target = pixels
     losses = []
     for k in range(probabilities.shape[1]):
         truth = (target == k).float()
@@ -225,11 +235,23 @@ def lovasz(logits: Tensor, labels: Tensor, classes: Literal["present", "all"] = 
     return torch.stack(losses).mean() if losses else probabilities.sum()  # the sum of nothing: 0 with a graph
 
 
-def _labelled_pixels(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return probabilities [P, K] and train ids int64 [P] of the labelled pixels of a batch."""
+class LabelledPixels(NamedTuple):
+    """The P labelled pixels of a batch.
+
+    Attributes:
+        probabilities: of the classes, float32 [P, K].
+        target: train ids, int64 [P].
+    """
+
+    probabilities: Tensor
+    target: Tensor
+
+
+def labelled_pixels(logits: Tensor, labels: Tensor) -> LabelledPixels:
+    """Pick the labelled pixels of logits [N, K, h, w], upsampled, and of labels uint8 [N, H, W]."""
     full = upsample(logits, (labels.shape[-2], labels.shape[-1]))
     valid = labels != IGNORE
-    return full.permute(0, 2, 3, 1)[valid].softmax(1), labels[valid].long()
+    return LabelledPixels(full.permute(0, 2, 3, 1)[valid].softmax(1), labels[valid].long())
 
 
 def sum_over_images(logits: Tensor, loss: Callable[[Tensor, int], Tensor], used: list[bool]) -> Tensor:

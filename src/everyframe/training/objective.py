@@ -1,10 +1,9 @@
-"""What a batch costs: named, weighted terms, each a function (prediction, clip) -> scalar."""
+"""What a batch costs: named, weighted terms, each a function of an `Outcome`, (prediction, clip) -> scalar."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -14,17 +13,15 @@ from everyframe.frames import Clip
 from everyframe.losses import pixel
 from everyframe.losses.region import region_loss
 from everyframe.models.segmenter import Prediction
+from everyframe.training.outcome import Outcome, Term
 from everyframe.training.pixel_loss import Form, PixelLoss
-
-Term = Callable[[Prediction, Clip], Tensor]
-"""One part of the cost of a batch: scalar, differentiable, averaged over the batch (and over the processes)."""
 
 
 class Objective(nn.Module):
     """A weighted sum of named terms.
 
     A new loss is one more entry: a function, or an `nn.Module` where it owns parameters (they are then trained,
-    moved and saved with the rest). Terms that change over a run have an attribute `step` and are told it.
+    moved and saved with the rest). What several terms need they ask of the `Outcome`, which computes it once.
 
     Args:
         terms: name -> (weight, term). Terms of weight 0 are left out, but for those that learn from what they see
@@ -44,13 +41,10 @@ class Objective(nn.Module):
         Args:
             prediction: of the model.
             clip: the batch.
-            step: optimiser steps done before this one, for terms that change over a run; None: as it was.
+            step: optimiser steps done before this one, see `Outcome`.
         """
-        if step is not None:
-            for _, term in self.terms.values():
-                if hasattr(term, "step"):
-                    term.step = step
-        values = {name: term(prediction, clip) for name, (_, term) in self.terms.items()}
+        outcome = Outcome(prediction, clip, step)
+        values = {name: term(outcome) for name, (_, term) in self.terms.items()}
         total = torch.stack([weight * values[name] for name, (weight, _) in self.terms.items()]).sum()
         return {**values, "loss": total}
 
@@ -118,9 +112,9 @@ def pixel_objective(
         {
             "cross_entropy": (cross_entropy, QueryCrossEntropy(loss, mining)),
             "auxiliary": (auxiliary, AuxiliaryCrossEntropy(coarse)),
-            "dice": (dice, lambda prediction, clip: pixel.dice(*queries(prediction, clip))),
-            "lovasz": (lovasz, lambda prediction, clip: pixel.lovasz(*queries(prediction, clip))),
-            "region": (region, lambda prediction, clip: region_loss(*queries(prediction, clip))),
+            "dice": (dice, lambda outcome: pixel.dice_of(query_pixels(outcome))),
+            "lovasz": (lovasz, lambda outcome: pixel.lovasz_of(query_pixels(outcome))),
+            "region": (region, lambda outcome: region_loss(outcome.logits, outcome.labels)),
             "scales": (scales, ScaleCrossEntropy(loss)),
         }
     )
@@ -138,9 +132,9 @@ class QueryCrossEntropy:
     loss: PixelLoss = field(default_factory=PixelLoss)
     ohem: tuple[float, int] | None = None
 
-    def __call__(self, prediction: Prediction, clip: Clip) -> Tensor:
+    def __call__(self, outcome: Outcome) -> Tensor:
         """See `Term`."""
-        logits, labels = queries(prediction, clip)
+        logits, labels = outcome.logits, outcome.labels
         hard = None if self.ohem is None else pixel.ohem_weights(logits, labels, *self.ohem)
         return self.loss(logits, labels, hard)
 
@@ -154,11 +148,12 @@ class AuxiliaryCrossEntropy:
 
     loss: PixelLoss = field(default_factory=PixelLoss)
 
-    def __call__(self, prediction: Prediction, clip: Clip) -> Tensor:
+    def __call__(self, outcome: Outcome) -> Tensor:
         """See `Term`."""
-        if prediction.auxiliary is None:
-            return torch.zeros((), device=clip.labels.device)
-        return self.loss(prediction.auxiliary.flatten(0, 1), clip.labels.flatten(0, 1))
+        labels, auxiliary = outcome.clip.labels, outcome.prediction.auxiliary
+        if auxiliary is None:
+            return torch.zeros((), device=labels.device)
+        return self.loss(auxiliary.flatten(0, 1), labels.flatten(0, 1))
 
 
 @dataclass(frozen=True)
@@ -167,31 +162,13 @@ class ScaleCrossEntropy:
 
     loss: PixelLoss = field(default_factory=PixelLoss)
 
-    def __call__(self, prediction: Prediction, clip: Clip) -> Tensor:
+    def __call__(self, outcome: Outcome) -> Tensor:
         """See `Term`."""
-        labels = clip.query_labels.flatten(0, 1)
-        own = [logits for name, logits in prediction.outputs.items() if name.startswith("logits@")]
-        costs = [self.loss(logits.flatten(0, 1), labels) for logits in own]
-        return torch.stack(costs).sum() if costs else torch.zeros((), device=labels.device)
+        own = [logits for name, logits in outcome.prediction.outputs.items() if name.startswith("logits@")]
+        costs = [self.loss(logits.flatten(0, 1), outcome.labels) for logits in own]
+        return torch.stack(costs).sum() if costs else torch.zeros((), device=outcome.labels.device)
 
 
-def queries(prediction: Prediction, clip: Clip) -> tuple[Tensor, Tensor]:
-    """Return logits [B*Q, K, h, w] and labels [B*Q, H, W] of the query frames."""
-    return prediction.logits.flatten(0, 1), clip.query_labels.flatten(0, 1)
-
-
-def of_queries(x: Tensor, clip: Clip) -> Tensor:
-    """Pick the query frames of what `Prediction.features` holds for all frames: [B*T, ...] -> [B, Q, ...]."""
-    return x.unflatten(0, (-1, len(clip.roles)))[:, clip.queries]
-
-
-def query_pairs(images: Tensor, clip: Clip, name: str) -> list[tuple[Tensor, Tensor]]:
-    """Return (earlier, later) of consecutive query frames of [B, T, ...].
-
-    Raises:
-        InputError: clips of a single query.
-    """
-    frames = of_queries(images.flatten(0, 1), clip).unbind(1)
-    if len(frames) < 2:
-        raise InputError(f"objective.{name}: expected clips of two query frames or more, came 1; set data.queries: 2")
-    return list(pairwise(frames))
+def query_pixels(outcome: Outcome) -> pixel.LabelledPixels:
+    """Return the labelled pixels of the query frames, which Dice and Lovász losses share."""
+    return outcome.once(query_pixels, lambda: pixel.labelled_pixels(outcome.logits, outcome.labels))

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from everyframe.errors import InputError
-from everyframe.frames import IGNORE, Clip
+from everyframe.frames import IGNORE
 from everyframe.losses.boundary import at_edges, edge_loss, edge_map
 from everyframe.losses.inverse_form import TransformRegressor, inverse_distance
 from everyframe.losses.pixel import upsample
-from everyframe.models.segmenter import Prediction, Segmenter
+from everyframe.models.segmenter import Segmenter
 from everyframe.models.state import read_state
-from everyframe.training.objective import Term, of_queries, queries
+from everyframe.training.outcome import Outcome, Term
 from everyframe.training.pixel_loss import PixelLoss
 
 
@@ -84,24 +84,27 @@ class EdgeTerm(nn.Module):
         self.radius = radius
         self.detector = nn.Conv2d(channels, 1, 1)
 
-    def logits(self, prediction: Prediction, clip: Clip) -> Tensor:
+    def logits(self, outcome: Outcome) -> Tensor:
         """Return the query frames' logits of an edge, [B*Q, 1, H, W] at the size of the labels."""
-        embedding = prediction.features.embedding
+        return outcome.once((self, "logits"), lambda: self._detect(outcome))
+
+    def truth(self, outcome: Outcome) -> Tensor:
+        """Return the query frames' true edges, uint8 [B*Q, H, W]."""
+        return outcome.once((self, "truth"), lambda: edge_map(outcome.labels, self.radius))
+
+    def forward(self, outcome: Outcome) -> Tensor:
+        """See `everyframe.training.outcome.Term`."""
+        return edge_loss(self.logits(outcome), self.truth(outcome))
+
+    def _detect(self, outcome: Outcome) -> Tensor:
+        embedding = outcome.prediction.features.embedding
         if "pixels" not in embedding:  # other frames join before the head makes them
             raise InputError(
                 f"objective.edges: expected a model whose frames have their own pixels, came {', '.join(embedding)}; "
                 f"set model.temporal.at: pixels, or leave edges out"
             )
-        size = (clip.labels.shape[-2], clip.labels.shape[-1])
-        return upsample(self.detector(of_queries(embedding["pixels"], clip).flatten(0, 1)), size)
-
-    def truth(self, clip: Clip) -> Tensor:
-        """Return the query frames' true edges, uint8 [B*Q, H, W]."""
-        return edge_map(clip.query_labels.flatten(0, 1), self.radius)
-
-    def forward(self, prediction: Prediction, clip: Clip) -> Tensor:
-        """See `everyframe.training.objective.Term`."""
-        return edge_loss(self.logits(prediction, clip), self.truth(clip))
+        size = (outcome.labels.shape[-2], outcome.labels.shape[-1])
+        return upsample(self.detector(outcome.of_queries(embedding["pixels"]).flatten(0, 1)), size)
 
 
 @dataclass(frozen=True)
@@ -110,11 +113,10 @@ class EdgeAttention:
 
     detector: EdgeTerm
 
-    def __call__(self, prediction: Prediction, clip: Clip) -> Tensor:
+    def __call__(self, outcome: Outcome) -> Tensor:
         """See `Term`."""
-        logits, labels = queries(prediction, clip)
-        seen = self.detector.logits(prediction, clip).detach().sigmoid()
-        return PixelLoss()(logits, at_edges(labels, seen))
+        seen = self.detector.logits(outcome).detach().sigmoid()
+        return PixelLoss()(outcome.logits, at_edges(outcome.labels, seen))
 
 
 @dataclass(frozen=True)
@@ -128,9 +130,9 @@ class InverseFormTerm:
     detector: EdgeTerm
     regressor: list[TransformRegressor]
 
-    def __call__(self, prediction: Prediction, clip: Clip) -> Tensor:
+    def __call__(self, outcome: Outcome) -> Tensor:
         """See `Term`."""
-        logits, truth = self.detector.logits(prediction, clip), self.detector.truth(clip)[:, None]
+        logits, truth = self.detector.logits(outcome), self.detector.truth(outcome)[:, None]
         seen = torch.where(truth == IGNORE, 0.0, logits.sigmoid())
         labelled = (truth != IGNORE).flatten(1).any(1)
         if not labelled.any():

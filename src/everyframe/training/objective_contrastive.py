@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from everyframe.errors import InputError
-from everyframe.frames import Clip
 from everyframe.losses.contrastive import Positives, contrastive_loss
 from everyframe.losses.contrastive_cells import cell_labels, sample_anchors
 from everyframe.models.segmenter import Prediction, Segmenter
+from everyframe.training.outcome import Outcome
 
 Feature = str | int
 """Name in the head's embedding, or number of a backbone map (0 the finest, -1 the coarsest)."""
@@ -46,9 +46,6 @@ class ContrastiveTerm(nn.Module):
         jointly: the cells of all moving clips of a batch meet as if they were one clip. Then other clips' cells of its
             class attract a cell too, as "other frames".
         warmup: optimiser steps at the start of the run for which the loss is 0 (3000 to 5000 in ContrastiveSeg).
-
-    Attributes:
-        step: optimiser steps done, as `Objective` tells it.
 
     Raises:
         InputError: an option is out of range.
@@ -91,14 +88,15 @@ class ContrastiveTerm(nn.Module):
         self.scores = scores
         self.jointly = jointly
         self.warmup = warmup
-        self.step = 0
         self.projection: nn.Module = _projection(channels, projection) if projection else nn.Identity()
 
-    def forward(self, prediction: Prediction, clip: Clip) -> Tensor:
-        """See `everyframe.training.objective.Term`."""
+    def forward(self, outcome: Outcome) -> Tensor:
+        """See `everyframe.training.outcome.Term`."""
+        clip = outcome.clip
         batch, frames = clip.labels.shape[:2]
-        features = self.projection(self._chosen(prediction))
-        moving = [] if self.step < self.warmup else (~clip.still).nonzero().squeeze(1).tolist()
+        features = self.projection(self._chosen(outcome.prediction))
+        warming = outcome.step is not None and outcome.step < self.warmup
+        moving = [] if warming else (~clip.still).nonzero().squeeze(1).tolist()
         if not moving:
             # Every parameter gets a gradient all the same, so that processes stay in step.
             return 0 * features.sum()
@@ -106,7 +104,7 @@ class ContrastiveTerm(nn.Module):
         labels = cell_labels(clip.labels.flatten(0, 1), size, self.purity).unflatten(0, (batch, frames))
         features = features.unflatten(0, (batch, frames))
         if self.anchors:
-            own = self._predicted(prediction, clip, size)
+            own = self._predicted(outcome, size)
             drawn = [sample_anchors(labels[i], own[i], self.anchors, self.anchors_per_class) for i in moving]
         else:
             drawn = [labels[i] for i in moving]
@@ -130,33 +128,28 @@ class ContrastiveTerm(nn.Module):
         return chosen
 
     @torch.no_grad()
-    def _predicted(self, prediction: Prediction, clip: Clip, size: tuple[int, int]) -> Tensor:
+    def _predicted(self, outcome: Outcome, size: tuple[int, int]) -> Tensor:
         """The model's own labels of the cells, int64 [B, T, h, w]; -1 in frames that are no queries."""
+        clip, scores_of = outcome.clip, self.scores
         own = torch.full((*clip.labels.shape[:2], *size), -1, device=clip.labels.device)
-        if self.scores is not None:
-            scores = self.scores({name: x.flatten(0, 1) for name, x in prediction.outputs.items()})
+        if scores_of is not None:
+            outputs = {name: x.flatten(0, 1) for name, x in outcome.prediction.outputs.items()}
+            scores = outcome.once((ContrastiveTerm, scores_of), lambda: scores_of(outputs))  # all features ask for it
             winner = F.interpolate(scores.float(), size, mode="bilinear", align_corners=False).argmax(1)
             own[:, clip.queries] = winner.unflatten(0, (len(own), -1))
         return own
 
 
 class MeanOverFeatures(nn.Module):
-    """The mean of the contrastive losses of several features, each with a projection of its own.
-
-    Attributes:
-        step: optimiser steps done, as `Objective` tells it.
-    """
+    """The mean of the contrastive losses of several features, each with a projection of its own."""
 
     def __init__(self, terms: Sequence[ContrastiveTerm]) -> None:
         super().__init__()
         self.terms = nn.ModuleList(terms)
-        self.step = 0
 
-    def forward(self, prediction: Prediction, clip: Clip) -> Tensor:
-        """See `everyframe.training.objective.Term`."""
-        for term in self.terms:
-            term.step = self.step  # type: ignore[assignment]
-        return torch.stack([term(prediction, clip) for term in self.terms]).mean()
+    def forward(self, outcome: Outcome) -> Tensor:
+        """See `everyframe.training.outcome.Term`."""
+        return torch.stack([term(outcome) for term in self.terms]).mean()
 
 
 def contrastive_term(

@@ -2,44 +2,47 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from everyframe.frames import Clip
 from everyframe.losses.temporal import MultiFrameDistillation, knowledge_distillation, pair_distillation
 from everyframe.models.segmenter import Prediction, Segmenter
-from everyframe.training.objective import of_queries, query_pairs
+from everyframe.training.outcome import Outcome
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
 class DistillationTeacher:
     """A trained model, run once per batch for all the terms that ask it.
 
-    It is held in a list, so that it is no part of the objective's weights.
+    It is no module, so that the model is no part of the objective's weights.
     """
 
     model: Segmenter
-    _latest: list[tuple[Clip, Prediction]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.model.requires_grad_(False).eval()
 
-    @torch.no_grad()
-    def __call__(self, clip: Clip) -> Prediction:
-        """Return what the teacher makes of a clip."""
-        if not self._latest or self._latest[0][0] is not clip:
-            self.model.to(clip.images.device)
-            self._latest = [(clip, self.model(clip.images, clip.roles))]
-        return self._latest[0][1]
+    def __call__(self, outcome: Outcome) -> Prediction:
+        """Return what the teacher makes of the batch."""
+        return outcome.once(self, lambda: self._predict(outcome))
 
-    def pixels(self, prediction: Prediction, clip: Clip) -> tuple[list[Tensor], list[Tensor]]:
+    def pixels(self, outcome: Outcome) -> tuple[list[Tensor], list[Tensor]]:
         """Return the query frames' features of the student and of the teacher, each [B, D, h, w], at one size."""
-        wanted = of_queries(self(clip).features.embedding["pixels"], clip).unbind(1)
-        own = of_queries(prediction.features.embedding["pixels"], clip).unbind(1)
+        return outcome.once((self, "pixels"), lambda: self._pixels(outcome))
+
+    @torch.no_grad()
+    def _predict(self, outcome: Outcome) -> Prediction:
+        images = outcome.clip.images
+        prediction: Prediction = self.model.to(images.device)(images, outcome.clip.roles)
+        return prediction
+
+    def _pixels(self, outcome: Outcome) -> tuple[list[Tensor], list[Tensor]]:
+        wanted = outcome.of_queries(self(outcome).features.embedding["pixels"]).unbind(1)
+        own = outcome.of_queries(outcome.prediction.features.embedding["pixels"]).unbind(1)
         size = wanted[0].shape[-2:]
         if own[0].shape[-2:] != size:
             own = tuple(F.interpolate(x, size, mode="bilinear", align_corners=False) for x in own)
@@ -52,9 +55,9 @@ class LogitDistillation:
 
     teacher: DistillationTeacher
 
-    def __call__(self, prediction: Prediction, clip: Clip) -> Tensor:
+    def __call__(self, outcome: Outcome) -> Tensor:
         """See `Term`."""
-        return knowledge_distillation(prediction.logits.flatten(0, 1), self.teacher(clip).logits.flatten(0, 1))
+        return knowledge_distillation(outcome.logits, self.teacher(outcome).logits.flatten(0, 1))
 
 
 @dataclass(frozen=True)
@@ -63,10 +66,10 @@ class PairDistillation:
 
     teacher: DistillationTeacher
 
-    def __call__(self, prediction: Prediction, clip: Clip) -> Tensor:
+    def __call__(self, outcome: Outcome) -> Tensor:
         """See `Term`."""
-        query_pairs(clip.images, clip, "pair_distillation")
-        own, wanted = self.teacher.pixels(prediction, clip)
+        outcome.query_pairs("pair_distillation")
+        own, wanted = self.teacher.pixels(outcome)
         pairs = zip(pairwise(own), pairwise(wanted), strict=True)
         return torch.stack([pair_distillation(student, teacher) for student, teacher in pairs]).mean()
 
@@ -79,7 +82,7 @@ class SequenceDistillation(nn.Module):
         self.teacher = teacher
         self.compare = MultiFrameDistillation()
 
-    def forward(self, prediction: Prediction, clip: Clip) -> Tensor:
+    def forward(self, outcome: Outcome) -> Tensor:
         """See `Term`."""
-        query_pairs(clip.images, clip, "multi_frame_distillation")
-        return self.compare(*self.teacher.pixels(prediction, clip))
+        outcome.query_pairs("multi_frame_distillation")
+        return self.compare(*self.teacher.pixels(outcome))

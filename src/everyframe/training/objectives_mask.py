@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import get_args
 
 from torch import Tensor
@@ -11,8 +11,8 @@ from everyframe.errors import InputError
 from everyframe.frames import Clip
 from everyframe.losses.distributed import mean_over_processes
 from everyframe.losses.mask_set import MaskSetLoss, Support
-from everyframe.models.segmenter import Prediction
-from everyframe.training.objective import Objective, Term
+from everyframe.training.objective import Objective
+from everyframe.training.outcome import Outcome, Term
 
 
 @dataclass(frozen=True)
@@ -52,50 +52,35 @@ class MaskOptions(MaskSetLoss):
         return set_terms(self, {"class": self.classification, "mask": self.mask, "mask_dice": self.dice})
 
 
-@dataclass
-class SetLossOnce:
-    """The set loss, computed once per batch for the terms that are its parts.
-
-    Attributes:
-        loss: the set loss.
-        parts: those of its parts that are terms. The others are dropped: nobody would fetch them, and their graph, that
-            of the whole model, would live until the next step.
-    """
+@dataclass(frozen=True, eq=False)
+class QuerySetLoss:
+    """The set loss of the query frames of a batch, computed once for the terms that are its parts."""
 
     loss: MaskSetLoss
-    parts: frozenset[str] = frozenset({"class", "mask", "dice"})
-    _waiting: dict[str, Tensor] = field(default_factory=dict)
-    _of: list[Prediction] = field(default_factory=list)
 
-    def __call__(self, name: str, prediction: Prediction, clip: Clip) -> Tensor:
-        """Return one part. A part is handed out once, so that no graph outlives its step."""
-        if not self._of or self._of[0] is not prediction or name not in self._waiting:
-            self._waiting, self._of = self.compute(prediction, clip), [prediction]
-        value = self._waiting.pop(name)
-        if not self._waiting:
-            self._of = []
-        return value
+    def __call__(self, outcome: Outcome) -> dict[str, Tensor]:
+        """Return all parts, see `MaskSetLoss`."""
+        return outcome.once(self, lambda: self._compute(outcome))
 
-    def compute(self, prediction: Prediction, clip: Clip) -> dict[str, Tensor]:
-        """Return the parts that are terms, for the query frames of all clips."""
-        frames = clip.query_labels.shape[1]
-        outputs = {name: value.flatten(0, 1) for name, value in prediction.outputs.items()}
-        labels = clip.query_labels.flatten(0, 1)
-        supported = None if self.loss.support == "ignore" else _supported(clip).repeat_interleave(frames, 0)
-        losses = self.loss(**outputs, labels=labels, supported=supported, reduce=mean_over_processes)
-        return {name: loss for name, loss in losses.items() if name in self.parts}
+    def _compute(self, outcome: Outcome) -> dict[str, Tensor]:
+        frames = len(outcome.clip.queries)
+        outputs = {name: value.flatten(0, 1) for name, value in outcome.prediction.outputs.items()}
+        supported = None
+        if self.loss.support != "ignore":
+            supported = _supported(outcome.clip).repeat_interleave(frames, 0)
+        return self.loss(**outputs, labels=outcome.labels, supported=supported, reduce=mean_over_processes)
 
 
 @dataclass(frozen=True)
 class SetTerm:
     """One part of the set loss as a term."""
 
-    shared: SetLossOnce
+    shared: QuerySetLoss
     part: str
 
-    def __call__(self, prediction: Prediction, clip: Clip) -> Tensor:
+    def __call__(self, outcome: Outcome) -> Tensor:
         """See `Term`."""
-        return self.shared(self.part, prediction, clip)
+        return self.shared(outcome)[self.part]
 
 
 PARTS = {"class": "class", "mask": "mask", "mask_dice": "dice"}
@@ -104,7 +89,7 @@ PARTS = {"class": "class", "mask": "mask", "mask_dice": "dice"}
 
 def set_terms(loss: MaskSetLoss, weights: dict[str, float]) -> dict[str, tuple[float, Term]]:
     """Return the terms of a set loss by their names in `PARTS`, with these weights."""
-    shared = SetLossOnce(loss, frozenset(PARTS[name] for name, weight in weights.items() if weight))
+    shared = QuerySetLoss(loss)
     return {name: (weight, SetTerm(shared, PARTS[name])) for name, weight in weights.items()}
 
 

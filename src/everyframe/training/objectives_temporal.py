@@ -14,26 +14,18 @@ from torch.utils.checkpoint import checkpoint
 
 from everyframe.errors import InputError
 from everyframe.flow import Flow, batch_flow
-from everyframe.frames import Clip
 from everyframe.losses.contrastive import Positives
 from everyframe.losses.pixel import upsample
-from everyframe.losses.temporal import (
-    MaskForm,
-    motion_loss,
-    photometric_mask,
-)
+from everyframe.losses.temporal import MaskForm, motion_loss, photometric_mask
 from everyframe.models.checkpoint import load_segmenter
 from everyframe.models.ops.warp import warp
-from everyframe.models.segmenter import Prediction, Segmenter
+from everyframe.models.segmenter import Segmenter
 from everyframe.models.temporal.prototypes import CategoryPrototypes
 from everyframe.models.temporal.ssltm import SSLTM
 from everyframe.training.objective import (
     AuxiliaryCrossEntropy,
     Objective,
-    Term,
-    of_queries,
     pixel_objective,
-    query_pairs,
 )
 from everyframe.training.objective_boundary import EdgeOptions
 from everyframe.training.objective_contrastive import contrastive_term
@@ -44,6 +36,7 @@ from everyframe.training.objective_distillation import (
     SequenceDistillation,
 )
 from everyframe.training.objectives_mask import MaskOptions
+from everyframe.training.outcome import Outcome, Term
 
 
 def video_objective(
@@ -173,10 +166,10 @@ class PrototypeLoss:
     prototypes: CategoryPrototypes
     key: str = "pixels"
 
-    def __call__(self, prediction: Prediction, clip: Clip) -> Tensor:
+    def __call__(self, outcome: Outcome) -> Tensor:
         """See `Term`; the prototypes move (by "ema") or are made to (by "mse")."""
-        pixels = of_queries(prediction.features.embedding[self.key], clip)
-        return self.prototypes.observe(pixels.flatten(0, 1), clip.query_labels.flatten(0, 1))
+        pixels = outcome.of_queries(outcome.prediction.features.embedding[self.key])
+        return self.prototypes.observe(pixels.flatten(0, 1), outcome.labels)
 
 
 @dataclass(frozen=True)
@@ -193,23 +186,28 @@ class MotionLoss:
     mask: MaskForm = "absolute"
     flow: str | Flow = "dis"
 
-    def __call__(self, prediction: Prediction, clip: Clip) -> Tensor:
+    def __call__(self, outcome: Outcome) -> Tensor:
         """See `Term`."""
-        images, logits = query_pairs(clip.images, clip, "motion"), prediction.logits.unbind(1)
+        images, logits = outcome.query_pairs("motion"), outcome.prediction.logits.unbind(1)
         losses = [
-            # At the size of the frames logits are large: they are computed anew in the backward pass.
-            checkpoint(self.between, now, before, now_image, before_image, use_reentrant=False)
+            # At the size of the frames logits are large: they are computed anew in the backward pass; the flow is not.
+            checkpoint(_along, now, before, *self.motion(now_image, before_image), use_reentrant=False)
             for (before, now), (before_image, now_image) in zip(pairwise(logits), images, strict=True)
         ]
         return torch.stack(losses).mean()
 
-    def between(self, now: Tensor, before: Tensor, now_image: Tensor, before_image: Tensor) -> Tensor:
-        """Return the loss of logits [B, K, h, w] of two frames, uint8 [B, 3, H, W]."""
-        size = (now_image.shape[-2], now_image.shape[-1])
-        flow = batch_flow(self.flow, now_image, before_image)
-        a, b = ((image - self.model.mean) / self.model.std for image in (now_image, before_image))
-        mask = photometric_mask(a, warp(b, flow), self.mask)
-        return motion_loss(upsample(now, size), warp(upsample(before, size), flow), mask)
+    @torch.no_grad()
+    def motion(self, now: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the flow [B, 2, H, W] from frames to those before, uint8 [B, 3, H, W], and how far to believe it."""
+        flow = batch_flow(self.flow, now, before)
+        a, b = ((image - self.model.mean) / self.model.std for image in (now, before))
+        return flow, photometric_mask(a, warp(b, flow), self.mask)
+
+
+def _along(now: Tensor, before: Tensor, flow: Tensor, mask: Tensor) -> Tensor:
+    """Return the motion loss of logits [B, K, h, w] of two frames, for `MotionLoss.motion`."""
+    size = (flow.shape[-2], flow.shape[-1])
+    return motion_loss(upsample(now, size), warp(upsample(before, size), flow), mask)
 
 
 def _fitting_teacher(model: Segmenter, name: str) -> Segmenter:
