@@ -3,12 +3,50 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from everyframe.errors import InputError
 from everyframe.models.state import first_line
+
+ANSWERS_WITHIN = 5.0
+"""Seconds in which the hub must answer; else only what lies in the local cache is taken."""
+
+
+@contextmanager
+def no_long_wait() -> Iterator[None]:
+    """Within, the hub's library fails at once, or takes what lies in the cache, where the hub does not answer.
+
+    By itself it tries each file again and again, for half a minute.
+    """
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = before or not _answers()
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def _answers() -> bool:
+    from huggingface_hub import constants
+    from huggingface_hub.utils import get_session
+
+    try:
+        get_session().head(constants.ENDPOINT, timeout=ANSWERS_WITHIN)
+    except Exception:  # of the library's HTTP client, which differs from version to version
+        return False
+    return True
+
+
+def cache_folder() -> str:
+    """Return the folder in which the hub's library keeps what was downloaded; HF_HOME moves it."""
+    from huggingface_hub import constants
+
+    return str(constants.HF_HUB_CACHE)
 
 
 def download(repo: str, files: Sequence[str]) -> Path:
@@ -34,7 +72,8 @@ def download(repo: str, files: Sequence[str]) -> Path:
     )
 
     try:
-        return Path(snapshot_download(repo_id, revision=revision or None, allow_patterns=list(files)))
+        with no_long_wait():
+            return Path(snapshot_download(repo_id, revision=revision or None, allow_patterns=list(files)))
     except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
         raise InputError(
             f"{repo}: found neither such a folder here nor such a model on the hub ({first_line(error)}); check the "

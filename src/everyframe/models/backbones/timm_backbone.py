@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from everyframe.errors import InputError
 from everyframe.models.ops.padding import crop_maps, pad_frame
+from everyframe.models.pretrained import pretrained_model
 
 
 class TimmBackbone(nn.Module):
@@ -53,9 +54,8 @@ class TimmBackbone(nn.Module):
         strides, any_size = _probe(name, options)
         if out_indices is None:
             out_indices = [i for i, stride in enumerate(strides) if stride >= 4]
-        self.model: Any = timm.create_model(
-            name, pretrained=pretrained, features_only=True, out_indices=tuple(out_indices), **options
-        )
+        make = pretrained_model if pretrained else timm.create_model
+        self.model: Any = make(name, features_only=True, out_indices=tuple(out_indices), **options)
         self.channels = tuple(self.model.feature_info.channels())
         self.strides = tuple(self.model.feature_info.reduction())
         self.channels_last = _channels_last(self.model)

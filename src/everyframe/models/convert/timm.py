@@ -11,7 +11,8 @@ from everyframe.models.backbones.hrnet import HRNet
 from everyframe.models.backbones.resnet import ResNet
 from everyframe.models.backbones.swin import SwinTransformer
 from everyframe.models.convert.keys import Rule, Table, convert, left_out
-from everyframe.models.state import State, first_line, load_state
+from everyframe.models.pretrained import pretrained_model
+from everyframe.models.state import State, load_state
 
 PRETRAINING = "top of the classifier that was pretrained"
 
@@ -158,12 +159,4 @@ def download(name: str) -> dict[str, Tensor]:
     Raises:
         InputError: they cannot be had.
     """
-    import timm
-
-    try:
-        return timm.create_model(name, pretrained=True).state_dict()
-    except (OSError, RuntimeError) as error:
-        raise InputError(
-            f"pretrained weights {name!r} cannot be downloaded ({first_line(error)}); check the network, or "
-            f"leave `pretrained` out to train from nothing"
-        ) from None
+    return pretrained_model(name).state_dict()
