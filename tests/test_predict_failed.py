@@ -8,6 +8,7 @@ import pytest
 from inference.predictors import Remember, video
 from prediction_jobs import pictures
 
+from everyframe.frames import Frame
 from everyframe.io.sources import ArraySource
 from everyframe.predict import predict
 
@@ -51,3 +52,14 @@ def test_a_video_that_breaks_now_does_not_keep_half_of_its_earlier_results(tmp_p
     assert names(out) == sorted([*JOB_FILES, "street.areas.csv"]), (
         "what is not asked for now would describe other frames"
     )
+
+
+def test_frames_that_change_their_size_are_named_in_the_summary(tmp_path: Path) -> None:
+    clip = [*video(2), *video(2, (20, 30))[:1], *video(4)[3:]]
+    clip = [Frame(frame.image, i, i / 15, f"shot_{i}") for i, frame in enumerate(clip)]
+    summary = predict(Remember(), ArraySource(clip, "street"), tmp_path / "out")
+    assert summary.notes == [
+        "street: the size of the frames changes at frame shot_2 (48x32 to 30x20), and at 1 more; a model with a "
+        "memory begins anew there, and the overlay video keeps the first size"
+    ]
+    assert predict(Remember(), ArraySource(video(2), "same"), tmp_path / "out").notes == []

@@ -142,9 +142,9 @@ class ClipDataset(Dataset[Clip]):
         frames = dict(zip(unique, read_frames(video, unique), strict=True))
         sizes = {frame.size for frame in frames.values()}
         if len(sizes) != 1:
+            came = ", ".join(f"{frame.size[1]}x{frame.size[0]} of frame {frame.name}" for frame in frames.values())
             raise InputError(
-                f"{video.name}: expected frames of one size in a video, came (height, width) {sorted(sizes)}; "
-                f"make one video of each size"
+                f"{video.name}: expected frames of one size in a video, came {came}; make one video of each size"
             )
         size = sizes.pop()
         maps = {

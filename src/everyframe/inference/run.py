@@ -30,6 +30,33 @@ class _CannotReadBackError(Exception):
     """A frame that an earlier run finished cannot be read."""
 
 
+class SizeChanges:
+    """At which frames of a video the size changes: a temporal model begins anew there, and an overlay is scaled."""
+
+    def __init__(self) -> None:
+        self._size: tuple[int, int] | None = None
+        self._first = ""
+        self._count = 0
+
+    def see(self, frame: Frame) -> None:
+        """Take the next frame."""
+        if self._size not in {None, frame.size}:
+            (height, width), (new_height, new_width) = self._size or (0, 0), frame.size
+            self._first = self._first or f"frame {frame.name} ({width}x{height} to {new_width}x{new_height})"
+            self._count += 1
+        self._size = frame.size
+
+    def notes(self, video: str) -> list[str]:
+        """Return a note where there are any."""
+        if not self._count:
+            return []
+        more = f", and at {self._count - 1} more" if self._count > 1 else ""
+        return [
+            f"{video}: the size of the frames changes at {self._first}{more}; a model with a memory begins anew there, "
+            f"and the overlay video keeps the first size"
+        ]
+
+
 @dataclass
 class Run:
     """Labels videos one after the other with one stream and one record.
@@ -72,6 +99,7 @@ class Run:
         writers, watch = self.writers(video), Stopwatch()
         can_resume = any(isinstance(writer, LabelWriter) for writer in writers)
         result.frames = result.labelled_now = 0
+        sizes = SizeChanges()
 
         def write(task: Callable[[], None]) -> None:
             with watch.measure("write"):
@@ -79,6 +107,7 @@ class Run:
 
         with ExitStack() as stack:
             stack.callback(self.job.add_stages, watch)
+            stack.callback(lambda: self.job.summary.notes.extend(sizes.notes(result.name)))
             for writer in writers:
                 stack.enter_context(writer)
             frames = stack.enter_context(ReadAhead(watch.iterate(video, "decode")))
@@ -97,6 +126,7 @@ class Run:
                     self.on_frame(result.name, count, video.length)
 
             for come, frame in enumerate(watch.iterate(frames, "wait for frames"), 1):
+                sizes.see(frame)
                 if come <= done:
                     put(_read_back(frame, writers), new=False)
                 elif come <= held:

@@ -119,7 +119,7 @@ def _numbered(path: Path) -> list[str]:
 
 
 def _video(folder: Path) -> VideoRef:
-    frames = list_frames(folder / "origin")
+    frames = list_frames(folder / "origin", natural=True)
     if not frames:
         found(
             "error", "no frames in this folder", "copy the video again or remove it from the list", [folder / "origin"]
