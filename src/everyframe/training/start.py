@@ -11,6 +11,7 @@ import torch
 import yaml
 
 from everyframe.data.datamodule import ClipDataModule
+from everyframe.data.first_look import look_at_masks
 from everyframe.errors import InputError, writing
 from everyframe.files import write_whole
 from everyframe.inference.views import check_run
@@ -62,6 +63,7 @@ def start(config: Config, resume: str | None = None) -> Run:
     if checkpoint is not None:
         _check_same_model(folder, checkpoint, model)
     if is_first_process():
+        looked = look_at_masks(data.val_videos, data.label_space)
         changed = _changed(folder, config) if checkpoint is not None else ""
         with writing(folder.root):
             _write_config(folder, config)
@@ -70,7 +72,7 @@ def start(config: Config, resume: str | None = None) -> Run:
         print(_summary(config, data, model), file=sys.stderr)
         if begun is not None:
             print(f"starts from {config['init']}: {begun.describe()}", file=sys.stderr)
-        for line in filter(None, (changed, _nothing_to_do(checkpoint, config["steps"]))):
+        for line in filter(None, (looked, changed, _nothing_to_do(checkpoint, config["steps"]))):
             print(line, file=sys.stderr)
     return train(
         model,
