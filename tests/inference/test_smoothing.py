@@ -11,11 +11,13 @@ from inference.predictors import Remember, video
 from numpy.typing import NDArray
 from torch import Tensor
 
+from everyframe.data.synthetic import SyntheticVideos
 from everyframe.errors import InputError
-from everyframe.flow import FlowPair
+from everyframe.flow import DISFlow, FlowPair
 from everyframe.inference.smoothing import FlowSmoothing
 from everyframe.inference.state_file import snapshot
 from everyframe.labels import LabelSpace
+from everyframe.metrics.flow import visible
 
 H, W, K = 6, 9, 3
 ALPHA = 0.4
@@ -146,6 +148,19 @@ def test_a_new_scene_starts_anew() -> None:
     np.testing.assert_allclose(np.stack(got), alone, atol=1e-6)
     got = run(FlowSmoothing(Listed(logits), ALPHA, flow, min_visible=0.1), numbered(3))
     assert np.abs(got[1] - alone[1])[:, 0].max() > 0.05
+
+
+def test_a_cut_to_another_scene_starts_anew() -> None:
+    """By the pictures: between soft blobs, flow finds more than a fifth of the pixels again, whatever they show."""
+    scenes = SyntheticVideos(5, frames=4, size=(48, 64))
+    first, second = ([frame.image[None] for frame in scenes[i]] for i in (1, 0))
+    assert visible(DISFlow().between(second[0][0], first[-1][0])).mean() > 0.2
+    logits = torch.randn(8, K, 48, 64)
+    fresh = run(FlowSmoothing(Listed(logits[4:]), ALPHA), second)
+    got = run(FlowSmoothing(Listed(logits), ALPHA), [*first, *second])[4:]
+    np.testing.assert_allclose(np.stack(got), np.stack(fresh), atol=1e-6)
+    crossed = run(FlowSmoothing(Listed(logits), ALPHA, cut_threshold=2), [*first, *second])[4]
+    assert np.abs(crossed - fresh[0]).max() > 0.05
 
 
 def test_cells_take_the_share_of_their_pixels_and_moves_in_cells() -> None:

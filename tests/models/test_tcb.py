@@ -13,7 +13,7 @@ from everyframe.models.heads.ocr import OCRHead, gather_regions
 from everyframe.models.heads.psp import PSPHead
 from everyframe.models.temporal.base import Features
 from everyframe.models.temporal.ring import Ring
-from everyframe.models.temporal.tcb import PyramidBlending, RegionBlending
+from everyframe.models.temporal.tcb import Bank, PyramidBlending, RegionBlending
 from everyframe.models.zoo import create_model
 
 CHANNELS, STRIDES, K = (6, 8), (4, 8), 3
@@ -86,7 +86,9 @@ def remember(memory: str, frames: int, steps: list[list[float]]) -> list[list[fl
     bank, used = None, []
     for step in steps:
         sets, bank = temporal.remember(bank, labelled_sets(*step), torch.tensor([False]))
-        used.append(sets.flatten().tolist())
+        assert sets.of_scene.all()
+        assert sets.mean().item() == pytest.approx(sets.sets.mean().item())
+        used.append(sets.sets.flatten().tolist())
     return used
 
 
@@ -120,12 +122,31 @@ def test_vspw_memory_is_what_the_code_does() -> None:
 
 def test_a_new_scene_forgets() -> None:
     head = OCRHead(CHANNELS, STRIDES, K, width=8, key_width=4)
-    temporal = RegionBlending(head, memory="fifo", memory_frames=4)
-    bank = torch.cat([labelled_sets(1.0, 2.0, 3.0)] * 2)
-    step = torch.cat([labelled_sets(7.0, 7.0)] * 2)
-    sets, _ = temporal.remember(bank, step, torch.tensor([True, False]))
-    assert sets[0].flatten().tolist() == [7, 7, 7, 7]
-    assert sets[1].flatten().tolist() == [2, 3, 7, 7]
+    temporal = RegionBlending(head, memory="fifo", memory_frames=5)
+    bank = Bank.new(torch.cat([labelled_sets(1.0, 2.0, 3.0)] * 2))
+    for step, cut, means in (
+        ((7.0, 7.0), (True, False), (7.0, (1 + 2 + 3 + 7 + 7) / 5)),
+        ((7.0, 8.0), (False, False), ((7 + 7 + 7 + 8) / 4, (3 + 7 + 7 + 7 + 8) / 5)),
+        ((7.0, 9.0), (False, False), ((7 + 7 + 8 + 7 + 9) / 5, (7 + 7 + 8 + 7 + 9) / 5)),
+    ):
+        used, bank = temporal.remember(bank, torch.cat([labelled_sets(*step)] * 2), torch.tensor(cut))
+        assert used.mean().flatten().tolist() == pytest.approx(means)
+
+
+@pytest.mark.parametrize(("memory", "frames"), [("fifo", 20), ("fifo", 3), ("vspw_compat", 8), ("vspw_compat", 2)])
+def test_after_a_cut_a_memory_of_any_length_is_that_of_a_new_video(memory: str, frames: int) -> None:
+    head = OCRHead(CHANNELS, STRIDES, K, width=8, key_width=4)
+    temporal = RegionBlending(head, memory=memory, memory_frames=frames)
+    later = [[5.0, 5.0], [5.0, 6.0], [6.0, 7.0], [7.0, 8.0]]
+    means = []
+    for before in ([], [[1.0, 1.0], [1.0, 2.0], [2.0, 3.0]]):
+        bank, got = None, []
+        for i, step in enumerate([*before, *later]):
+            cut = torch.tensor([bool(before) and i == len(before)])
+            used, bank = temporal.remember(bank, labelled_sets(*step), cut)
+            got.append(used.mean().item())
+        means.append(got[len(before) :])
+    assert means[0] == pytest.approx(means[1])
 
 
 def test_stream_keeps_nine_frames_and_the_bank() -> None:
@@ -137,7 +158,7 @@ def test_stream_keeps_nine_frames_and_the_bank() -> None:
             _, state = model.step(frame, state)
     assert isinstance(state.ring, Ring)
     assert state.ring.frames.shape[:2] == (1, 9)
-    assert state.bank.shape[:2] == (1, 8)
+    assert state.bank.sets.shape[:2] == state.bank.of_scene.shape == (1, 8)
 
 
 def test_regions_of_one_frame_are_those_of_ocrnet() -> None:

@@ -7,19 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from moving_scenes import SIZE, build, changes, close, labels, logits_of, of_training, run, video
+from torch import Tensor
 
-from everyframe.frames import Role
-from everyframe.labels import LabelSpace
-from everyframe.models.heads.mask_transformer import MaskTransformerHead
 from everyframe.models.segmenter import Segmenter
-from everyframe.models.temporal.base import Features, map_tensors, state_bytes
-from everyframe.models.temporal.gru import ConvGRU
+from everyframe.models.temporal.base import map_tensors, state_bytes
 from everyframe.models.temporal.ssltm import SSLTM
-from everyframe.models.zoo import SEVERAL_SCALES, SYSTEMS, create_model
-
-SPACE = LabelSpace(("a", "b", "c"))
-SIZE = (45, 62)
+from everyframe.models.zoo import SEVERAL_SCALES, SYSTEMS
 
 # Heads differ little under one temporal module: all of them alone, two with the rest, Mask2Former with SSLTM.
 TRIED = [
@@ -31,38 +25,7 @@ TRIED = [
 ]
 
 
-def build(system: str) -> Segmenter:
-    model = create_model(f"{system}-tiny", SPACE, backbone={"width": 8, "stem_width": 8})
-    with torch.no_grad():  # factors that start at 0 would hide what they let through
-        for p in model.temporal.parameters():
-            p.add_(torch.randn_like(p) * 0.05)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = None  # average of all batches: one is enough to bring features to scale
-    with torch.no_grad():
-        features = model.train()(video(2, batch=2)).features
-        if isinstance(model.temporal, SSLTM):
-            model.temporal.prototypes.observe(features.embedding[model.temporal.site.key], labels(4))
-    # Segmenter's last norm magnifies the rounding of cells where all classes are alike.
-    return model.eval().double() if isinstance(model.head, MaskTransformerHead) else model.eval()
-
-
-def labels(frames: int) -> Tensor:
-    return torch.randint(0, 3, (frames, *SIZE), dtype=torch.uint8)
-
-
-def video(frames: int, batch: int = 1, size: tuple[int, int] = SIZE) -> Tensor:
-    return torch.randint(0, 256, (batch, frames, 3, *size), dtype=torch.uint8)
-
-
-def run(model: Segmenter, clip: Tensor) -> tuple[Tensor, Any]:
-    """Fold `step` over a clip [B, T, 3, H, W]: logits [B, T, K, h, w] and the last state."""
-    state, logits = None, []
-    with torch.no_grad():
-        for frame in clip.unbind(1):
-            out, state = model.step(frame, state)
-            logits.append(out)
-    return torch.stack(logits, 1), state
+WITH_MEMORY = [name for name in TRIED if SYSTEMS[name][1]]
 
 
 @pytest.fixture(params=TRIED)
@@ -70,16 +33,23 @@ def model(request: pytest.FixtureRequest) -> Segmenter:
     return build(request.param)
 
 
-def logits_of(model: Segmenter, clip: Tensor, roles: tuple[Role, ...] | None = None) -> Tensor:
-    """Class logits of the query frames, [B, Q, K, h, w], whatever the head predicts."""
-    outputs = model(clip, roles).outputs
-    flat = model.head.semantic({name: x.flatten(0, 1) for name, x in outputs.items()})
-    return flat.unflatten(0, (len(clip), -1))
+@pytest.fixture(params=WITH_MEMORY)
+def remembering(request: pytest.FixtureRequest) -> Segmenter:
+    return build(request.param)
 
 
-def close(got: Tensor, want: Tensor) -> None:
-    assert want.abs().max() > 1e-3
-    torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
+def test_the_videos_of_these_tests_are_single_scenes(remembering: Segmenter) -> None:
+    """Memories end at scene cuts: in noise nothing of them would be tested."""
+    one, other = video(6), video(6)
+    assert changes(remembering, one).max() < 0.2
+    assert changes(remembering, torch.cat([one[:, -1:], other[:, :1]], 1)).min() > 0.4
+
+
+def test_memory_counts(remembering: Segmenter) -> None:
+    clip = video(4)
+    with torch.no_grad():
+        alone = remembering.step(clip[:, 3])[0]
+    assert (run(remembering, clip)[0][:, 3] - alone).abs().max() > 1e-3
 
 
 def test_clip_equals_folded_steps(model: Segmenter) -> None:
@@ -92,17 +62,40 @@ def test_clip_equals_folded_steps(model: Segmenter) -> None:
 
 def test_a_training_clip_equals_the_stream_at_its_query(model: Segmenter) -> None:
     """The clip holds the frames that the stream looks back at: the first one and those at the module's offsets."""
-    temporal = model.temporal
-    if getattr(temporal, "memory", "none") != "none":
+    if getattr(model.temporal, "memory", "none") != "none":
         pytest.skip("remembers more than a training clip holds")
-    now = max((-offset for offset in temporal.adjacent), default=0)
-    moving = video(1)[:, :1].float()
-    clip = torch.cat([(moving + 6 * t).clamp(0, 255).to(torch.uint8) for t in range(now + 1)], 1)  # one slow scene
-    indices = [*([0] if temporal.reference else []), *(now + offset for offset in temporal.adjacent), now]
-    roles = (Role.REFERENCE,) * temporal.reference + (Role.ADJACENT,) * len(temporal.adjacent) + (Role.QUERY,)
-    with torch.no_grad():
-        got = logits_of(model, clip[:, indices], roles)
-    close(got[:, 0], run(model, clip)[0][:, now])
+    now = max((-offset for offset in model.temporal.adjacent), default=0)
+    clip = video(now + 1)
+    close(of_training(model, clip, now), run(model, clip)[0][:, now])
+
+
+def test_after_a_scene_cut_a_stream_is_a_fresh_one(remembering: Segmenter) -> None:
+    """Frame by frame, until every memory is full again; and it is the cut that does it."""
+    scene = video(13)
+    want = run(remembering, scene)[0]
+    state = run(remembering, video(4))[1]
+    close(run(remembering, scene, state)[0], want)
+    remembering.temporal.cut_threshold = 2.0
+    assert (run(remembering, scene, state)[0][:, 0] - want[:, 0]).abs().max() > 1e-3
+
+
+def test_a_scene_cut_in_one_stream_leaves_the_other_alone(remembering: Segmenter) -> None:
+    steady, scene = video(8), video(4)
+    cut = torch.cat([video(4), scene], 1)
+    got = run(remembering, torch.cat([cut, steady]))[0][:, 4:]
+    close(got, torch.cat([run(remembering, scene)[0], run(remembering, steady)[0][:, 4:]]))
+
+
+def test_a_training_clip_equals_the_stream_after_a_cut(remembering: Segmenter) -> None:
+    """The reference is the new scene's first frame, and the nearest frame of the scene stands in for missing ones."""
+    if getattr(remembering.temporal, "memory", "none") != "none":
+        pytest.skip("remembers more than a training clip holds")
+    reach = max(-offset for offset in remembering.temporal.adjacent)
+    scene = video(reach + 1)
+    stream = run(remembering, torch.cat([video(3), scene], 1))[0][:, 3:]
+    # A recurrent module sees a frame once that a clip at the start of a scene holds twice.
+    for now in (0, 2, reach) if remembering.temporal.windowed else (reach,):
+        close(of_training(remembering, scene, now), stream[:, now])
 
 
 def test_two_interleaved_streams_equal_two_separate_ones(model: Segmenter) -> None:
@@ -178,56 +171,3 @@ def test_gradient_reaches_every_parameter(model: Segmenter) -> None:
     assert [name for name, p in model.named_parameters() if p.grad is None] == []
     lost = [name for name, p in model.temporal.named_parameters() if not p.grad.abs().sum() > 0]
     assert not lost, lost
-
-
-# -- the convolutional GRU --------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("head", ["fcn", "psp", "ocr"])
-def test_untrained_gru_leaves_the_model_nearly_as_it_was(head: str) -> None:
-    model = build(f"{head}-gru")
-    with torch.no_grad():
-        features = model.encode(video(1)[0])
-        pixels = features.embedding["pixels"]
-        changed = model.temporal(features, None, model.head)[0]["pixels"]
-    assert 0 < (changed - pixels).square().mean().sqrt() < 0.1 * pixels.square().mean().sqrt()
-
-
-def test_gru_update_by_its_equations() -> None:
-    gru = ConvGRU(2, hidden=1, kernel_size=1)
-    with torch.no_grad():
-        gru.gates.weight.copy_(torch.tensor([[1.0, 2.0], [0.5, -1.0]])[..., None, None])  # rows: update, reset
-        gru.gates.bias.zero_()
-        gru.candidate.weight.copy_(torch.tensor([[1.0, 3.0]])[..., None, None])
-        gru.candidate.bias.zero_()
-        got = gru.update(torch.full((1, 1, 1, 1), 0.3), torch.full((1, 1, 1, 1), -0.2))
-    x, h = torch.tensor(0.3), torch.tensor(-0.2)
-    z, r = torch.sigmoid(x + 2 * h), torch.sigmoid(0.5 * x - h)
-    want = (1 - z) * h + z * torch.tanh(x + 3 * r * h)
-    torch.testing.assert_close(got.squeeze(), want)
-
-
-def test_gru_starts_anew_when_the_frame_size_changes() -> None:
-    model = build("fcn-gru")
-    _, state = run(model, video(2, size=(40, 40)))
-    frame = video(1)[:, 0]
-    with torch.no_grad():
-        assert torch.equal(model.step(frame, state)[0], model.step(frame)[0])
-
-
-def test_gru_learns_what_a_single_frame_cannot_show() -> None:
-    """Frame 0 shows the class as a sign; frame 2 is blank and must be classified by memory alone."""
-    gru, classify = ConvGRU(4, hidden=8), nn.Conv2d(4, 2, 1)
-    optimiser = torch.optim.Adam([*gru.parameters(), *classify.parameters()], lr=3e-2)
-    head = nn.Identity()
-    for _ in range(60):
-        label = torch.randint(0, 2, (8, 5, 5))
-        shown = torch.randn(8, 4, 5, 5) * 0.1 + (2.0 * label - 1)[:, None]
-        memory = None
-        for pixels in (shown, torch.randn(8, 4, 5, 5) * 0.1, torch.randn(8, 4, 5, 5) * 0.1):
-            embedding, memory = gru(Features((), {"pixels": pixels}), memory, head)
-        logits = classify(embedding["pixels"])
-        optimiser.zero_grad()
-        nn.functional.cross_entropy(logits, label).backward()
-        optimiser.step()
-    assert (logits.argmax(1) == label).float().mean() > 0.95

@@ -14,6 +14,7 @@ from everyframe.inference.predictor import Predictor, State, Wrapper, child_stat
 from everyframe.inference.scores import ScoreNorm, as_logits, check_norm, normalized, resized
 from everyframe.metrics.flow import visible
 from everyframe.models.ops.warp import resize_flow, warp
+from everyframe.models.temporal.ring import scene_change, scene_signature
 
 
 class Smoothed(NamedTuple):
@@ -38,8 +39,9 @@ class FlowSmoothing(Wrapper):
     m is 1 where a pixel of frame t is found again in frame t-1, and 0 where it is not: out of the picture, or going
     there and back does not return near to it (`everyframe.metrics.flow.visible`: |f + b|^2 < 0.01 (|f|^2 + |b|^2) +
     0.5). There P_t stays what it is. At the logits' resolution m is the share of such pixels in a cell. Where hardly
-    anything is found again a new scene begins. The recursion remembers about 1 / (1 - alpha) frames and costs one map
-    of scores. Post-processing that the VSPW 2023 winner tried; whether it helps is for `evaluate` to say.
+    anything is found again, or the pictures differ as those of two scenes do, a new scene begins. The recursion
+    remembers about 1 / (1 - alpha) frames and costs one map of scores. Post-processing that the VSPW 2023 winner tried;
+    whether it helps is for `evaluate` to say.
 
     Args:
         predictor: what to run. The outermost place is the cheap one: one flow a frame.
@@ -49,6 +51,8 @@ class FlowSmoothing(Wrapper):
         min_visible: share of the pixels of a frame that must be found again, else a new scene begins.
         score_norm: what is mixed, see `ScoreNorm`.
         full_resolution: mix at the frame's resolution instead of the logits', at K x H x W floats.
+        cut_threshold: see `everyframe.models.temporal.ring.scene_change`, here of the frames themselves; 2 never finds
+            a cut. (Between pictures of little texture flow finds much again, whatever they show.)
 
     Raises:
         InputError: alpha out of range, or no such flow.
@@ -62,6 +66,7 @@ class FlowSmoothing(Wrapper):
         min_visible: float = 0.2,
         score_norm: ScoreNorm = "softmax",
         full_resolution: bool = False,
+        cut_threshold: float = 0.3,
     ) -> None:
         super().__init__(predictor)
         check_norm(score_norm)
@@ -72,6 +77,7 @@ class FlowSmoothing(Wrapper):
         self.min_visible = min_visible
         self.score_norm: ScoreNorm = score_norm
         self.full_resolution = full_resolution
+        self.cut_threshold = cut_threshold
         open_flow(flow)  # an unknown name is refused here
         self._flow: Flow | None = None
 
@@ -98,11 +104,12 @@ class FlowSmoothing(Wrapper):
         """Move the scores [B, K, h, w] of `before` to the grid of `now`, and return m [B, 1, h, w] beside them."""
         self._flow = self._flow or open_flow(self.flow, now.device)
         flows, masks = [], []
-        for image, earlier in zip(now.cpu(), before.cpu(), strict=True):
+        cuts = scene_change(scene_signature(before), scene_signature(now)) > self.cut_threshold
+        for image, earlier, cut in zip(now.cpu(), before.cpu(), cuts.tolist(), strict=True):
             pair = self._flow.between(image, earlier)
             mask = torch.from_numpy(visible(pair)).float()
             flows.append(torch.from_numpy(pair.forward))
-            masks.append(mask if mask.mean() >= self.min_visible else torch.zeros_like(mask))
+            masks.append(torch.zeros_like(mask) if cut or mask.mean() < self.min_visible else mask)
         size = (past.shape[-2], past.shape[-1])
         flow = resize_flow(torch.stack(flows).to(past.device), size)
         weight = F.adaptive_avg_pool2d(torch.stack(masks)[:, None].to(past.device), size)
@@ -113,5 +120,5 @@ class FlowSmoothing(Wrapper):
         flow = self.flow if isinstance(self.flow, str) else type(self.flow).__name__
         return (
             f"alpha={self.alpha}, flow={flow!r}, min_visible={self.min_visible}, score_norm={self.score_norm!r}, "
-            f"full_resolution={self.full_resolution}"
+            f"full_resolution={self.full_resolution}, cut_threshold={self.cut_threshold}"
         )

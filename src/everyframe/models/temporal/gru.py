@@ -8,12 +8,19 @@ import torch
 from torch import Tensor, nn
 
 from everyframe.models.temporal.base import Embedding, Features, Memory, TemporalModule
+from everyframe.models.temporal.ring import scene_change, scene_signature, where_cut
 
 
 class GRUMemory(NamedTuple):
-    """Hidden map [N, hidden, h, w] after the last frame."""
+    """What is kept of the frames so far.
+
+    Attributes:
+        hidden: map [N, hidden, h, w] after the last frame.
+        signature: see `scene_signature`, of the last frame, [N, S].
+    """
 
     hidden: Tensor
+    signature: Tensor
 
 
 class ConvGRU(TemporalModule):
@@ -26,7 +33,8 @@ class ConvGRU(TemporalModule):
 
     A learned factor per channel (`gamma`, LayerScale of Touvron et al., ICCV 2021) starts small: an untrained module
     leaves a per-frame model nearly as it was, yet every weight learns from the first step on. Any frame size works;
-    the memory is one map and does not grow. A frame of another size than the memory starts anew.
+    the memory is one map and does not grow. A frame of another size than the memory starts anew, and so does one that
+    begins a new scene.
 
     Args:
         channels: D of the head's "pixels".
@@ -34,6 +42,7 @@ class ConvGRU(TemporalModule):
         kernel_size: odd side of the gates' kernels.
         gamma: start of the factor.
         adjacent: offsets of the earlier frames that training clips should offer.
+        cut_threshold: see `everyframe.models.temporal.ring.scene_change`; 2 never finds a cut.
     """
 
     def __init__(
@@ -43,9 +52,11 @@ class ConvGRU(TemporalModule):
         kernel_size: int = 3,
         gamma: float = 0.1,
         adjacent: tuple[int, ...] = (-2, -1),
+        cut_threshold: float = 0.3,
     ) -> None:
         super().__init__()
         self.adjacent = tuple(adjacent)
+        self.cut_threshold = cut_threshold
         self.hidden = hidden
         padding = kernel_size // 2
         self.squeeze = nn.Conv2d(channels, hidden, 1)
@@ -57,11 +68,13 @@ class ConvGRU(TemporalModule):
     def forward(self, query: Features, memory: Memory, head: nn.Module) -> tuple[Embedding, Memory]:
         """See `TemporalModule.forward`; changes "pixels" alone."""
         pixels = query.embedding["pixels"]
-        x = self.squeeze(pixels)
-        if memory is None or memory.hidden.shape != x.shape:
-            memory = GRUMemory(torch.zeros_like(x))
-        hidden = self.update(x, memory.hidden)
-        return {**query.embedding, "pixels": pixels + self.gamma * self.expand(hidden)}, GRUMemory(hidden)
+        x, signature = self.squeeze(pixels), scene_signature(query.maps[0])
+        hidden = torch.zeros_like(x)
+        if memory is not None and memory.hidden.shape == x.shape:
+            cut = scene_change(memory.signature, signature) > self.cut_threshold
+            hidden = where_cut(cut, hidden, memory.hidden)
+        hidden = self.update(x, hidden)
+        return {**query.embedding, "pixels": pixels + self.gamma * self.expand(hidden)}, GRUMemory(hidden, signature)
 
     def update(self, x: Tensor, hidden: Tensor) -> Tensor:
         """Return the next hidden map from the squeezed pixels and the last hidden map, all [N, hidden, h, w]."""

@@ -16,6 +16,7 @@ from everyframe.models.ops.conv import ConvNormAct
 from everyframe.models.ops.precision import without_autocast
 from everyframe.models.ops.warp import FORMS, resize_flow, warp
 from everyframe.models.temporal.base import Embedding, Features, Memory, TemporalModule
+from everyframe.models.temporal.ring import scene_change, scene_signature, where_cut
 
 
 class Previous(NamedTuple):
@@ -71,7 +72,7 @@ class NetWarp(TemporalModule):
 
     z' = w0 * z_t + w1 * warp(z_{t-1}), with a learned weight per channel, starting at (1, 0): an untrained module
     leaves the per-frame model as it was. Gadde et al. (ICCV 2017), at the two places of the VSPW code. At the first
-    frame of a video, the frame stands in for its predecessor.
+    frame of a video, and after a scene cut, the frame stands in for its predecessor.
 
     Args:
         head: any head.
@@ -80,17 +81,26 @@ class NetWarp(TemporalModule):
             (torchvision, downloads weights), or an object with `between`. It is no part of the weights.
         form: "corrected": flow resized bilinearly and scaled to cells. "vspw": the authors' code, with nearest
             resizing, no scaling, and shifted sampling; see also `FlowCNN` and `warp`.
+        cut_threshold: see `everyframe.models.temporal.ring.scene_change`; 2 never finds a cut.
     """
 
     needs_image = True
 
-    def __init__(self, head: Head, channels: int, flow: str | Flow = "dis", form: str = "corrected") -> None:
+    def __init__(
+        self,
+        head: Head,
+        channels: int,
+        flow: str | Flow = "dis",
+        form: str = "corrected",
+        cut_threshold: float = 0.3,
+    ) -> None:
         super().__init__()
         if form not in FORMS:
             raise ValueError(f"NetWarp: expected form to be one of {', '.join(FORMS)}, came {form!r}")
         self.adjacent = (-1,)
         self.flow = flow
         self.form = form
+        self.cut_threshold = cut_threshold
         self.flow_cnn = FlowCNN(form)
         self.coarse_weights = _weights(channels)
         self.late_weights = _weights(head.late_channels)
@@ -107,19 +117,30 @@ class NetWarp(TemporalModule):
         """See `TemporalModule.forward`."""
         current = _kept(query)
         if memory is None or memory.image.shape != current.image.shape:
-            memory = current
-        flow = self.refined_flow(current.image, memory.image)
+            memory, cut = current, torch.ones(len(current.image), dtype=torch.bool, device=current.image.device)
+        else:
+            change = scene_change(scene_signature(memory.maps[0]), scene_signature(current.maps[0]))
+            cut = change > self.cut_threshold
+            maps = zip(current.maps, memory.maps, strict=True)
+            image = where_cut(cut, current.image, memory.image)
+            memory = Previous(tuple(where_cut(cut, now, before) for now, before in maps), image)
+        flow = self.refined_flow(current.image, memory.image, cut)
         coarse = self.blend(self.coarse_weights, current.maps[-1], memory.maps[-1], flow)
         late = head.late_map((*current.maps[:-1], coarse))
         late = self.blend(self.late_weights, late, head.late_map(memory.maps), flow)
         return {**query.embedding, **head.embed_late(late)}, current
 
-    def refined_flow(self, current: Tensor, previous: Tensor) -> Tensor:
-        """Return flow from the current to the previous frame, both 0..255 [N, 3, H, W], in pixels: [N, 2, H, W]."""
-        if previous is current or current.is_meta:  # (on "meta", where costs are counted, there is nothing to follow)
-            flow = current.new_zeros(len(current), 2, *current.shape[-2:], dtype=torch.float32)
-        else:
-            flow = batch_flow(self.flow, current, previous)
+    def refined_flow(self, current: Tensor, previous: Tensor, still: Tensor) -> Tensor:
+        """Return flow from the current to the previous frame in pixels, [N, 2, H, W].
+
+        Args:
+            current: 0..255, [N, 3, H, W].
+            previous: likewise.
+            still: bool [N], where the two are the same frame, between which nothing moves.
+        """
+        flow = current.new_zeros(len(current), 2, *current.shape[-2:], dtype=torch.float32)
+        if not current.is_meta and not still.all():  # (on "meta", where costs are counted, nothing is to be followed)
+            flow[~still] = batch_flow(self.flow, current[~still], previous[~still]).to(flow)
         return self.flow_cnn(flow, current.float(), previous.float())
 
     def blend(self, weights: Tensor, current: Tensor, previous: Tensor, flow: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The latest frames of a stream, and the scene cuts between them: what every module with fixed offsets keeps."""
+"""The latest frames of a stream, which modules with fixed offsets keep, and the scene cuts at which memories end."""
 
 from __future__ import annotations
 
@@ -61,10 +61,21 @@ def advance(ring: Ring | None, kept: Tensor, fine: Tensor, reach: int, threshold
         before, cut = now[:, :0], torch.ones(len(kept), dtype=torch.bool, device=kept.device)
     else:
         cut = scene_change(ring.signature, signature) > threshold
-        before = torch.where(cut.view(-1, *(1,) * (now.ndim - 1)), now, ring.frames)
+        before = where_cut(cut, now, ring.frames)
     frames = torch.cat([before, now], dim=1)
     # One frame at least, whose shape tells whether the next one fits.
     return Ring(frames[:, -max(reach, 1) :], signature), Recent(frames, cut)
+
+
+def where_cut(cut: Tensor, now: Tensor, before: Tensor) -> Tensor:
+    """Return `now` for the streams in which a new scene begins and `before` for the others.
+
+    Args:
+        cut: bool [N].
+        now: [N, ...].
+        before: of the same shape, or one that `now` can be broadcast to.
+    """
+    return torch.where(cut.view(-1, *(1,) * (now.ndim - 1)), now, before)
 
 
 def scene_signature(fine: Tensor, cells: int = 8) -> Tensor:
@@ -73,7 +84,7 @@ def scene_signature(fine: Tensor, cells: int = 8) -> Tensor:
     Rectified features are alike in all pictures by their mean alone; where in the picture they lie is not. Fine maps
     are near to the picture and change little with noise and motion, trained or not.
     """
-    pooled = F.adaptive_avg_pool2d(fine.float(), cells)
+    pooled = F.adaptive_avg_pool2d(fine.detach().float(), cells)
     return (pooled - pooled.mean((2, 3), keepdim=True)).flatten(1)
 
 

@@ -13,7 +13,7 @@ from everyframe.models.heads.base import Head
 from everyframe.models.heads.ocr import OCRHead
 from everyframe.models.heads.psp import PSPHead
 from everyframe.models.temporal.base import Embedding, Features, Memory, TemporalModule
-from everyframe.models.temporal.ring import Ring, advance
+from everyframe.models.temporal.ring import Ring, advance, where_cut
 
 OFFSETS = (-9, -6, -3)
 MEMORIES = ("none", "fifo", "vspw_compat")
@@ -25,16 +25,42 @@ class ClipContexts(NamedTuple):
     others: Tensor
 
 
+class Bank(NamedTuple):
+    """Region contexts of several frames, oldest first.
+
+    Attributes:
+        sets: [N, M, K, D].
+        of_scene: bool [N, M], False where a set is of an earlier scene and counts no more.
+    """
+
+    sets: Tensor
+    of_scene: Tensor
+
+    @classmethod
+    def new(cls, sets: Tensor) -> Bank:
+        """Return the bank of these sets, all of which count."""
+        return cls(sets, torch.ones(sets.shape[:2], dtype=torch.bool, device=sets.device))
+
+    def then(self, later: Bank, most: int) -> Bank:
+        """Return the latest `most` of these and later sets."""
+        return Bank(*(torch.cat(both, dim=1)[:, -most:] for both in zip(self, later, strict=True)))
+
+    def mean(self) -> Tensor:
+        """Return the mean of the sets that count, [N, K, D]."""
+        counts = self.of_scene.to(self.sets.dtype)[..., None, None]
+        return (self.sets * counts).sum(1) / counts.sum(1)
+
+
 class StreamContexts(NamedTuple):
     """What a stream keeps.
 
     Attributes:
         ring: contexts of the latest frames.
-        bank: region contexts of earlier steps, oldest first, [N, M, K, D]; None without a memory.
+        bank: region contexts of earlier steps; None without a memory.
     """
 
     ring: Ring
-    bank: Tensor | None
+    bank: Bank | None
 
 
 class RegionBlending(TemporalModule):
@@ -89,32 +115,30 @@ class RegionBlending(TemporalModule):
         known = None if memory is None else memory.ring
         ring, recent = advance(known, own, query.maps[0], reach, self.cut_threshold)
         regions = torch.cat([recent.at(self.adjacent), own[:, None]], dim=1)
-        bank = None
-        if self.memory != "none":
-            known = None if memory is None or memory.bank is None else memory.bank
-            regions, bank = self.remember(known, regions, recent.cut)
-        return {**query.embedding, "regions": regions.mean(1)}, StreamContexts(ring, bank)
+        if self.memory == "none":
+            return {**query.embedding, "regions": regions.mean(1)}, StreamContexts(ring, None)
+        used, bank = self.remember(None if memory is None else memory.bank, regions, recent.cut)
+        return {**query.embedding, "regions": used.mean()}, StreamContexts(ring, bank)
 
-    def remember(self, bank: Tensor | None, step: Tensor, cut: Tensor) -> tuple[Tensor, Tensor]:
+    def remember(self, bank: Bank | None, step: Tensor, cut: Tensor) -> tuple[Bank, Bank]:
         """Return the region sets to average at this step, and the bank for the next one.
 
         Args:
-            bank: [N, M, K, D], or None at the start of a video.
+            bank: None at the start of a video.
             step: the step's own region sets, [N, T, K, D], the query's last.
             cut: bool [N], streams in which a new scene begins; they forget.
         """
         compat = self.memory == "vspw_compat"
         # That code drops the oldest set while more than `memory_frames` are there, and then appends the next.
         most = self.memory_frames + compat
-        if bank is None or bank.shape[2:] != step.shape[2:] or len(bank) != len(step):
-            full = step[:, -most:]
-            return full, full
-        # In a new scene, the step's own sets fill the bank.
-        count = bank.shape[1]
-        fresh = step.repeat(1, -(-count // step.shape[1]), 1, 1)[:, :count]
-        bank = torch.where(cut.view(-1, 1, 1, 1), fresh, bank)
-        full = torch.cat([bank, step], dim=1)[:, -most:]
-        return full, bank if compat else full
+        own = Bank.new(step)
+        if bank is None or bank.sets.shape[2:] != step.shape[2:] or len(bank.sets) != len(step):
+            first = Bank(step[:, -most:], own.of_scene[:, -most:])
+            return first, first
+        used = bank._replace(of_scene=bank.of_scene & ~cut[:, None]).then(own, most)
+        if not compat:
+            return used, used
+        return used, Bank.new(where_cut(cut, step[:, -most:], bank.sets))
 
 
 class PyramidBlending(TemporalModule):
