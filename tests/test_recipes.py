@@ -15,6 +15,7 @@ from everyframe.data.synthetic_write import write
 from everyframe.models.zoo import BACKBONES, find_parts
 from everyframe.training.recipe import read_recipe, recipes, resolve
 from everyframe.training.start import start
+from everyframe.training.supervised import Supervised
 
 
 @pytest.fixture(autouse=True)
@@ -39,8 +40,21 @@ def small(backbone: str) -> str:
     return next((name for name in BACKBONES if re.fullmatch(rf"{family}-(.+-)?micro", name)), "tiny")
 
 
+@pytest.fixture
+def untrained(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """Parameters that had no gradient in some step of a run, the objective's too."""
+    found: set[str] = set()
+
+    def look(module: Supervised, *_: object) -> None:
+        found.update(name for name, p in module.named_parameters() if p.requires_grad and p.grad is None)
+
+    monkeypatch.setattr(Supervised, "on_before_optimizer_step", look)
+    return found
+
+
 @pytest.mark.parametrize("name", recipes())
-def test_recipe_trains(name: str, videos: Path, tmp_path: Path) -> None:
+def test_recipe_trains(name: str, videos: Path, tmp_path: Path, untrained: set[str]) -> None:
+    """Two steps, in which every parameter has a gradient: distributed training would stop at one that has none."""
     recipe = read_recipe(name)
     parts = find_parts(recipe["model"]["name"])
     overrides = {
@@ -60,6 +74,7 @@ def test_recipe_trains(name: str, videos: Path, tmp_path: Path) -> None:
     }
     run = start(resolve(recipe, overrides, name))
     assert run.steps == 2
+    assert untrained == set()
     assert run.score is not None
     for file in (run.folder.config, run.folder.last, run.folder.model / "model.safetensors"):
         assert file.is_file()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -96,6 +97,11 @@ class ObjectAttention(ContextAttention):
         """[N, D, h, w] -> [N, d_k, h, w]."""
         return self.to_query(pixels)
 
+    def without_contexts(self) -> Self:
+        """Drop the contexts' side; what is left is `query`, for contexts that bring an attention of their own."""
+        del self.to_key, self.to_value, self.to_output
+        return self
+
     def forward(self, pixels: Tensor, regions: Tensor) -> Tensor:
         """Pixels [N, D, h, w] and contexts [N, M, D] -> [N, D, h, w]."""
         return self.attend(self.query(pixels), regions)
@@ -130,6 +136,7 @@ class OCRHead(Head):
     """
 
     auxiliary: Head
+    attention: ObjectAttention | None
 
     def __init__(
         self,
@@ -183,11 +190,21 @@ class OCRHead(Head):
         """See `Head.embed_late`."""
         return {"fused": late}
 
+    def leave_out_regions(self, keep_query: bool) -> None:
+        """Drop the attention to regions, for a temporal module that never gives any: it would train nothing.
+
+        Args:
+            keep_query: keep the pixels' query vectors, to which the module's further contexts speak.
+        """
+        assert self.attention is not None
+        self.attention = self.attention.without_contexts() if keep_query else None
+
     def join_context(self, embedding: Embedding) -> Tensor:
         """Return pixels joined with their contexts, [N, D, h, w]."""
         pixels = embedding["pixels"]
         context = embedding.get("context", torch.zeros_like(pixels[:1]))
         if "regions" in embedding:
+            assert self.attention is not None, "a module that leaves the regions out gives none"
             query = embedding["query"] if "query" in embedding else self.attention.query(pixels)
             context = context + self.attention.attend(query, embedding["regions"])
         return self.fuse(torch.cat([context.expand_as(pixels), pixels], dim=1))

@@ -56,7 +56,7 @@ class ContextSite(nn.Module, ABC):
 
     @abstractmethod
     def embed(self, maps: Sequence[Tensor], head: Any) -> Embedding:
-        """Return what a frame shows to itself and to others, with the map and "regions" [N, K, D] in it.
+        """Return what a frame shows to itself and to others, with the map and, where asked for, "regions" [N, K, D].
 
         "auxiliary" holds the coarse logits [N, K, h', w'] by which regions were gathered; they need a loss.
         """
@@ -77,10 +77,18 @@ class ContextSite(nn.Module, ABC):
 
 
 class OCRSite(ContextSite):
-    """The pixels of an OCR head, which attends to regions itself; without parameters."""
+    """The pixels of an OCR head, which attends to regions itself; without parameters.
 
-    def __init__(self, head: OCRHead) -> None:
+    Args:
+        head: loses the part of its attention that would have nothing to attend to.
+        regions: see `context_site`.
+        contexts: see `context_site`.
+    """
+
+    def __init__(self, head: OCRHead, regions: bool = True, contexts: bool = True) -> None:
         super().__init__("pixels", head.channels, head.key_channels, head.bias, head.norm)
+        if not regions:
+            head.leave_out_regions(keep_query=contexts)
 
     def embed(self, maps: Sequence[Tensor], head: OCRHead) -> Embedding:
         """See `ContextSite.embed`."""
@@ -88,6 +96,7 @@ class OCRSite(ContextSite):
 
     def query(self, pixels: Tensor, head: OCRHead) -> Tensor:
         """See `ContextSite.query`."""
+        assert head.attention is not None, "a site without further contexts is asked for no query"
         return head.attention.query(pixels)
 
     def join(self, embedding: Embedding, given: PixelContext, head: OCRHead) -> Embedding:
@@ -111,6 +120,8 @@ class PixelSite(ContextSite):
         key: the map: the head's `shared` one, or "pixels", the last before its prediction.
         gamma: start of the factor.
         dropout: share of the map's channels dropped before the 1x1 convolution in training.
+        regions: see `context_site`; without them no coarse scores are made.
+        contexts: see `context_site`; without them and regions the site has no parameters and leaves the map as it is.
     """
 
     class_layers: ClassVar[Mapping[str, ClassLayer]] = {
@@ -118,22 +129,35 @@ class PixelSite(ContextSite):
         "coarse.1.bias": ClassLayer(),
     }
 
-    def __init__(self, head: Head, key: str | None = None, gamma: float = 0.1, dropout: float = 0.05) -> None:
+    def __init__(
+        self,
+        head: Head,
+        key: str | None = None,
+        gamma: float = 0.1,
+        dropout: float = 0.05,
+        regions: bool = True,
+        contexts: bool = True,
+    ) -> None:
         key = key or head.shared
         if key not in (head.shared, "pixels"):
             choices = " or ".join(dict.fromkeys((head.shared, "pixels")))
             raise ValueError(f"SSLTM: expected the map {choices} of {type(head).__name__}, came {key!r}")
         super().__init__(key, head.channels, max(1, head.channels // 2), bias=True, norm="batch")
+        self.regions = regions
         self.coarse: nn.Module | None = None
-        if head.auxiliary is None:
+        if regions and head.auxiliary is None:
             self.coarse = nn.Sequential(nn.Dropout2d(dropout), classifier(head.channels, head.num_classes))
-        self.attention = ObjectAttention(self.channels, self.key_channels, self.bias, self.norm)
-        self.fuse = nn.Conv2d(2 * self.channels, self.channels, 1)
-        self.gamma = nn.Parameter(torch.full((self.channels, 1, 1), gamma))
+        if regions or contexts:
+            attention = ObjectAttention(self.channels, self.key_channels, self.bias, self.norm)
+            self.attention = attention if regions else attention.without_contexts()
+            self.fuse = nn.Conv2d(2 * self.channels, self.channels, 1)
+            self.gamma = nn.Parameter(torch.full((self.channels, 1, 1), gamma))
 
     def embed(self, maps: Sequence[Tensor], head: Head) -> Embedding:
         """See `ContextSite.embed`."""
         embedding = head.begin(maps) if self.key == head.shared else head.embed(maps)
+        if not self.regions:
+            return embedding
         pixels = embedding[self.key]
         if self.coarse is not None:
             coarse = self.coarse(pixels)
@@ -158,8 +182,16 @@ class PixelSite(ContextSite):
         return head.complete(joined) if self.key == head.shared else joined
 
 
-def context_site(head: Head, key: str | None = None) -> ContextSite:
-    """Return the site of a head; see `PixelSite` for `key`.
+def context_site(head: Head, key: str | None = None, regions: bool = True, contexts: bool = True) -> ContextSite:
+    """Return the site of a head, with the parameters that are used and no others.
+
+    Weights without a gradient are dead weight, and distributed training stops at them.
+
+    Args:
+        head: OCR attends to regions itself; every other head gets an attention.
+        key: see `PixelSite`.
+        regions: whether pixels will be given region contexts to attend to.
+        contexts: whether they will be given further contexts, which speak to their query vectors.
 
     Raises:
         ValueError: no head, or one without such a map.
@@ -167,7 +199,7 @@ def context_site(head: Head, key: str | None = None) -> ContextSite:
     if not isinstance(head, Head):
         raise ValueError(f"SSLTM: expected a head, came {type(head).__name__}")
     if not isinstance(head, OCRHead):
-        return PixelSite(head, key)
+        return PixelSite(head, key, regions=regions, contexts=contexts)
     if key not in (None, "pixels"):
         raise ValueError(f"SSLTM: expected the map pixels of OCRHead, came {key!r}")
-    return OCRSite(head)
+    return OCRSite(head, regions, contexts)

@@ -37,11 +37,11 @@ class StreamMemory(NamedTuple):
 
     Attributes:
         ring: the latest frames, each [N, h, w, C'] as `SSLTM.remember` gives it.
-        reference: region contexts of the reference frame, [N, K, D].
+        reference: region contexts of the reference frame, [N, K, D]; None where nobody asks for one.
     """
 
     ring: Ring
-    reference: Tensor
+    reference: Tensor | None
 
 
 class SSLTM(TemporalModule):
@@ -97,7 +97,7 @@ class SSLTM(TemporalModule):
         super().__init__()
         if context not in CONTEXTS:
             raise ValueError(f"SSLTM: expected context to be one of {', '.join(CONTEXTS)}, came {context!r}")
-        site = context_site(head, at)
+        site = context_site(head, at, regions=context != "none", contexts=prototypes > 0)
         self.adjacent = tuple(sorted(adjacent)) if depth else ()
         self.before = sum(offset < 0 for offset in self.adjacent)
         self.causal = all(offset < 0 for offset in self.adjacent)
@@ -148,9 +148,9 @@ class SSLTM(TemporalModule):
 
     # -- long term ---------------------------------------------------------------------------------------------------
 
-    def choose_regions(self, own: Tensor, reference: Tensor | None) -> Tensor | None:
+    def choose_regions(self, own: Tensor | None, reference: Tensor | None) -> Tensor | None:
         """Return the region contexts [N, M, D] that the query attends to, by `context`."""
-        if self.context == "none":
+        if self.context == "none" or own is None:
             return None
         if self.context == "query" or reference is None:
             return own
@@ -174,26 +174,30 @@ class SSLTM(TemporalModule):
     # -- the contract ------------------------------------------------------------------------------------------------
 
     def embed(self, maps: Sequence[Tensor], head: Head) -> Embedding:
-        """See `TemporalModule.embed`: the head's map and the frame's "regions" [N, K, D]."""
+        """See `TemporalModule.embed`: the head's map and, where there are contexts, the frame's "regions" [N, K, D]."""
         return self.site.embed(maps, head)
 
     def gather(self, frames: Sequence[Features], roles: Sequence[Role], head: nn.Module) -> ClipContext:
         """See `TemporalModule.gather`."""
-        adjacent = [f.embedding[self.site.key] for f, role in zip(frames, roles, strict=True) if role is Role.ADJACENT]
-        distant = [f.embedding["regions"] for f, role in zip(frames, roles, strict=True) if role is Role.REFERENCE]
+        by_role = list(zip(frames, roles, strict=True))
+        adjacent = [frame.embedding[self.site.key] for frame, role in by_role if role is Role.ADJACENT]
+        distant = [f.embedding["regions"] for f, role in by_role if role is Role.REFERENCE] if self.reference else []
         kept = torch.stack([self.remember(x) for x in adjacent], dim=1) if adjacent and self.blocks else None
         return ClipContext(kept, torch.cat(distant, dim=1) if distant else None)
 
     def forward(self, query: Features, memory: Memory, head: nn.Module) -> tuple[Embedding, Memory]:
         """See `TemporalModule.forward`."""
-        pixels, own = query.embedding[self.site.key], query.embedding["regions"]
+        pixels, own = query.embedding[self.site.key], query.embedding.get("regions")
         kept = self.remember(pixels) if self.blocks else pixels.new_zeros(len(pixels), *pixels.shape[2:], 0)
         if not isinstance(memory, ClipContext):
             memory, context = self._stream(query, kept, memory)
         else:
             context = memory
-        if context.adjacent is not None:
-            pixels = self.attend_adjacent(pixels, kept, context.adjacent)
+        if self.blocks:
+            adjacent = context.adjacent
+            if adjacent is None:  # a clip of the query alone, which stands in for its neighbours as on a stream
+                adjacent = kept[:, None].expand(-1, len(self.adjacent), -1, -1, -1)
+            pixels = self.attend_adjacent(pixels, kept, adjacent)
         given = PixelContext(pixels, self.choose_regions(own, context.reference))
         if self.prototypes is not None:
             asks = self.site.query(pixels, head)
@@ -204,10 +208,12 @@ class SSLTM(TemporalModule):
 
     def _stream(self, query: Features, kept: Tensor, memory: StreamMemory | None) -> tuple[StreamMemory, ClipContext]:
         """Return the memory after this frame, of which `kept` is remembered, and what this frame may look at."""
-        own = query.embedding["regions"]
         reach = max((-offset for offset in self.adjacent), default=0)
         ring, recent = advance(memory.ring if memory else None, kept, query.maps[0], reach, self.cut_threshold)
-        reference = own if memory is None or len(memory.reference) != len(own) else memory.reference
-        reference = torch.where(recent.cut[:, None, None], own, reference)
+        reference = None
+        if self.reference:
+            reference = own = query.embedding["regions"]
+            if memory is not None and memory.reference is not None and len(memory.reference) == len(own):
+                reference = torch.where(recent.cut[:, None, None], own, memory.reference)
         adjacent = recent.at(self.adjacent) if self.blocks else None
         return StreamMemory(ring, reference), ClipContext(adjacent, reference)
