@@ -114,11 +114,32 @@ def test_motion_loss_of_frames_that_do_not_move() -> None:
     assert logits.grad[:, 1].abs().sum() > 0
 
 
+class Right:
+    """Everything has moved to the right by 8 pixels."""
+
+    def between(self, first: Tensor, second: Tensor) -> FlowPair:
+        return FlowPair(torch.tensor([-8.0, 0.0]).view(2, 1, 1).repeat(1, *first.shape[-2:]).numpy())
+
+
+@pytest.mark.parametrize(("mask", "cost"), [("absolute", 0.0), ("vspw", 4.0 * 8 / SIZE[1])])
+def test_logits_from_outside_the_picture_cost_nothing(mask: str, cost: float) -> None:
+    """Pictures of the mean colour, which is what stands for the outside: the photometric mask believes in it."""
+    model = create_model("etc-ocr-tiny", SPACE)
+    batch = clip(TWO_QUERIES)
+    prediction = run(model, batch)
+    prediction.outputs["logits"] = torch.full_like(prediction.logits, 2.0)
+    batch.images = model.mean.expand_as(batch.images[:, 0])[:, None].repeat(1, 2, 1, 1, 1)
+    loss = MotionLoss(model, mask, Right())(Outcome(prediction, batch))
+    torch.testing.assert_close(loss, torch.tensor(cost))
+
+
 def test_motion_is_not_believed_where_pictures_differ() -> None:
     model = create_model("etc-ocr-tiny", SPACE)
     batch = clip(TWO_QUERIES)
     batch.images[:, 0], batch.images[:, 1] = 0, 255
-    assert MotionLoss(model, flow=Still())(Outcome(run(model, batch), batch)).item() < 1e-6
+    prediction = run(model, batch)
+    assert (prediction.logits[:, 0] - prediction.logits[:, 1]).square().mean() > 1e-2
+    assert MotionLoss(model, flow=Still())(Outcome(prediction, batch)).item() < 1e-6
 
 
 def test_motion_needs_two_queries() -> None:

@@ -82,6 +82,14 @@ def test_each_frame_takes_the_nearest_labels() -> None:
     assert goals_of((2, 6), 12, 3) == {2: [0, 1, 3, 4], 6: [5, 7, 8, 9]}
     assert goals_of((0,), 3, 5) == {0: [1, 2]}
     assert goals_of((), 3, 5) == {}
+    # By definition, frame by frame: the nearest labelled frame, the earlier one of two as near.
+    for labelled, length, reach in (((0, 1, 4, 9, 10, 15), 18, 3), ((3, 8), 9, 1), ((5,), 11, 20), ((0, 1, 2), 3, 2)):
+        want: dict[int, list[int]] = {source: [] for source in labelled}
+        for index in range(length):
+            nearest = min(labelled, key=lambda source, at=index: (abs(source - at), source))
+            if 0 < abs(nearest - index) <= reach:
+                want[nearest].append(index)
+        assert goals_of(labelled, length, reach) == want
 
 
 def test_estimated_motion_serves_too(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from everyframe.losses.contrastive import Positives
 from everyframe.losses.pixel import upsample
 from everyframe.losses.temporal import MaskForm, motion_loss, photometric_mask
 from everyframe.models.checkpoint import load_segmenter
-from everyframe.models.ops.warp import warp
+from everyframe.models.ops.warp import inside, warp
 from everyframe.models.segmenter import Segmenter
 from everyframe.models.temporal.prototypes import CategoryPrototypes
 from everyframe.models.temporal.ssltm import SSLTM
@@ -201,7 +201,10 @@ class MotionLoss:
         """Return the flow [B, 2, H, W] from frames to those before, uint8 [B, 3, H, W], and how far to believe it."""
         flow = batch_flow(self.flow, now, before)
         a, b = ((image - self.model.mean) / self.model.std for image in (now, before))
-        return flow, photometric_mask(a, warp(b, flow), self.mask)
+        mask = photometric_mask(a, warp(b, flow), self.mask)
+        if self.mask != "vspw":  # what comes from outside the neighbour is not known there; that code takes it for 0
+            mask = mask * inside(flow)
+        return flow, mask
 
 
 def _along(now: Tensor, before: Tensor, flow: Tensor, mask: Tensor) -> Tensor:

@@ -125,9 +125,11 @@ def goals_of(labelled: Sequence[int], length: int, reach: int) -> dict[int, list
         length: number of frames.
         reach: see `propagate_labels`.
     """
-    goals: dict[int, list[int]] = {source: [] for source in labelled}
-    for index in range(length if labelled else 0):
-        nearest = min(labelled, key=lambda source: (abs(source - index), source))
-        if 0 < abs(nearest - index) <= reach:
-            goals[nearest].append(index)
+    goals: dict[int, list[int]] = {}
+    for at, source in enumerate(labelled):
+        # Half-way to the labelled frames on both sides; the frame in the middle is the earlier one's.
+        first = (labelled[at - 1] + source) // 2 + 1 if at else 0
+        last = (source + labelled[at + 1]) // 2 if at + 1 < len(labelled) else length - 1
+        near = range(max(first, source - reach), min(last, source + reach) + 1)
+        goals[source] = [index for index in near if index != source]
     return goals
