@@ -223,12 +223,16 @@ def test_every_model_learns_from_a_teacher(name: str) -> None:
     labelled = clips(2, True)
     made.objective(made.model(labelled.images, labelled.roles), labelled)["loss"].backward()
     reached = {n for n, p in model.named_parameters() if p.grad is not None}
+    assert reached == {n for n, p in model.named_parameters() if p.requires_grad}
     model.zero_grad()
     costs = made.training_step({"labelled": labelled, "unlabelled": clips(3, False)}, 0)
     costs["loss"].backward()
     assert costs["pseudo_label"] > 0
     assert torch.isfinite(costs["loss"])
     assert {n for n, p in model.named_parameters() if p.grad is not None} == reached
+    with torch.no_grad():  # a student that has moved
+        for p in model.parameters():
+            p.add_(torch.randn_like(p))
     made.teacher.update(model, step=0)
     for (n, own), (_, new) in zip(made.exported.state_dict().items(), model.state_dict().items(), strict=True):
         assert torch.equal(own, new), n

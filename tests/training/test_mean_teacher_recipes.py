@@ -66,6 +66,7 @@ def test_any_recipe_takes_a_teacher_and_resumes_exactly(
     rows = columns(whole.folder.logs / "train.csv")
     assert all(float(row["coverage"]) > 0.99 for row in rows)
     assert all(0 <= float(row["precision_hidden"]) <= 1 or row["precision_hidden"] == "nan" for row in rows)
+    assert any(row["precision_hidden"] != "nan" for row in rows)
     with (whole.folder.root / "label_budget.json").open() as file:
         assert '"labels": 3' in file.read()
 
