@@ -138,7 +138,7 @@ def test_motion_is_not_believed_where_pictures_differ() -> None:
     batch = clip(TWO_QUERIES)
     batch.images[:, 0], batch.images[:, 1] = 0, 255
     prediction = run(model, batch)
-    assert (prediction.logits[:, 0] - prediction.logits[:, 1]).square().mean() > 1e-2
+    assert (prediction.logits[:, 0] - prediction.logits[:, 1]).square().mean() > 1e-3  # what believing them would cost
     assert MotionLoss(model, flow=Still())(Outcome(prediction, batch)).item() < 1e-6
 
 
