@@ -74,7 +74,7 @@ def evaluate(
         workers: threads that decode.
         progress: called after each frame.
         **options: with `model`: device and dtype, see `everyframe.inference.stream.Stream`, and how it looks at a
-            frame, see `everyframe.inference.views.with_views` (window, flip, scales, offline, smooth, ...).
+            frame, see `everyframe.inference.views.with_views` (short, window, flip, scales, offline, ...).
 
     Returns:
         The numbers, each with its variant.

@@ -70,8 +70,8 @@ def stream(
             number, a URL, or an iterable of frames.
         device: see `Stream`.
         dtype: see `Stream`.
-        **views: how the model looks at a frame: window, stride, flip, scales, score_norm, offline, specialists,
-            logit_adjustment, prior, smooth, smooth_flow; see `with_views`.
+        **views: how the model looks at a frame: short, window, stride, flip, scales, score_norm, offline,
+            specialists, logit_adjustment, prior, smooth, smooth_flow; see `with_views`.
 
     Yields:
         The frame, and its label map: uint8 [H, W] of the frame's size, train ids 0..K-1.
@@ -124,8 +124,8 @@ def predict(
         overwrite: replace an earlier job in `out` of other classes; its label maps are removed.
         checkpoint_every: frames between two records of the stream's state: what a resumed job repeats at most.
         on_frame: called after each frame with the video's name, its frames so far, and of how many, where known.
-        **views: how the model looks at a frame: window, stride, flip, scales, score_norm, offline, specialists,
-            logit_adjustment, prior, smooth, smooth_flow; see `with_views`.
+        **views: how the model looks at a frame: short, window, stride, flip, scales, score_norm, offline,
+            specialists, logit_adjustment, prior, smooth, smooth_flow; see `with_views`.
 
     Raises:
         InputError: the model cannot be used, no source can be opened, no output is asked for, or the earlier job had

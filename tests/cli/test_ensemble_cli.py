@@ -7,17 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from inference.predictors import Fixed
 from PIL import Image
 
 from everyframe.cli.__main__ import main
-from everyframe.cli.ensemble_members import short_names
 from everyframe.data.layouts import load_split
-from everyframe.ensemble import measure, single, weighted
+from everyframe.ensemble import measure, single, store, weighted
 from everyframe.evaluate import evaluate
 from everyframe.inference.ensemble import Ensemble
 from everyframe.inference.members import LiveMember
 from everyframe.inference.sweep import Sweep
 from everyframe.io.label_png import read_raw
+from everyframe.io.score_maps import ScoreFormat
 from everyframe.labels import LabelSpace
 from everyframe.models.checkpoint import load, save
 from everyframe.models.zoo import create_model
@@ -27,10 +28,10 @@ SPACE = LabelSpace(("road", "car"), raw_to_train={0: 255, 1: 0, 2: 1})
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two videos of three frames in VSPW layout, and two saved models with random weights."""
+    """Two videos to choose on and one to score, of three frames each, and two saved models with random weights."""
     root = tmp_path_factory.mktemp("ensemble")
     rng = np.random.default_rng(0)
-    for video in ("a", "b"):
+    for video in ("a", "b", "c"):
         for i in range(3):
             truth = rng.integers(1, 3, (5, 7)).repeat(8, 0).repeat(8, 1).astype(np.uint8)
             image = (truth * 90)[..., None] + rng.integers(0, 30, (*truth.shape, 3))
@@ -39,6 +40,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(pixels).save(path)
     (root / "data" / "val.txt").write_text("a\nb\n")
+    (root / "data" / "test.txt").write_text("c\n")
     (root / "data" / "classes.json").write_text('{"0": "void", "1": "road", "2": "car"}')
     for seed in (1, 2):
         torch.manual_seed(seed)
@@ -68,10 +70,72 @@ def test_sweep_live_and_stored_and_use_on_another_split(
     ET.fromstring((tmp_path / "live" / "sweep.svg").read_text())
 
     found = str(tmp_path / "live" / "sweep.json")
-    assert run(tmp_path / "run", "run", one, two, "--data", data, "--tau-from", found) == 0
-    results = json.loads((tmp_path / "run" / "results.json").read_text())
-    assert next(s for s in results["overall"] if s["name"] == "mIoU")["value"] == max(live["miou"])
-    assert set(np.unique(read_raw(tmp_path / "run" / "b" / "2.png"))) <= {1, 2}
+    assert live["videos"] == ["a", "b"]
+    capsys.readouterr()
+    assert run(tmp_path / "run", "run", one, two, "--data", data, "--split", "test", "--tau-from", found) == 0
+    assert "upper bound" not in capsys.readouterr().err
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"c", "labels.json", "results.json"}
+    assert set(np.unique(read_raw(tmp_path / "run" / "c" / "2.png"))) <= {1, 2}
+    model = Ensemble([load(one), load(two)], (live["best"], 1 - live["best"]))
+    expected = evaluate(data=data, split="test", model=model, flow=None, bootstrap=0, device="cpu").score("mIoU").value
+    assert miou(tmp_path / "run" / "results.json") == pytest.approx(expected, abs=1e-12)
+
+    # On the videos that it was chosen on it is the best of the sweep, and the figure says so.
+    assert run(tmp_path / "same", "run", one, two, "--data", data, "--tau-from", found) == 0
+    told = f"tau {live['best']:g} of {found} was chosen on 2 of the 2 videos that are scored here"
+    assert told in capsys.readouterr().err
+    assert miou(tmp_path / "same" / "results.json") == max(live["miou"])
+    notes = json.loads((tmp_path / "same" / "results.json").read_text())["notes"]
+    assert any(told in note for note in notes)
+
+
+def miou(path: Path) -> float:
+    overall = json.loads(path.read_text())["overall"]
+    return float(next(score for score in overall if score["name"] == "mIoU")["value"])
+
+
+def test_tau_of_one_half_labels_the_other(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one, two, data = str(root / "model1"), str(root / "model2"), f"vspw:{root / 'data'}"
+    halves, labels = {"first": "a", "second": "b"}, tmp_path / "labels"
+    for half, video in halves.items():
+        assert run(tmp_path / half, "sweep", one, two, "--data", data, "--half", half) == 0
+        assert json.loads((tmp_path / half / "sweep.json").read_text())["videos"] == [video]
+    capsys.readouterr()
+    for half, other in (("first", "second"), ("second", "first")):
+        words = ["--data", data, "--half", half, "--tau-from", str(tmp_path / other / "sweep.json")]
+        assert run(labels, "run", one, two, *words) == 0
+    assert "upper bound" not in capsys.readouterr().err
+    assert {path.name for path in labels.iterdir()} == {
+        "a", "b", "labels.json", "results-first.json", "results-second.json",
+    }  # fmt: skip
+
+    videos, space = load_split(data, "val")
+    members = [LiveMember(str(i), load(root / f"model{i}"), "cpu") for i in (1, 2)]
+    pooled = np.zeros((2, 3), np.int64)
+    for half, other in (("first", "second"), ("second", "first")):
+        tau = json.loads((tmp_path / other / "sweep.json").read_text())["best"]
+        mine = [video for video in videos if video.name == halves[half]]
+        alone = measure(members, mine, space, {"": weighted((tau, 1 - tau))}, bootstrap=0)[""]
+        assert miou(labels / f"results-{half}.json") == alone.score("mIoU").value
+        pooled += np.array(alone.confusion)
+    assert evaluate(labels, data, flow=None, bootstrap=0).confusion == pooled.tolist()
+
+
+def test_scores_are_stored_below_the_bound_or_it_is_said(
+    root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    one, data = str(root / "model1"), f"vspw:{root / 'data'}"
+    for dtype, stride in (("uint8", 4), ("float16", 4)):
+        assert run(tmp_path / dtype, "store", one, data, "--dtype-stored", dtype, "--score-norm", "none") == 0
+        described = json.loads((tmp_path / dtype / "score_maps.json").read_text())
+        assert (described["norm"], described["stride"]) == ("none", stride)
+    assert not caplog.records
+    member = LiveMember("many", Fixed(torch.zeros(124, 5, 7)), "cpu")
+    videos, _ = load_split(data, "val")
+    store(member, videos, tmp_path / "many", ScoreFormat("none", "float16", 4))
+    assert "take 6.4 MB of a frame of 480x853, expected at most 6; say --stride-stored 5" in caplog.text
+    store(member, videos, tmp_path / "default")
+    assert len(caplog.records) == 1
 
 
 def test_vote_and_mean_in_windows(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -89,11 +153,6 @@ def test_vote_and_mean_in_windows(root: Path, tmp_path: Path, capsys: pytest.Cap
     voted = on_disk.value
     alone = evaluate(data=data, model=two, flow=None, bootstrap=0, device="cpu").score("mIoU").value
     assert voted == pytest.approx(alone, abs=0.02)
-
-
-def test_a_window_is_not_a_name() -> None:
-    assert short_names(["runs/a@480/320", "runs/b"]) == ["a", "b"]
-    assert short_names(["runs/a@480/320", "runs/a"]) == ["runs/a@480/320", "runs/a"]
 
 
 def test_members_alone_are_the_models(root: Path) -> None:
@@ -122,7 +181,7 @@ def test_bad_options(root: Path, more: list[str], message: str, capsys: pytest.C
 def test_bad_windows_and_norms(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one, two, data = str(root / "model1"), str(root / "model2"), f"vspw:{root / 'data'}"
     assert run(tmp_path, "run", f"{one}@big", two, "--data", data) == 1
-    assert "expected MODEL@WINDOW" in capsys.readouterr().err
+    assert "expected settings short, window" in capsys.readouterr().err
     assert run(tmp_path / "maps", "store", one, data) == 0
     assert run(tmp_path, "run", str(tmp_path / "maps"), two, "--data", data, "--score-norm", "l1") == 1
     assert "say --score-norm softmax" in capsys.readouterr().err
@@ -133,6 +192,7 @@ def test_best_tau_of_equals_is_the_most_even_one() -> None:
         def __init__(self, value: float) -> None:
             self.value = value
             self.overall: list[Result] = []
+            self.videos: list[Result] = []
 
         def score(self, name: str) -> Result:
             return self

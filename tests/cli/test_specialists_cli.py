@@ -94,8 +94,14 @@ def test_chosen_on_one_split_and_used_on_another(
 
     file = str(tmp_path / "chosen" / "specialists.json")
     assert run(root, tmp_path / "labels", "run", "--split", "test", "--specialists-from", file) == 0
-    printed = capsys.readouterr().out
+    printed, told = capsys.readouterr()
     assert "with 1 specialist " in printed
+    assert "upper bound" not in told
+    assert chosen["videos"] == ["val0", "val1"]
+    assert run(root, tmp_path / "same", "run", "--split", "val", "--specialists-from", file) == 0
+    assert f"the say of {file} was chosen on 2 of the 2 videos that are scored here" in capsys.readouterr().err
+    assert run(root, tmp_path / "half", "specialists", "--half", "second", "--alphas", "0.8") == 0
+    assert json.loads((tmp_path / "half" / "specialists.json").read_text())["videos"] == ["val1"]
     assert (read_raw(tmp_path / "labels" / "test0" / "3.png") == 3).mean() > 0.99
     model = Specialists([load(root / "general"), load(root / "rare")], {"bike": 0.8})
     assert accuracy(root, model, "test") > 0.99

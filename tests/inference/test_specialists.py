@@ -89,6 +89,7 @@ class Entry:
 @dataclass
 class Measured:
     classes: list[Entry] = field(default_factory=list)
+    videos: list[Any] = field(default_factory=list)
 
 
 def choose(*rows: tuple[float, ...], pixels: int = 10, delta: float = 0.01) -> SpecialistChoice:

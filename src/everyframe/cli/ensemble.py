@@ -9,30 +9,32 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from everyframe.cli.ensemble_members import absolute, join_of, members_of, short_names
+from everyframe.cli.ensemble_members import absolute, join_of, members_of, seen, short_names, videos_of
 from everyframe.cli.parser import Parser
 from everyframe.cli.predict import progress
 from everyframe.cli.stopped import Told, tell_stopped
 from everyframe.cli.views import add_device
+from everyframe.data.held_out import HALVES
 from everyframe.errors import InputError, writing
 from everyframe.files import write_whole
 from everyframe.inference.scores import SCORE_NORMS
 from everyframe.inference.specialist_choice import ALPHAS
 
 if TYPE_CHECKING:
-    from everyframe.data.layout import VideoRef
     from everyframe.ensemble import Join
     from everyframe.inference.members import Member
     from everyframe.inference.scores import ScoreNorm
 
 EPILOG = """\
 A MEMBER is a saved model's folder or hub id, which runs on the frames, or a folder that `store` wrote, which is read.
-Both mix; frames are decoded once for all models. Write MEMBER@WINDOW or MEMBER@WINDOW/STRIDE to run a model in sliding
-windows of its own size. docs/ensembles.md has the formats, and how ties of a vote are broken.
+Both mix; frames are decoded once for all models. Models of other crops and sizes mix as well: write behind an @ how one
+of them looks at a frame, MODEL@short=896,window=896x896,stride=512 (short side, window and stride in pixels, height x
+width), flip or flip=no, scales=0.75+1+1.25; MODEL@480/320 is short for window and stride. --flip and --scales hold for
+members that do not say otherwise. docs/ensembles.md has the formats, and how ties of a vote are broken.
 
 examples:
   everyframe ensemble store runs/a vspw:/data/VSPW_480p --split val --out scores/a
-  everyframe ensemble sweep runs/a@480/320 scores/b --data vspw:/data/VSPW_480p --split val --out sweep
+  everyframe ensemble sweep runs/a@short=480,window=480 scores/b --data vspw:/data/VSPW_480p --split val --out sweep
   everyframe ensemble run runs/a runs/b --data vspw:/data/VSPW_480p --split test --tau-from sweep/sweep.json --out both
   everyframe ensemble run runs/a runs/b runs/c --data folder:videos --method vote --out voted
   everyframe ensemble specialists runs/a runs/rare --data folder:videos --split val --out special
@@ -66,9 +68,14 @@ def parser() -> argparse.ArgumentParser:
         "--dtype-stored",
         choices=("uint8", "float16"),
         default="uint8",
-        help="%(default)s; float16 keeps scores as they come, whatever --score-norm says",
+        help="%(default)s; float16 keeps scores as they come (norm none), whatever --score-norm says",
     )
-    store.add_argument("--stride-stored", type=int, default=4, metavar="PIXELS", help="per cell (%(default)s)")
+    store.add_argument(
+        "--stride-stored",
+        type=int,
+        metavar="PIXELS",
+        help="per cell (default: 4, or the finest stride at which a 480p frame takes 6 MB or less)",
+    )
     store.set_defaults(run=_store)
 
     sweep = actions.add_parser("sweep", help="tau P1 + (1 - tau) P2 for tau = 0, .1, ... 1: table, plot and best tau")
@@ -101,6 +108,11 @@ def parser() -> argparse.ArgumentParser:
         if action is not store:
             action.add_argument("--data", required=True, help="LAYOUT:ROOT")
         action.add_argument("--split", default="val", help="%(default)s")
+        action.add_argument(
+            "--half",
+            choices=HALVES,
+            help="one half of the split's videos, by name: choose on one, score on the other (all)",
+        )
         action.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the results")
         action.add_argument(
             "--score-norm", choices=SCORE_NORMS, default="softmax", help="what is averaged (default: %(default)s)"
@@ -124,17 +136,18 @@ def main(arguments: list[str]) -> int:
 
 
 def _store(options: argparse.Namespace) -> int:
-    from everyframe.data.layouts import load_split
     from everyframe.ensemble import store
     from everyframe.inference.members import LiveMember
-    from everyframe.io.score_maps import ScoreFormat
+    from everyframe.io.score_maps import ScoreFormat, finest_stride
 
-    norm = "none" if options.dtype_stored == "float16" else options.score_norm
-    layout = ScoreFormat(norm, options.dtype_stored, options.stride_stored)
-    videos, _ = load_split(options.data, options.split)
+    videos, _, _ = videos_of(options)
     (member,) = members_of(options)
     if not isinstance(member, LiveMember):
         raise InputError(f"{options.members[0]}: expected a model, came score maps that are stored already")
+    norm, dtype, stride = options.score_norm, options.dtype_stored, options.stride_stored
+    norm = "none" if dtype == "float16" else norm
+    stride = finest_stride(len(member.label_space), norm, dtype) if stride is None else stride
+    layout = ScoreFormat(norm, dtype, stride)
     with progress(options.quiet) as options.told.show:
         written = store(member, videos, options.out, layout, options.told)
     frames = sum(len(video.frames) for video in videos)
@@ -163,13 +176,12 @@ def _sweep(options: argparse.Namespace) -> int:
 
 
 def _specialists(options: argparse.Namespace) -> int:
-    from everyframe.data.layouts import load_split
     from everyframe.ensemble import choose_specialists
 
-    videos, space = load_split(options.data, options.split)
+    videos, space, called = videos_of(options)
     with progress(options.quiet) as options.told.show:
         choice = choose_specialists(
-            members_of(options), videos, space, f"{options.data}, {options.split}",
+            members_of(options), videos, space, called,
             classes=options.classes, alphas=options.alphas, delta=options.delta, below=options.below,
             norm=options.score_norm,
             progress=options.told,
@@ -190,9 +202,9 @@ def _run(options: argparse.Namespace) -> int:
     names = short_names(options.members)
     if options.specialists_from is not None:
         return _run_specialists(options, names)
-    name, join = join_of(options)
+    name, join, note = join_of(options)
     joins = {name: join, **{member: single(i) for i, member in enumerate(names)}}
-    results, _ = _measured(options, joins, (name, options.out))
+    results, _ = _measured(options, joins, (name, options.out), notes={name: note})
     return _report(options, name, results)
 
 
@@ -217,14 +229,16 @@ def _run_specialists(options: argparse.Namespace, names: Sequence[str]) -> int:
         fused: Fusion(spaces[0], spaces[1:], choice.alphas, cast("ScoreNorm", choice.score_norm)),
         names[0]: single(0),
     }
-    results, _ = _measured(options, joins, (fused, options.out), members)
+    note = seen(options, f"the say of {options.specialists_from}", choice.data, choice.videos)
+    results, _ = _measured(options, joins, (fused, options.out), members, notes={fused: note})
     return _report(options, fused, results)
 
 
 def _report(options: argparse.Namespace, name: str, results: Mapping[str, Any]) -> int:
     """Write the results of a join, and print them beside its members'."""
+    file = "results.json" if options.half is None else f"results-{options.half}.json"  # both halves share a folder
     with writing(options.out):
-        results[name].to_json(options.out / "results.json")
+        results[name].to_json(options.out / file)
     wanted = ("mIoU", "VC8", "VC16", "flicker")
     width = max(map(len, results))
     print(" " * width + "".join(f"{score:>10}" for score in wanted) + "   mIoU, 95 % interval over videos")
@@ -234,7 +248,7 @@ def _report(options: argparse.Namespace, name: str, results: Mapping[str, Any]) 
         miou = there.get("mIoU")
         interval = f"   {miou.low:.2%} .. {miou.high:.2%}" if miou and None not in (miou.low, miou.high) else ""
         print(f"{row:{width}}" + "".join("         -" if v != v else f"{v:10.2%}" for v in values) + interval)
-    print(f"written: {options.out}, label maps by {name} and results.json")
+    print(f"written: {options.out}, label maps by {name} and {file}")
     print(f"next, TC and the report: everyframe evaluate --pred {options.out} --data {options.data} --out report")
     return 0
 
@@ -245,20 +259,24 @@ def _measured(
     save: tuple[str, Path] | None = None,
     special: list[Member] | None = None,
     bootstrap: int = 1000,
+    notes: Mapping[str, str] | None = None,
 ) -> tuple[dict[str, Any], str]:
-    """Run all joins in one pass; returns results and what the data are called. `special` members differ in classes."""
-    from everyframe.data.layouts import load_split
+    """Run all joins in one pass; returns results and what the data are called.
+
+    `special` members differ in classes; `notes` are what a reader of a join's figures must know.
+    """
     from everyframe.ensemble import measure
     from everyframe.inference.ensemble import check_kinds
     from everyframe.inference.members import LiveMember
 
-    videos: list[VideoRef]
-    videos, space = load_split(options.data, options.split)
+    videos, space, called = videos_of(options)
     members = special or members_of(options)
     if special is None:
         check_kinds([member.predictor for member in members if isinstance(member, LiveMember)], options.score_norm)
     with progress(options.quiet) as options.told.show:
         results = measure(members, videos, space, joins, save, options.told, special is None, bootstrap)
+    for name, note in (notes or {}).items():
+        results[name].notes += [note] if note else []
     for note in dict.fromkeys(note for result in results.values() for note in result.notes):
         print(f"note: {note}", file=sys.stderr)
-    return results, f"{options.data}, {options.split}"
+    return results, called

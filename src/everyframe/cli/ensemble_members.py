@@ -3,52 +3,86 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from everyframe.errors import InputError
 
 if TYPE_CHECKING:
+    from everyframe.data.layout import VideoRef
     from everyframe.ensemble import Join
     from everyframe.inference.members import Member
+    from everyframe.inference.views import Views
+    from everyframe.labels import LabelSpace
 
 
 def members_of(options: argparse.Namespace) -> list[Member]:
     """Open what the arguments name."""
+    from everyframe.inference.member_text import read_member
     from everyframe.inference.members import LiveMember, StoredMember
     from everyframe.inference.views import with_views
     from everyframe.io.score_maps import is_score_folder
 
     members: list[Member] = []
+    device = options.device or "auto"
     for text, name in zip(options.members, short_names(options.members), strict=True):
-        if is_score_folder(text):
-            members.append(StoredMember(text, options.score_norm))
+        where, own = read_member(text)
+        if is_score_folder(where):
+            if own:
+                raise InputError(
+                    f"{text}: expected score maps alone, came settings behind the @; how the model looked at frames "
+                    f"was chosen when they were stored: everyframe ensemble store MODEL@{text.rpartition('@')[2]} ..."
+                )
+            members.append(StoredMember(where, options.score_norm, device))
             continue
-        where, window, stride = _window(text)
-        norm = options.score_norm if options.flip or options.scales else None
-        model = with_views(
-            where, window=window, stride=stride, flip=options.flip, scales=options.scales, score_norm=norm
-        )
-        members.append(LiveMember(name, model, options.device or "auto", options.dtype))
+        views: Views = {"flip": options.flip, "scales": options.scales, **own}
+        views["score_norm"] = options.score_norm if views["flip"] or views["scales"] else None
+        members.append(LiveMember(name, with_views(where, **views), device, options.dtype))
     return members
 
 
 def short_names(members: Sequence[str]) -> list[str]:
     """Short names of the members; those that would be equal are written out or numbered."""
-    short = [Path(_window(text)[0]).name or text for text in members]
+    from everyframe.inference.member_text import read_member
+
+    short = [Path(read_member(text)[0]).name or text for text in members]
     if len(set(short)) < len(short):
         short = list(members)
     return [name if short.count(name) == 1 else f"{name} ({i})" for i, name in enumerate(short, 1)]
 
 
 def absolute(member: str) -> str:
-    """A path that holds from every folder; what is no path stays as it is."""
-    return str(Path(member).resolve()) if Path(member).exists() else member
+    """A member whose path holds from every folder; what is no path stays as it is."""
+    from everyframe.inference.member_text import read_member
+
+    where = read_member(member)[0]
+    return str(Path(where).resolve()) + member[len(where) :] if Path(where).exists() else member
 
 
-def join_of(options: argparse.Namespace) -> tuple[str, Join]:
-    """The join that the options ask for, and its name.
+def videos_of(options: argparse.Namespace) -> tuple[list[VideoRef], LabelSpace, str]:
+    """The videos that the options name, their classes, and what they are called."""
+    from everyframe.data.held_out import half_of
+    from everyframe.data.layouts import load_split
+
+    videos, space = load_split(options.data, options.split)
+    called = f"{options.data}, {options.split}"
+    if options.half is None:
+        return list(videos), space, called
+    return half_of(videos, options.half), space, f"{called} ({options.half} half)"
+
+
+def seen(options: argparse.Namespace, what: str, data: str, chosen_on: Collection[str]) -> str:
+    """A sentence where what was chosen on videos of `data` is scored on some of them; else ""."""
+    from everyframe.data.held_out import seen_note
+
+    where = data.rpartition(", ")[0]  # without the split: a video may stand in two
+    here, there = (Path(text.partition(":")[2]).resolve() for text in (options.data, where))
+    return seen_note(what, chosen_on, videos_of(options)[0]) if here == there else ""
+
+
+def join_of(options: argparse.Namespace) -> tuple[str, Join, str]:
+    """The join that the options ask for, its name, and a note where it was chosen on the videos that it is scored on.
 
     Raises:
         InputError: options that contradict each other.
@@ -56,11 +90,12 @@ def join_of(options: argparse.Namespace) -> tuple[str, Join]:
     from everyframe.ensemble import vote, weighted
     from everyframe.inference.sweep import best_tau
 
-    count, tau = len(options.members), options.tau
+    count, tau, note = len(options.members), options.tau, ""
     if options.tau_from is not None:
         if tau is not None:
             raise InputError("ensemble run: expected --tau or --tau-from, came both; leave one out")
-        tau = best_tau(options.tau_from)
+        tau, data, videos = best_tau(options.tau_from)
+        note = seen(options, f"tau {tau:g} of {options.tau_from}", data, videos)
     method = options.method or ("mean" if tau is None else "soft")
     if method == "soft" and (tau is None or not 0 <= tau <= 1 or count != 2):
         raise InputError(
@@ -70,18 +105,7 @@ def join_of(options: argparse.Namespace) -> tuple[str, Join]:
     if method != "soft" and tau is not None:
         raise InputError(f"ensemble run: expected tau with --method soft alone, came --method {method}")
     if method == "vote":
-        return f"vote of {count}", vote(options.score_norm)
+        return f"vote of {count}", vote(options.score_norm), ""
     if method == "soft":
-        return f"soft sum, tau {tau:g}", weighted((tau, 1 - tau), options.score_norm)
-    return f"mean of {count}", weighted((1.0,) * count, options.score_norm)
-
-
-def _window(text: str) -> tuple[str, int | None, int | None]:
-    """Split MODEL@WINDOW/STRIDE; a path that exists is taken whole."""
-    where, at, sizes = text.rpartition("@")
-    if not at or Path(text).exists():
-        return text, None, None
-    window, _, stride = sizes.partition("/")
-    if not window.isdigit() or (stride and not stride.isdigit()):
-        raise InputError(f"{text}: expected MODEL@WINDOW or MODEL@WINDOW/STRIDE in pixels, such as {where}@480/320")
-    return where, int(window), int(stride) if stride else None
+        return f"soft sum, tau {tau:g}", weighted((tau, 1 - tau), options.score_norm), note
+    return f"mean of {count}", weighted((1.0,) * count, options.score_norm), ""

@@ -16,6 +16,10 @@ RUNS_MODEL = (*Views.__annotations__, "device", "dtype")
 def add_views(group: argparse._ArgumentGroup) -> None:
     """Add the options of `with_views`; what is not given keeps its default."""
     group.add_argument(
+        "--short", type=int, metavar="PIXELS",
+        help="look at frames resized to this short side, such as the size that the model was trained at",
+    )  # fmt: skip
+    group.add_argument(
         "--window", type=int, nargs="+", action=_SideOrPair, metavar="PIXELS",
         help="sliding window: side, or height width",
     )  # fmt: skip

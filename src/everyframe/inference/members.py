@@ -12,7 +12,7 @@ from everyframe.errors import InputError
 from everyframe.frames import Frame
 from everyframe.inference.predictor import Predictor
 from everyframe.inference.scores import ScoreNorm, check_norm
-from everyframe.inference.stream import Stream, check_answers_at_once
+from everyframe.inference.stream import Stream, check_answers_at_once, pick_device
 from everyframe.io.score_maps import ScoreFolder
 from everyframe.labels import LabelSpace
 
@@ -24,23 +24,25 @@ class Member(Protocol):
         name: for tables.
         label_space: its classes.
         needs_frames: whether the frames must be decoded for it.
+        device: where its logits come to lie.
     """
 
     name: str
     label_space: LabelSpace
     needs_frames: bool
+    device: torch.device
 
     def start(self, video: str) -> None:
         """Begin a video."""
         ...
 
     def logits(self, name: str, frame: Frame | None) -> tuple[Tensor, tuple[int, int]]:
-        """Return logits [1, K, h, w] on the CPU of the next frame, and its size (H, W)."""
+        """Return logits [1, K, h, w] of the next frame, on `device`, and its size (H, W)."""
         ...
 
 
 class LiveMember:
-    """A predictor on a stream of its own.
+    """A predictor on a stream of its own. Its logits stay on the stream's device, where they are joined.
 
     Args:
         name: for tables.
@@ -57,6 +59,7 @@ class LiveMember:
         self.label_space = predictor.label_space
         self.predictor = predictor
         self._stream = Stream(predictor, device, dtype)
+        self.device = self._stream.device
 
     def start(self, video: str) -> None:
         """See `Member.start`."""
@@ -66,7 +69,7 @@ class LiveMember:
         """See `Member.logits`."""
         if frame is None:
             raise ValueError(f"LiveMember: expected the frame {name}, came None")
-        return self._stream.logits(frame).float().cpu(), frame.size
+        return self._stream.logits(frame), frame.size
 
 
 class StoredMember:
@@ -75,15 +78,17 @@ class StoredMember:
     Args:
         root: the folder.
         score_norm: what the ensemble averages; must be the one that the maps were stored with.
+        device: where the maps go once they are read; see `Stream`.
 
     Raises:
-        InputError: no such folder, or another norm.
+        InputError: no such folder, another norm, or no such device.
     """
 
     needs_frames = False
 
-    def __init__(self, root: str | Path, score_norm: ScoreNorm = "softmax") -> None:
+    def __init__(self, root: str | Path, score_norm: ScoreNorm = "softmax", device: str = "auto") -> None:
         check_norm(score_norm)
+        self.device = pick_device(device)
         self.folder = ScoreFolder(root)
         self.name = self.folder.root.resolve().name
         self.label_space = self.folder.label_space
@@ -103,5 +108,5 @@ class StoredMember:
     def logits(self, name: str, frame: Frame | None) -> tuple[Tensor, tuple[int, int]]:
         """See `Member.logits`. Shares stored under "l1" come as shares, which dividing by their sum leaves alone."""
         with torch.inference_mode():
-            scores, size = self.folder.read(self._video, name)
+            scores, size = self.folder.read(self._video, name, self.device)
             return (scores.exp() if self._shares and self._l1 else scores), size

@@ -49,6 +49,12 @@ def resized(scores: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(scores.float(), size, mode="bilinear", align_corners=False)
 
 
+def no_finer(scores: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return scores [B, K, h, w] at `size` where they are finer than that along both sides; else untouched."""
+    finer = all(cells >= pixels for cells, pixels in zip(scores.shape[-2:], size, strict=True))
+    return resized(scores, size) if finer else scores
+
+
 def normalized(scores: Tensor, norm: ScoreNorm) -> Tensor:
     """Return a new float32 tensor that may be averaged."""
     if norm == "softmax" or (norm == "l1" and _are_logits(scores)):

@@ -31,6 +31,7 @@ class SpecialistChoice:
         iou: class -> its IoU at each of them, all classes at the same alpha; NaN where the class does not occur.
         alphas: class -> what was chosen.
         miou: mIoU of the general model alone, and of the fusion with `alphas`; None before that was measured.
+        videos: names of the videos that they were chosen on; none where the file is of an older release.
     """
 
     members: tuple[str, ...]
@@ -41,6 +42,7 @@ class SpecialistChoice:
     iou: dict[str, tuple[float, ...]]
     alphas: dict[str, float]
     miou: tuple[float, float] | None = None
+    videos: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -80,7 +82,8 @@ class SpecialistChoice:
             gains = values[best] - values[0] >= delta and (below is None or values[0] < below)  # False for NaN
             iou[name] = tuple(values)
             alphas[name] = tried[best] if gains else 0.0
-        return cls(tuple(members), data, score_norm, delta, tried, iou, alphas)
+        videos = tuple(video.name for video in results[tried[0]].videos)
+        return cls(tuple(members), data, score_norm, delta, tried, iou, alphas, videos=videos)
 
     def confirmed(self, general: float, fused: float) -> Self:
         """Return the choice with both mIoU; all alphas 0 where the others lost more than these classes gained."""
@@ -119,6 +122,7 @@ class SpecialistChoice:
                 raise ValueError(f"another format than {FORMAT!r}")
             rows = {name: tuple(np.nan if v is None else v for v in row) for name, row in data.pop("iou").items()}
             members, tried, miou = tuple(data.pop("members")), tuple(data.pop("tried")), data.pop("miou")
+            videos = tuple(map(str, data.pop("videos", ())))
             alphas = {str(name): float(alpha) for name, alpha in data.pop("alphas").items()}
             return cls(
                 **data,
@@ -127,6 +131,7 @@ class SpecialistChoice:
                 iou=rows,
                 alphas=alphas,
                 miou=None if miou is None else tuple(miou),
+                videos=videos,
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -25,6 +26,7 @@ class Sweep:
         members: names of P1 and P2.
         data: data set and split that it was measured on.
         score_norm: what was averaged.
+        videos: names of the videos that it was measured on.
         taus: the weights tried.
         miou: mIoU of each, 0..1.
         scores: further scores of each, by name.
@@ -34,6 +36,7 @@ class Sweep:
     members: tuple[str, str]
     data: str
     score_norm: str
+    videos: tuple[str, ...]
     taus: tuple[float, ...]
     miou: tuple[float, ...]
     scores: dict[str, tuple[float, ...]]
@@ -41,7 +44,7 @@ class Sweep:
 
     @classmethod
     def of(cls, members: tuple[str, str], data: str, score_norm: str, results: Mapping[str, Results]) -> Sweep:
-        """Read the scores of the joins that `sweep_joins` named.
+        """Read the scores of the joins that `sweep_joins` named, each over the same videos.
 
         Raises:
             InputError: no frame of the data is labelled.
@@ -53,7 +56,8 @@ class Sweep:
         best = max(zip(miou, taus, strict=True), key=lambda pair: (pair[0], -abs(pair[1] - 0.5), -pair[1]))[1]
         names = [score.name for score in next(iter(results.values())).overall if score.name.startswith("VC")]
         scores = {name: tuple(r.score(name).value for r in results.values()) for name in dict.fromkeys(names)}
-        return cls(members, data, score_norm, taus, miou, scores, best)
+        videos = tuple(video.name for video in next(iter(results.values())).videos)
+        return cls(members, data, score_norm, videos, taus, miou, scores, best)
 
     def table(self) -> str:
         """Return one line per tau, the best one marked."""
@@ -71,16 +75,30 @@ class Sweep:
         write_whole(path, json.dumps(data, indent=1) + "\n")
 
 
-def best_tau(path: str | Path) -> float:
-    """Read the best tau that a sweep on a validation split wrote.
+class BestTau(NamedTuple):
+    """What a sweep on a validation split chose.
+
+    Attributes:
+        tau: weight of the first model.
+        data: data set and split.
+        videos: names of the videos; none where the file is of an older release.
+    """
+
+    tau: float
+    data: str
+    videos: tuple[str, ...]
+
+
+def best_tau(path: str | Path) -> BestTau:
+    """Read the best tau that a sweep wrote, and on what it was chosen.
 
     Raises:
         InputError: no such file, or no sweep.
     """
     try:
-        tau = float(json.loads(Path(path).read_text(encoding="utf-8"))["best"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        return BestTau(float(found["best"]), str(found.get("data", "")), tuple(map(str, found.get("videos", ()))))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{path}: expected the sweep.json that `everyframe ensemble sweep` writes, came {error!r}"
         ) from None
-    return tau

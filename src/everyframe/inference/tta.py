@@ -9,7 +9,7 @@ from torch import Tensor
 
 from everyframe.errors import InputError
 from everyframe.inference.predictor import Predictor, State, Wrapper, child_states
-from everyframe.inference.scores import ScoreNorm, check_norm, mean_logits, view_norm
+from everyframe.inference.scores import ScoreNorm, check_norm, mean_logits, no_finer, view_norm
 
 
 class Flip(Wrapper):
@@ -44,10 +44,15 @@ class Scales(Wrapper):
     memory at stride 4, with labels that differ from the full-resolution average in a few pixels of a thousand, at
     the borders of regions. Set `full_resolution` where published numbers are to be met.
 
+    With `short` a frame is seen at the size that the model was trained at, whatever its own: 480x853 frames at 896x1600
+    by a model of 896 crops. Logits finer than the frame itself, those of windows, are brought to its resolution then,
+    as in the published tests; the memory of a member is bounded by the frame.
+
     Args:
         predictor: what to run, once a scale.
         scales: factors of height and width; 1.0 leaves the frame untouched.
         multiple: round the resized height and width up to a multiple of this.
+        short: pixels of the frame's short side at factor 1, the ratio of the sides being kept; None: as it is.
         score_norm: what is averaged, see `ScoreNorm`; None: what fits the predictor, see `view_norm`.
         full_resolution: bring all members to the frame's resolution before they are averaged.
     """
@@ -59,6 +64,7 @@ class Scales(Wrapper):
         multiple: int = 1,
         score_norm: ScoreNorm | None = None,
         full_resolution: bool = False,
+        short: int | None = None,
     ) -> None:
         super().__init__(predictor)
         self.scales = tuple(float(scale) for scale in scales)
@@ -66,7 +72,10 @@ class Scales(Wrapper):
             raise InputError(f"scales: expected one or more factors above 0, came {list(self.scales)}")
         if multiple < 1:
             raise InputError(f"scales: expected a multiple of at least 1 pixel, came {multiple}; 1 rounds nothing")
+        if short is not None and short < 1:
+            raise InputError(f"short: expected a short side of at least 1 pixel, came {short}, such as 480")
         self.multiple = multiple
+        self.short = short
         self.score_norm: ScoreNorm = view_norm(predictor) if score_norm is None else score_norm
         check_norm(self.score_norm)
         self.full_resolution = full_resolution
@@ -77,14 +86,15 @@ class Scales(Wrapper):
         members, new_states = [], []
         for scale, old in zip(self.scales, states, strict=True):
             logits, new = self.predictor.step(self._resized(frame, scale), old)
-            members.append(logits)
+            members.append(logits if self.short is None else no_finer(logits, (frame.shape[-2], frame.shape[-1])))
             new_states.append(new)
         size = (frame.shape[-2], frame.shape[-1]) if self.full_resolution else None
         return mean_logits(members, self.score_norm, size), tuple(new_states)
 
     def _resized(self, frame: Tensor, scale: float) -> Tensor:
         """Return uint8 [B, 3, H', W']: bilinear without antialiasing, as the published tests resize."""
-        sides = (-(-max(round(side * scale), 1) // self.multiple) * self.multiple for side in frame.shape[-2:])
+        factor = scale if self.short is None else scale * self.short / min(frame.shape[-2:])
+        sides = (-(-max(round(side * factor), 1) // self.multiple) * self.multiple for side in frame.shape[-2:])
         size = tuple(sides)
         if size == tuple(frame.shape[-2:]):
             return frame
@@ -95,5 +105,5 @@ class Scales(Wrapper):
         """Arguments as `print(model)` shows them."""
         return (
             f"scales={self.scales}, multiple={self.multiple}, score_norm={self.score_norm!r}, "
-            f"full_resolution={self.full_resolution}"
+            f"full_resolution={self.full_resolution}, short={self.short}"
         )

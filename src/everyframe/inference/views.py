@@ -23,9 +23,14 @@ MODEL_FILES = ("config.json", "model/config.json")
 """What the folder of a run holds once it has a model, or a model's folder itself."""
 
 
+SIDES_OF = 32
+"""Frames that are brought to another short side get sides of a multiple of this, as in the published tests."""
+
+
 class Views(TypedDict, total=False):
     """The options of `with_views`, for functions that hand them on."""
 
+    short: int | None
     window: tuple[int, int] | int | None
     stride: tuple[int, int] | int | None
     flip: bool
@@ -42,6 +47,7 @@ class Views(TypedDict, total=False):
 def with_views(
     model: str | Path | Predictor,
     *,
+    short: int | None = None,
     window: tuple[int, int] | int | None = None,
     stride: tuple[int, int] | int | None = None,
     flip: bool = False,
@@ -62,6 +68,8 @@ def with_views(
             with a reference needs the end of the video first.
         window: (h, w) of a sliding window for frames larger than that, see `Window`.
         stride: distance of two windows.
+        short: pixels of the short side at which frames are looked at, the sides rounded up to a multiple of
+            `SIDES_OF`; label maps keep the frame's own size. See `Scales`.
         scales: average over resized frames, each cut into windows, see `Scales`.
         flip: average with the mirrored frame, see `Flip`.
         score_norm: what scales and flip average; None: probabilities of logits, and the sums of heads that predict
@@ -89,13 +97,18 @@ def with_views(
             f"prior {prior}; say both --logit-adjustment and --prior"
         )
     looking: Views = {
-        "window": window, "stride": stride, "flip": flip, "scales": scales, "score_norm": score_norm,
-        "offline": offline,
+        "short": short, "window": window, "stride": stride, "flip": flip, "scales": scales,
+        "score_norm": score_norm, "offline": offline,
     }  # fmt: skip
     if specialists is not None:
+        from everyframe.inference.member_text import read_member
+
         choice = SpecialistChoice.load(specialists)
         _check_general(model, choice.members[0], specialists)
-        others = [with_views(name, **looking) for name in choice.members[1:]]
+        others = []
+        for text in choice.members[1:]:
+            name, own = read_member(text)
+            others.append(with_views(name, **cast(Views, {**looking, **own})))
         mixed = cast(ScoreNorm, choice.score_norm)
         predictor: Predictor = Specialists([with_views(model, **looking), *others], choice.alphas, mixed)
     else:
@@ -104,8 +117,9 @@ def with_views(
             predictor = _offline(predictor)
         if window is not None:
             predictor = Window(predictor, window, stride)
-        if scales:
-            predictor = Scales(predictor, scales, score_norm=score_norm)
+        if scales or short is not None:
+            multiple = 1 if short is None else SIDES_OF
+            predictor = Scales(predictor, scales or (1.0,), multiple, score_norm, short=short)
         if flip:
             predictor = Flip(predictor, score_norm)
     if prior is not None:
@@ -115,8 +129,10 @@ def with_views(
 
 def _check_general(model: str | Path | Predictor, chosen: str, file: str | Path) -> None:
     """Refuse another general model than the one beside which the specialists' shares were chosen."""
+    from everyframe.inference.member_text import read_member
     from everyframe.models.checkpoint import model_path
 
+    chosen, _ = read_member(chosen)
     if not isinstance(model, str | Path) or not chosen:
         return
     if Path(model_path(model)).resolve() != Path(model_path(chosen)).resolve():
@@ -189,6 +205,8 @@ def view_settings(**views: Any) -> dict[str, Any]:
     record |= {"flip": views.get("flip", False), "scales": list(views.get("scales", ()))}
     if views.get("offline"):
         record["offline"] = True
+    if views.get("short") is not None:
+        record["short"] = views["short"]
     for name in ("score_norm", "specialists", "prior"):
         if views.get(name) is not None:
             record[name] = str(views[name])

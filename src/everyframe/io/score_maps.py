@@ -1,15 +1,19 @@
 """Score maps on disk: what a model thinks of every class in every cell of a frame, small enough to keep a test set.
 
 A folder holds `score_maps.json` (format, norm, dtype, stride), `labels.json` (the classes) and of each frame
-<video>/<frame>.safetensors. With dtype "uint8" (3.2 MB for 124 classes at 480x853, stride 4) the file holds
+<video>/<frame>.safetensors, whose metadata name the frame's height and width. What is in it, by dtype and norm, with
+its size for 124 classes at 480x853:
 
-    peak    float16 [h, w]      the highest share of each cell
-    ratio   uint8 [K, h, w]     round(255 * share / peak)
+- "uint8", norm "softmax" or "l1" (3.2 MB at stride 4): peak float16 [h, w], the highest share of each cell, and ratio
+  uint8 [K, h, w] = round(255 * share / peak). A share is peak * max(ratio, 1/4) / 255: exact to 0.2 % of its cell's
+  peak; a ratio of 0 stands for "little", not for "never", so that its logarithm stays moderate.
+- "uint8", norm "none" (3.3 MB at stride 4): peak and low float16 [h, w], the highest and the lowest score of each cell,
+  low at most `SPAN` below peak, and ratio uint8 [K, h, w] = round(255 * (score - low) / (peak - low)). A score is low +
+  (peak - low) * ratio / 255: exact to 0.03; one further down reads as low, e^-16 of the best.
+- "float16", norm "none" (4.1 MB at stride 5): scores float16 [K, h, w] as the model gave them.
 
-and a share is peak * max(ratio, 1/4) / 255: exact to 0.2 % of its cell's peak; a ratio of 0 stands for "little", not
-for "never", so that its logarithm stays moderate. With dtype "float16" (6.4 MB) it holds "scores" float16 [K, h, w] as
-the model gave them. The metadata of each file name the frame's height and width. Why not whole frames: 124 x 480 x 853
-in float16 is 102 MB a frame, 2.9 TB for the VSPW test set.
+Why not whole frames: 124 x 480 x 853 in float16 is 102 MB a frame, 2.9 TB for the VSPW test set. A frame of 480x853 is
+to fit `LIMIT`, others by their area; `finest_stride` is the finest stride at which it does.
 """
 
 from __future__ import annotations
@@ -33,7 +37,12 @@ FORMAT = "everyframe score maps 1"
 DESCRIPTION = "score_maps.json"
 ScoreDtype = Literal["uint8", "float16"]
 FLOOR = 0.25
-"""What a ratio of 0 is read as, in steps of 1/255."""
+"""What a ratio of 0 is read as, in steps of 1/255, where ratios are of shares."""
+SPAN = 16.0
+"""How far below its cell's best score a score "as it comes" is told from others: e^-16 is 1e-7."""
+LIMIT = 6_000_000
+"""Bytes that the scores of a frame of `FRAME` may take; other frames by their area."""
+FRAME = (480, 853)
 
 
 @dataclass(frozen=True)
@@ -42,7 +51,7 @@ class ScoreFormat:
 
     Attributes:
         norm: what was done to the model's scores: "softmax" or "l1" for shares, "none" for scores as they come.
-        dtype: "uint8" for shares, "float16" for scores as they come.
+        dtype: "uint8", or "float16" for scores as they come.
         stride: pixels per cell, at least; coarser scores stay as they are.
     """
 
@@ -51,13 +60,47 @@ class ScoreFormat:
     stride: int = 4
 
     def __post_init__(self) -> None:
-        if self.dtype not in get_args(ScoreDtype) or (self.dtype == "float16") != (self.norm == "none"):
+        if self.norm not in ("softmax", "l1", "none") or self.dtype not in get_args(ScoreDtype):
             raise InputError(
-                f"score maps: expected uint8 with norm softmax or l1, or float16 with norm none, came {self.dtype} "
-                f"with norm {self.norm}"
+                f"score maps: expected norm softmax, l1 or none and dtype uint8 or float16, came norm {self.norm} and "
+                f"dtype {self.dtype}"
             )
+        if self.dtype == "float16" and self.norm != "none":
+            raise InputError(f"score maps: expected norm none with float16, came norm {self.norm}; store uint8")
         if self.stride < 1:
             raise InputError(f"score maps: expected a stride of at least 1, came {self.stride}")
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """What a file holds."""
+        if self.dtype == "float16":
+            return ("scores",)
+        return ("peak", "low", "ratio") if self.norm == "none" else ("peak", "ratio")
+
+    def megabytes(self, classes: int, size: tuple[int, int] = FRAME) -> float:
+        """Return the MB that the scores of a frame of `size` (H, W) take at most, the file's header left out."""
+        cells = -(-size[0] // self.stride) * -(-size[1] // self.stride)
+        if self.dtype == "float16":
+            return cells * 2 * classes / 1e6
+        return cells * (classes + (4 if self.norm == "none" else 2)) / 1e6
+
+    def too_large(self, classes: int) -> str:
+        """Return a sentence with the figure and what to say where a 480p frame takes more than `LIMIT`; else ""."""
+        came = self.megabytes(classes)
+        if came * 1e6 <= LIMIT:
+            return ""
+        fits = finest_stride(classes, self.norm, self.dtype)
+        better = "" if self.dtype == "uint8" else ", or --dtype-stored uint8, half as large at the same stride"
+        return (
+            f"score maps of {classes} classes in {self.dtype} at stride {self.stride} take {came:.1f} MB of a frame of "
+            f"{FRAME[0]}x{FRAME[1]}, expected at most {LIMIT / 1e6:g}; say --stride-stored {fits}{better}"
+        )
+
+
+def finest_stride(classes: int, norm: str = "softmax", dtype: ScoreDtype = "uint8") -> int:
+    """Return the finest stride from 4 on, that of most heads, at which a frame of `FRAME` fits `LIMIT`."""
+    strides = range(4, max(FRAME) + 1)
+    return next(s for s in strides if ScoreFormat(norm, dtype, s).megabytes(classes) * 1e6 <= LIMIT)
 
 
 class ScoreFolder:
@@ -125,12 +168,7 @@ class ScoreFolder:
         scores = scores.detach().float()
         if coarse != tuple(scores.shape[1:]):
             scores = F.interpolate(scores[None], coarse, mode="bilinear", antialias=True)[0]
-        if self.format.dtype == "float16":
-            limit = torch.finfo(torch.float16).max
-            tensors = {"scores": scores.clamp(-limit, limit).half()}
-        else:
-            peak = scores.amax(0).clamp_min(torch.finfo(torch.float16).smallest_normal)
-            tensors = {"peak": peak.half(), "ratio": (scores / peak * 255).round_().clamp_(0, 255).to(torch.uint8)}
+        tensors = self._packed(scores)
         path = self.path(video, frame)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -141,8 +179,36 @@ class ScoreFolder:
         except (OSError, SafetensorError) as error:
             raise InputError(f"{path}: cannot write ({error}); free the disk or choose another folder") from None
 
-    def read(self, video: str, frame: str) -> tuple[Tensor, tuple[int, int]]:
+    def _packed(self, scores: Tensor) -> dict[str, Tensor]:
+        """Return float32 scores [K, h, w] as the file holds them."""
+        limit = torch.finfo(torch.float16).max
+        if self.format.dtype == "float16":
+            return {"scores": scores.clamp(-limit, limit).half()}
+        if self.format.norm == "none":
+            peak = scores.amax(0).clamp(-limit, limit).half()
+            low = torch.maximum(scores.amin(0).clamp_min(-limit), peak.float() - SPAN).half()
+            step = (peak.float() - low.float()).clamp_min_(torch.finfo(torch.float32).tiny) / 255
+            return {"peak": peak, "low": low, "ratio": _bytes((scores - low.float()) / step)}
+        peak = scores.amax(0).clamp_min(torch.finfo(torch.float16).smallest_normal)
+        return {"peak": peak.half(), "ratio": _bytes(scores / peak * 255)}
+
+    def _unpacked(self, tensors: dict[str, Tensor]) -> Tensor:
+        """Return float32 logits [K, h, w] of what a file holds."""
+        if self.format.dtype == "float16":
+            return tensors["scores"].float()
+        ratio, peak = tensors["ratio"].float(), tensors["peak"].float()
+        if self.format.norm == "none":
+            low = tensors["low"].float()
+            return ratio.div_(255).mul_(peak - low).add_(low)
+        return ratio.clamp_min_(FLOOR).div_(255).mul_(peak).log_()
+
+    def read(self, video: str, frame: str, device: torch.device | str = "cpu") -> tuple[Tensor, tuple[int, int]]:
         """Read one frame as logits.
+
+        Args:
+            video: its name.
+            frame: its name.
+            device: where they go.
 
         Returns:
             float32 [1, K, h, w]: logarithms of shares, or scores as the model gave them; and (H, W) of the frame.
@@ -155,20 +221,21 @@ class ScoreFolder:
             with safe_open(path, "pt") as file:
                 metadata = file.metadata() or {}
                 size = int(metadata["height"]), int(metadata["width"])
-                if self.format.dtype == "float16":
-                    scores = file.get_tensor("scores").float()
-                else:
-                    ratio = file.get_tensor("ratio").float().clamp_min_(FLOOR)
-                    scores = ratio.div_(255).mul_(file.get_tensor("peak").float()).log_()
+                tensors = {name: file.get_tensor(name) for name in self.format.tensors}
         except FileNotFoundError:
             raise InputError(
                 f"{path}: expected the scores of frame {frame} of video {video}, found no file; store this split"
             ) from None
         except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
             raise InputError(f"{path}: expected a score map, came a damaged file ({error}); store it again") from None
+        scores = self._unpacked({name: tensor.to(device) for name, tensor in tensors.items()})  # the small form travels
         if len(scores) != len(self.label_space):
             raise InputError(f"{path}: expected {len(self.label_space)} classes, came {len(scores)}; store it again")
         return scores[None], size
+
+
+def _bytes(steps: Tensor) -> Tensor:
+    return steps.round_().clamp_(0, 255).to(torch.uint8)
 
 
 def is_score_folder(path: str | Path) -> bool:

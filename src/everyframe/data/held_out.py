@@ -1,0 +1,45 @@
+"""Halves of a split: what is chosen on one half of the videos is scored on the other."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Literal
+
+from everyframe.data.layout import VideoRef
+from everyframe.errors import InputError
+
+Half = Literal["first", "second"]
+HALVES: tuple[Half, Half] = ("first", "second")
+
+
+def half_of(videos: Sequence[VideoRef], half: Half) -> list[VideoRef]:
+    """Return one half of the videos in the order of their names; of an odd number the first half has one more.
+
+    The halves are whole stretches of the order: clips cut from one recording carry neighbouring names, and would stand
+    on both sides if every other video were taken.
+
+    Raises:
+        InputError: there are fewer than two videos.
+    """
+    if len(videos) < 2:
+        raise InputError(f"--half {half}: expected two videos or more to divide, came {len(videos)}; leave --half out")
+    ordered = sorted(videos, key=lambda video: video.name)
+    middle = -(-len(ordered) // 2)
+    return ordered[:middle] if half == "first" else ordered[middle:]
+
+
+def seen_note(what: str, chosen_on: Collection[str], scored: Sequence[VideoRef]) -> str:
+    """Return a sentence where some of the videos that are scored led to the choice; else "".
+
+    Args:
+        what: was chosen, "tau 0.4 of sweep.json".
+        chosen_on: names of the videos that it was chosen on.
+        scored: videos of the same data.
+    """
+    both = sum(video.name in chosen_on for video in scored)
+    if not both:
+        return ""
+    return (
+        f"{what} was chosen on {both} of the {len(scored)} videos that are scored here: the figures are an upper "
+        f"bound; choose on another split, or on one half of this one (--half first) and score the other (--half second)"
+    )
