@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from everyframe.data.decoding import DecodingThreads
+from everyframe.data.held_out import seen_note
 from everyframe.data.layout import VideoRef
 from everyframe.data.layouts import load_split
 from everyframe.data.predictions import Ids
@@ -19,6 +20,7 @@ from everyframe.data.reading import read_frame
 from everyframe.errors import writing
 from everyframe.flow import Flow, open_flow
 from everyframe.inference.predictor import Predictor
+from everyframe.inference.specialist_choice import SpecialistChoice
 from everyframe.inference.stream import pick_device
 from everyframe.metrics.evaluation import Evaluation
 from everyframe.metrics.results import Results
@@ -108,7 +110,7 @@ def evaluate(
             if progress is not None:
                 progress(video.name, done, total)
     results = evaluation.compute(f"{source.name} on {Path(str(data)).name}, {split}", source.foreign)
-    results.notes += [*source.notes, *_partial(results)]
+    results.notes += [*source.notes, *_partial(results), *_chosen_here(options.get("specialists"), data, videos)]
     if out is not None:
         settings = {
             "data": data,
@@ -120,6 +122,15 @@ def evaluate(
         }
         _write(Path(out), results, _snapshots(bad, videos), settings)
     return results
+
+
+def _chosen_here(specialists: str | Path | None, data: str, videos: Sequence[VideoRef]) -> list[str]:
+    """Say where the specialists' say was chosen on the videos that are scored."""
+    if specialists is None:
+        return []
+    choice = SpecialistChoice.load(specialists)
+    note = seen_note(f"the say of {specialists}", choice.data, choice.videos, data, videos)
+    return [note] if note else []
 
 
 def _write(out: Path, results: Results, snapshots: Iterable[Snapshot], settings: Mapping[str, Any]) -> None:

@@ -100,6 +100,10 @@ def test_chosen_on_one_split_and_used_on_another(
     assert chosen["videos"] == ["val0", "val1"]
     assert run(root, tmp_path / "same", "run", "--split", "val", "--specialists-from", file) == 0
     assert f"the say of {file} was chosen on 2 of the 2 videos that are scored here" in capsys.readouterr().err
+    data, general = f"vspw:{root / 'data'}", root / "general"
+    for split, told in (("val", 1), ("test", 0)):
+        scored = evaluate(data=data, split=split, model=general, specialists=file, flow=None, bootstrap=0, device="cpu")
+        assert sum("upper bound" in note for note in scored.notes) == told
     assert run(root, tmp_path / "half", "specialists", "--half", "second", "--alphas", "0.8") == 0
     assert json.loads((tmp_path / "half" / "specialists.json").read_text())["videos"] == ["val1"]
     assert (read_raw(tmp_path / "labels" / "test0" / "3.png") == 3).mean() > 0.99

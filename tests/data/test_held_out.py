@@ -21,8 +21,8 @@ def test_halves_are_stretches_of_the_names_in_order() -> None:
 
 
 def test_a_choice_on_videos_that_are_scored_is_told() -> None:
-    assert seen_note("tau 0.4", ("a", "b"), videos("c", "d")) == ""
-    told = seen_note("tau 0.4", ("a", "b"), videos("b", "c"))
-    assert told.startswith(
-        "tau 0.4 was chosen on 1 of the 2 videos that are scored here: the figures are an upper bound"
-    )
+    chosen = ("tau 0.4", "vspw:/data, val (first half)", ("a", "b"))
+    assert seen_note(*chosen, "vspw:/data", videos("c", "d")) == ""
+    assert seen_note(*chosen, "vspw:/other", videos("a", "b")) == ""  # videos of one name are not one video
+    told = seen_note(*chosen, "vspw:/data", videos("b", "c"))
+    assert told.startswith("tau 0.4 was chosen on 1 of the 2 videos that are scored here: the figures are an upper")

@@ -37,15 +37,16 @@ if words[0] in ("train", "self-train"):
     if words[0] == "self-train":
         stages = [{"name": "round0/train", "bytes": 7}, {"name": "round1/label", "bytes": 2000000}]
         (place / "self_training.json").write_text(json.dumps({"stages": stages}))
-elif words[1] == "sweep":
+elif words[1] in ("sweep", "specialists"):
     place.mkdir(parents=True, exist_ok=True)
-    (place / "sweep.json").write_text("{}")
+    (place / f"{words[1]}.json").write_text("{}")
 elif words[0] in ("evaluate", "ensemble"):
     place.mkdir(parents=True, exist_ok=True)
     scores = json.loads((home / "scores.json").read_text())
     key = next((key for key in scores if key in str(place)), "")
     text = (home / "results.json").read_text().replace("0.123456", str(scores.get(key, 0.5)))
-    (place / "results.json").write_text(text)
+    half = f"-{value('--half')}" if "--half" in words else ""
+    (place / f"results{half}.json").write_text(text)
     if "--save" in words:
         Path(value("--save")).mkdir(parents=True, exist_ok=True)
         (Path(value("--save")) / "labels.json").write_text("{}")

@@ -8,17 +8,17 @@ from pathlib import Path
 import pytest
 import torch
 
+from everyframe.cli.ensemble import parser
 from everyframe.cli.evaluate import _parser
 from everyframe.errors import InputError
 from everyframe.evaluate import evaluate
 from everyframe.labels import LabelSpace
 from everyframe.models.temporal.ssltm import SSLTM
 from everyframe.models.zoo import create_model
-from everyframe.reproduce.experiment import SCALES, Row
+from everyframe.reproduce.experiment import BEST_MEMBER, SCALES, Row
 from everyframe.reproduce.grid import EXPERIMENTS, find
 from everyframe.reproduce.plan import Setting, cell_key, check, overrides_of, pick, plan
 from everyframe.reproduce.ssltm_grids import SSLTM_DEFAULTS
-from everyframe.reproduce.vspw2023_grids import PLAIN, SPECIALIST
 from everyframe.training.recipe import read_recipe, recipes, resolve
 
 ROWS = [
@@ -59,7 +59,9 @@ def test_labels_and_folders_are_unique_and_differences_name_rows(name: str, scal
     rows = find(name).rows(SCALES[scale].backbone)
     labels = [row.label for row in rows]
     assert len(set(labels)) == len({row.slug for row in rows}) == len(rows)
-    assert {label for pair in find(name).differences for label in pair} <= set(labels)
+    assert {label for pair in find(name).pairs(rows) for label in pair} <= {*labels, BEST_MEMBER}
+    anywhere = {row.label for scale in SCALES.values() for row in find(name).rows(scale.backbone)}
+    assert {label for pair in find(name).differences for label in pair} <= anywhere
     assert set(find(name).video or ()) <= set(labels)
 
 
@@ -157,15 +159,35 @@ def test_logit_adjustment_reads_the_training_splits_pixels(tmp_path: Path) -> No
     _parser(evaluate).parse_args(scored.words[1:])
 
 
-def test_specialists_say_is_chosen_before_it_is_scored(tmp_path: Path) -> None:
-    cells = {cell.row.label: cell for cell in plan(Setting("other-attempts", "vspw:/videos", tmp_path, seeds=1))}
-    choose, scored = cells["specialist of rare classes"].steps
-    general, rare = (str(cells[label].folder / "run" / "model") for label in (PLAIN, SPECIALIST))
-    assert choose.words[:6] == ("ensemble", "specialists", general, rare, "--below", "0.3")
-    assert choose.produces == Path(choose.words[choose.words.index("--out") + 1]) / "specialists.json"
-    assert scored.words[:3] == ("evaluate", "--model", general)
-    assert scored.words[-2:] == ("--specialists", str(choose.produces))
-    _parser(evaluate).parse_args(scored.words[1:])
+@pytest.mark.parametrize(
+    ("experiment", "label", "action", "option", "file"),
+    [
+        ("ensemble", "soft sum of 2", "sweep", "--tau-from", "sweep.json"),
+        ("other-attempts", "specialist of rare classes", "specialists", "--specialists-from", "specialists.json"),
+    ],
+)
+def test_what_is_chosen_on_one_half_is_scored_on_the_other(
+    experiment: str, label: str, action: str, option: str, file: str, tmp_path: Path
+) -> None:
+    cells = {cell.row.label: cell for cell in plan(Setting(experiment, "vspw:/videos", tmp_path, seeds=1))}
+    cell = cells[label]
+    models = [str(cells[name].folder / "run" / "model") for name in cell.row.members]
+    *halves, scored = cell.steps
+    options = [parser().parse_args(step.words[1:]) for step in halves]  # exits on an option that does not exist
+    assert [(o.action, o.half) for o in options] == [
+        (action, "first"), (action, "second"), ("run", "second"), ("run", "first"),
+    ]  # fmt: skip
+    assert all(o.members == models and (o.data, o.split) == ("vspw:/videos", "val") for o in options)
+    chosen = {o.half: o.out / file for o in options[:2]}
+    assert [step.produces for step in halves[:2]] == list(chosen.values())
+    used = {o.half: getattr(o, option[2:].replace("-", "_")) for o in options[2:]}
+    assert used == {"first": chosen["second"], "second": chosen["first"]}
+    assert {o.out for o in options[2:]} == {Path(scored.words[2])}  # one folder of label maps, scored as a whole
+    assert scored.words[:2] == ("evaluate", "--pred")
+    assert "--half" not in scored.words
+    if action == "specialists":
+        assert options[0].below == 0.3
+    assert len({step.produces for step in cell.steps}) == len({step.name for step in cell.steps}) == 5
 
 
 def test_heads_of_masks_keep_their_learning_rate_at_the_small_scale(tmp_path: Path) -> None:
@@ -192,17 +214,11 @@ def test_rows_are_picked_by_pattern_and_bring_their_members(tmp_path: Path) -> N
 def test_joined_rows_name_models_of_their_seed(tmp_path: Path) -> None:
     cells = plan(Setting("ensemble", "vspw:/videos", tmp_path, seeds=2))
     labels = {row.label for row in find("ensemble").rows("tiny")}
-    soft = next(cell for cell in cells if cell.row.join == "soft" and cell.seed == 1)
+    mean = next(cell for cell in cells if cell.row.join == "mean" and cell.seed == 1)
     assert all(set(cell.row.members) <= labels for cell in cells)
-    assert [step.words[:2] for step in soft.steps] == [
-        ("ensemble", "sweep"),
-        ("ensemble", "run"),
-        ("evaluate", "--pred"),
-    ]
-    assert soft.steps[2].words[2] == soft.steps[1].words[soft.steps[1].words.index("--out") + 1]
+    assert [step.words[:2] for step in mean.steps] == [("ensemble", "run"), ("evaluate", "--pred")]
     folders = [str(tmp_path / "cells" / slug / "seed1" / "run" / "model") for slug in ("ocrnet", "upernet")]
-    assert list(soft.steps[0].words[2:4]) == folders
-    assert soft.steps[1].words[-2:] == ("--tau-from", str(soft.steps[0].produces))
+    assert list(mean.steps[0].words[2:4]) == folders
     check(Setting("ensemble", "vspw:/videos", tmp_path))
 
 

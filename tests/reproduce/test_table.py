@@ -11,11 +11,11 @@ from xml.etree import ElementTree
 import pytest
 from command_player import Player
 
-from everyframe.reproduce.experiment import Row
+from everyframe.reproduce.experiment import BEST_MEMBER, Row
 from everyframe.reproduce.plan import Setting, plan
 from everyframe.reproduce.plots import bars_svg, curve_svg, write_plots
 from everyframe.reproduce.runner import CellRecord, run_grid
-from everyframe.reproduce.table import COLUMNS, Line, class_table, difference, gather, markdown, write_table
+from everyframe.reproduce.table import COLUMNS, Line, best_of, class_table, difference, gather, markdown, write_table
 
 MIOU = next(column for column in COLUMNS if column.name == "mIoU")
 A = Line("a", {0: {"mIoU": 0.5, "mIoU low": 0.4, "mIoU high": 0.7}, 1: {"mIoU": 0.6, "mIoU low": 0.5, "mIoU high": 0.8},
@@ -46,6 +46,25 @@ def test_differences_are_paired_by_seed() -> None:
     assert (mean, count) == (pytest.approx(0.09), 2)  # 0.10 and 0.08; seed 1 of b is missing
     assert deviation == pytest.approx(0.02 / math.sqrt(2))
     assert difference(A, Line("none", {}, 1))[2] == 0
+
+
+def test_joined_rows_are_compared_with_the_best_of_their_members(setting: Callable[..., Setting]) -> None:
+    singles = {"OCRNet": (0.50, 0.40), "UperNet": (0.46, 0.44), "DeepLabv3+": (0.48, 0.50), "Segmenter": (0.10, 0.10)}
+    joined = {"mean of 2": (0.51, 0.43), "soft sum of 2": (0.52, 0.46), "vote of 3": (0.49, 0.53)}
+    lines = [
+        Line(label, {seed: {"mIoU": value} for seed, value in enumerate(values)}, 2)
+        for label, values in {**singles, **joined}.items()
+    ]
+    rows = [line for line in markdown(setting("ensemble"), lines, []).splitlines() if BEST_MEMBER in line]
+    # 2 members: 50 and 44, seed by seed; 3 members: 50 and 50
+    assert rows == [
+        "| mean of 2 − the best of its members | 2 | +0.00 ± 1.41 |",
+        "| soft sum of 2 − the best of its members | 2 | +2.00 ± 0.00 |",
+        "| vote of 3 − the best of its members | 2 | +1.00 ± 2.83 |",
+    ]
+    assert best_of([lines[0], Line("none", {}, 2)]).seeds == {}
+    only = markdown(setting("ensemble"), lines[1:], [])  # without OCRNet nobody knows the best of its members
+    assert BEST_MEMBER not in only
 
 
 def test_table_of_a_grid(setting: Callable[..., Setting], player: Player) -> None:

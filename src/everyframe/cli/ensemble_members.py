@@ -76,9 +76,7 @@ def seen(options: argparse.Namespace, what: str, data: str, chosen_on: Collectio
     """A sentence where what was chosen on videos of `data` is scored on some of them; else ""."""
     from everyframe.data.held_out import seen_note
 
-    where = data.rpartition(", ")[0]  # without the split: a video may stand in two
-    here, there = (Path(text.partition(":")[2]).resolve() for text in (options.data, where))
-    return seen_note(what, chosen_on, videos_of(options)[0]) if here == there else ""
+    return seen_note(what, data, chosen_on, options.data, videos_of(options)[0])
 
 
 def join_of(options: argparse.Namespace) -> tuple[str, Join, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import Literal
 
 from everyframe.data.layout import VideoRef
@@ -28,18 +29,21 @@ def half_of(videos: Sequence[VideoRef], half: Half) -> list[VideoRef]:
     return ordered[:middle] if half == "first" else ordered[middle:]
 
 
-def seen_note(what: str, chosen_on: Collection[str], scored: Sequence[VideoRef]) -> str:
+def seen_note(what: str, data: str, chosen_on: Collection[str], scored_data: str, scored: Sequence[VideoRef]) -> str:
     """Return a sentence where some of the videos that are scored led to the choice; else "".
 
     Args:
         what: was chosen, "tau 0.4 of sweep.json".
-        chosen_on: names of the videos that it was chosen on.
-        scored: videos of the same data.
+        data: that it was chosen on, "LAYOUT:ROOT, SPLIT"; a video of another split may be the same one.
+        chosen_on: names of its videos.
+        scored_data: "LAYOUT:ROOT".
+        scored: videos of that.
     """
+    roots = {Path(text.partition(":")[2]).resolve() for text in (data.rpartition(", ")[0], str(scored_data))}
     both = sum(video.name in chosen_on for video in scored)
-    if not both:
+    if not both or len(roots) > 1:
         return ""
     return (
         f"{what} was chosen on {both} of the {len(scored)} videos that are scored here: the figures are an upper "
-        f"bound; choose on another split, or on one half of this one (--half first) and score the other (--half second)"
+        f"bound; choose on another split, or on one half of this one (ensemble --half first) and score the other"
     )

@@ -7,12 +7,16 @@ A row of a grid is one training repeated with several seeds; everything it chang
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
 Overrides = Mapping[str, Any]
+
+BEST_MEMBER = "the best of its members"
+"""In differences: seed by seed the member with the highest mIoU. It is known afterwards only, so what beats it would
+have beaten whichever member one had chosen."""
 
 PRIOR = "PRIOR"
 """In `Row.views`: the file that `everyframe data check --json` writes of the training split."""
@@ -29,11 +33,14 @@ class Row:
         without: options of the caller that this row leaves out, such as "data.also" in the row without more data.
         loop: options of `everyframe self-train`, which then runs in the place of `everyframe train`.
         members: labels of rows whose models, of the same seed, are joined; nothing is trained then, and `recipe` is "".
-        join: "mean", "vote", "soft" (the weight of two members that is best on the split, see `sweep`), "specialists"
-            (the first member, and in each class the others with the say that is best on the split); "" for a single
-            member, which is scored once more.
+        join: "mean", "vote", "soft" (each half of the videos with the weight of two members that is best on the other
+            half), "specialists" (the first member, and in each class the others, with the say that is best on the other
+            half); "" for a single member, which is scored once more.
         views: words of `everyframe evaluate` with which a single member is scored, such as ("--smooth", "0.4"); `PRIOR`
             among them stands for the file of the training split's pixels by class.
+        look: how the trained model looks at frames when it is scored, alone or joined: options of
+            `everyframe.inference.views.with_views`, such as {"short": 896, "window": 896, "stride": 512}.
+        needs: options that the caller must give for this row, with what to write for them.
         x: where the row stands on the horizontal axis of a line plot.
         series: which line of that plot it belongs to.
     """
@@ -46,6 +53,8 @@ class Row:
     members: tuple[str, ...] = ()
     join: str = ""
     views: tuple[str, ...] = ()
+    look: Overrides = field(default_factory=dict)
+    needs: Mapping[str, str] = field(default_factory=dict)
     x: float | None = None
     series: str = ""
 
@@ -99,11 +108,11 @@ class Experiment:
     Attributes:
         title: one line.
         rows: backbone -> the rows.
-        differences: pairs (a, b) of labels; mIoU of a minus that of b, paired by seed, is printed below the table.
+        differences: pairs (a, b) of labels; mIoU of a minus that of b, paired by seed, is printed below the table. Rows
+            of several models are compared with their members besides, see `pairs`.
         axis: what `Row.x` means, for experiments that are drawn as lines.
         noisy: whether frames whose classes differ from the reference's are scored apart from the others.
         video: labels of two rows whose predictions are written side by side as a video.
-        needs: options that the caller must give, with what to write for them.
     """
 
     title: str
@@ -112,7 +121,18 @@ class Experiment:
     axis: str | None = None
     noisy: bool = False
     video: tuple[str, str] | None = None
-    needs: Mapping[str, str] = field(default_factory=dict)
+
+    def pairs(self, rows: Sequence[Row]) -> list[tuple[str, str]]:
+        """Return the differences between these rows: `differences`, and joined rows against `BEST_MEMBER` and members.
+
+        A label of another scale is left out.
+        """
+        labels = {row.label for row in rows}
+        pairs = [pair for pair in self.differences if labels.issuperset(pair)]
+        for row in rows:
+            if row.join in ("mean", "vote", "soft"):
+                pairs += [(row.label, BEST_MEMBER), *((row.label, member) for member in row.members)]
+        return pairs
 
 
 ONE_LABEL: Overrides = MappingProxyType({"data.budget": 1})

@@ -12,31 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from everyframe.errors import InputError
-from everyframe.reproduce.experiment import PRIOR, SCALES, Experiment, Row
+from everyframe.reproduce.experiment import SCALES, Experiment, Row
 from everyframe.reproduce.grid import find
+from everyframe.reproduce.steps import Step, joined_steps, look_words
 from everyframe.reproduce.subsets import SUBSETS, link_subset
 
 TIMED_FRAMES = 9
 """Steps of the stream that frames/s is the median of."""
-
-
-@dataclass(frozen=True)
-class Step:
-    """One command of a cell.
-
-    Attributes:
-        name: "train", "evaluate", "cost", "noisy" or "clean"; of joined models "sweep", "join", "weigh" or "count",
-            and "evaluate".
-        words: the command behind `everyframe`.
-        produces: file whose presence says that it reached its end: training ends with status 0 after SIGTERM too.
-    """
-
-    name: str
-    words: tuple[str, ...]
-    produces: Path
-
-    def __str__(self) -> str:
-        return shlex.join(["everyframe", *self.words])
 
 
 @dataclass(frozen=True)
@@ -176,15 +158,17 @@ def check(setting: Setting) -> None:
     """Refuse options that no training would take, before anything runs.
 
     Raises:
-        InputError: an option that the experiment needs is missing, or see `everyframe.training.recipe.resolve`; the
-            message names the row.
+        InputError: an option that a row needs is missing, or see `everyframe.training.recipe.resolve`; the message
+            names the row.
     """
     from everyframe.training.recipe import read_recipe, resolve
 
-    for key, what in setting.experiment.needs.items():
-        if key not in setting.extra:
-            raise InputError(f"{setting.name}: expected --{key}, came none; add --{key} {what}")
     for row in setting.rows:
+        for key, what in row.needs.items():
+            if key not in setting.extra:
+                raise InputError(
+                    f"{setting.name}: expected --{key}, came none; add --{key} {what} (for the row {row.label!r})"
+                )
         if row.members:
             continue
         options = {**overrides_of(setting, row), "data.data": setting.data, "out": str(setting.out)}
@@ -203,36 +187,9 @@ def _joined(setting: Setting, row: Row, seed: int) -> Cell:
     folder = _folder(setting, row, seed)
     by_label = {other.label: other for other in setting.rows}
     members = tuple(_cell(setting, by_label[label], seed) for label in row.members)
-    models = [str(member.folder / "run" / "model") for member in members]
-    report, labels = folder / "report", folder / "labels"
+    models = [(member.folder / "run" / "model", member.row.look) for member in members]
     scored = ("--data", setting.data, "--split", setting.split)
-    done = report / "results.json"
-    again = ("evaluate", "--model", models[0], *scored, "--out", str(report))
-    run = ("ensemble", "run", *models, *scored, "--quiet", "--out", str(labels))
-    both = Step("evaluate", ("evaluate", "--pred", str(labels), *scored, "--out", str(report)), done)
-    steps: tuple[Step, ...]
-    if row.join == "soft":
-        found = folder / "sweep" / "sweep.json"
-        steps = (
-            Step("sweep", ("ensemble", "sweep", *models, *scored, "--quiet", "--out", str(found.parent)), found),
-            Step("join", (*run, "--tau-from", str(found)), labels / "results.json"),
-            both,
-        )
-    elif row.join == "specialists":
-        found = folder / "weights" / "specialists.json"
-        weigh = ("ensemble", "specialists", *models, "--below", "0.3", *scored, "--quiet", "--out", str(found.parent))
-        steps = (
-            Step("weigh", weigh, found),
-            Step("evaluate", (*again, "--specialists", str(found)), done),
-        )
-    elif row.join:
-        steps = (Step("join", (*run, "--method", row.join), labels / "results.json"), both)
-    else:
-        found = folder / "labels.json"
-        views = tuple(str(found) if word == PRIOR else word for word in row.views)
-        count = Step("count", ("data", "check", setting.data, "--split", "train", "--json", str(found)), found)
-        steps = (*([count] if PRIOR in row.views else []), Step("evaluate", (*again, *views), done))
-    return Cell(row, seed, folder, steps, members)
+    return Cell(row, seed, folder, joined_steps(row, folder, models, scored), members)
 
 
 def _cell(setting: Setting, row: Row, seed: int) -> Cell:
@@ -249,13 +206,14 @@ def _cell(setting: Setting, row: Row, seed: int) -> Cell:
         train = Step("train", loop, run / "model" / "model.safetensors")
     scored = ("--data", setting.data, "--split", setting.split)
     saved = ("--save", str(labels)) if keeps else ()
-    evaluate = ("evaluate", "--model", str(run / "model"), *scored, "--out", str(report), *saved)
+    model = ("--model", str(run / "model"))
+    evaluate = ("evaluate", *model, *scored, "--out", str(report), *look_words(row.look), *saved)
     size = (str(setting.size[0]), str(setting.size[1]))
     measure = ("--ways", "stream", "--frames", str(TIMED_FRAMES), "--size", *size, "--json", str(cost))
     steps = [
         train,
         Step("evaluate", evaluate, report / "results.json"),
-        Step("cost", ("bench", "stream", "--model", str(run / "model"), *measure), cost),
+        Step("cost", ("bench", "stream", *model, *measure), cost),
     ]
     for subset in SUBSETS if setting.experiment.noisy else ():
         if not any(is_noisy == (subset == "noisy") for of in setting.noisy.values() for is_noisy in of.values()):

@@ -22,8 +22,9 @@ from typing import Any, Literal
 
 from everyframe.errors import InputError
 from everyframe.files import write_whole
-from everyframe.reproduce.plan import Cell, Setting, Step, cell_key, prepare
+from everyframe.reproduce.plan import Cell, Setting, cell_key, prepare
 from everyframe.reproduce.reuse import Reuse
+from everyframe.reproduce.steps import Step
 
 PROGRAM = (sys.executable, "-m", "everyframe.cli")
 """What runs the words of a step."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from everyframe.files import write_whole
 from everyframe.metrics.results import Results, Score
+from everyframe.reproduce.experiment import BEST_MEMBER
 from everyframe.reproduce.plan import Cell, Setting
 from everyframe.reproduce.runner import CellRecord, read_record
 from everyframe.reproduce.subsets import SUBSETS
@@ -181,6 +182,14 @@ def difference(first: Line, second: Line, name: str = "mIoU") -> tuple[float, fl
     return mean, statistics.stdev(shared) if len(shared) > 1 else math.nan, len(shared)
 
 
+def best_of(lines: Sequence[Line], name: str = "mIoU") -> Line:
+    """Return a line that has, of each seed that all lines have, the highest figure."""
+    seeds = [{seed for seed, figures in line.seeds.items() if name in figures} for line in lines]
+    shared = sorted(set.intersection(*seeds)) if seeds else []
+    best = {seed: {name: max(line.seeds[seed][name] for line in lines)} for seed in shared}
+    return Line(BEST_MEMBER, best, len(shared))
+
+
 def markdown(setting: Setting, lines: Sequence[Line], failed: Sequence[CellRecord]) -> str:
     """Return the table, the differences, and what failed."""
     columns = [c for c in COLUMNS if not c.optional or any(line.values(c.name) for line in lines)]
@@ -240,9 +249,14 @@ def _extra(setting: Setting) -> str:
 def _differences(setting: Setting, lines: Sequence[Line]) -> list[str]:
     by_label = {line.label: line for line in lines}
     text = []
-    for a, b in setting.experiment.differences:
-        if a in by_label and b in by_label:
-            mean, deviation, count = difference(by_label[a], by_label[b])
+    members = {row.label: row.members for row in setting.rows}
+    for a, b in setting.experiment.pairs(setting.rows):
+        if b == BEST_MEMBER and by_label.keys() >= set(members[a]):
+            second = best_of([by_label[name] for name in members[a]])
+        else:
+            second = by_label.get(b, Line(b, {}, 0))
+        if a in by_label:
+            mean, deviation, count = difference(by_label[a], second)
             if count:
                 spread = "" if math.isnan(deviation) else f" ± {_percent(deviation)}"
                 text.append(f"| {a} − {b} | {count} | {100 * mean:+.2f}{spread} |")

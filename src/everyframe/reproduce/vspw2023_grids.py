@@ -1,43 +1,34 @@
-"""The experiments of the VSPW 2023 challenge's winner."""
+"""The experiments of the VSPW 2023 challenge's winner: small networks here, the paper's own in `vspw2023_full`.
+
+The functions take the backbone of the scale: "tiny" is that of the small one.
+"""
 
 from __future__ import annotations
 
+from everyframe.reproduce import vspw2023_full as full
 from everyframe.reproduce.experiment import ALL_LABELS, ONE_LABEL, PRIOR, SYSTEMS, Experiment, Overrides, Row, row
 
-MASKS: dict[str, Overrides] = {"tiny": {"optimizer.lr": 0.0015, "masks.points": 784}, "swin-small": {}}
-"""Backbone of the scale -> what Mask2Former needs there: half the rate of the small scale's heads of pixels, and points
-about as dense in crops of 96x128 as the published 12,544 in 512x512."""
+MASKS: Overrides = {"optimizer.lr": 0.0015, "masks.points": 784}
+"""What Mask2Former needs at the small scale: half the rate of its heads of pixels, and points about as dense in crops
+of 96x128 as the published 12,544 in 512x512."""
 
-PAIRS: dict[str, dict[str, tuple[str, Overrides]]] = {
-    "tiny": {
-        "UperNet, FocalNet": ("uper-tiny", {"model.name": "uper-focalnet-micro"}),
-        "UperNet, Swin": ("uper-tiny", {"model.name": "uper-swin-micro"}),
-        "UperNet, InternImage": ("uper-tiny", {"model.name": "uper-internimage-micro"}),
-        "Mask2Former, ViT-Adapter (plain)": ("mask2former-tiny", {"model.name": "mask2former-vit-adapter-micro"}),
-        "Mask2Former, ViT-Adapter (BEiT)": ("mask2former-tiny", {"model.name": "mask2former-beit-adapter-micro"}),
-    },
-    "swin-small": {
-        "UperNet, FocalNet-B": ("uper-swin-small", {"model.name": "uper-focalnet-base"}),
-        "UperNet, Swin-L": ("uper-swin-small", {"model.name": "uper-swin-large"}),
-        "UperNet, InternImage-XL": ("uper-internimage-xl", {}),
-        "Mask2Former, EVA-g adapter": (
-            "mask2former-beitv2-adapter-large",
-            {"model.name": "mask2former-eva-adapter-giant", "model.pretrained": False},
-        ),
-        "Mask2Former, BEiTv2-L adapter": ("mask2former-beitv2-adapter-large", {}),
-    },
+PAIRS: dict[str, tuple[str, str]] = {
+    "UperNet, FocalNet": ("uper-tiny", "uper-focalnet-micro"),
+    "UperNet, Swin": ("uper-tiny", "uper-swin-micro"),
+    "UperNet, InternImage": ("uper-tiny", "uper-internimage-micro"),
+    "Mask2Former, ViT-Adapter (plain)": ("mask2former-tiny", "mask2former-vit-adapter-micro"),
+    "Mask2Former, ViT-Adapter (BEiT)": ("mask2former-tiny", "mask2former-beit-adapter-micro"),
 }
-"""Backbone of the scale -> label -> (recipe, options): the pairs of backbone and head of the paper's table 1.
-
-The weights of InternImage-XL and EVA-g cannot be downloaded by name: convert them and train with `--init`.
-"""
+"""Label -> (recipe, model): the pairs of backbone and head of the paper's table 1, small."""
 
 
 def backbones(backbone: str) -> tuple[Row, ...]:
     """Table 1 of the winner's report: backbones with the head that each was published with; all labels."""
+    if backbone != "tiny":
+        return full.backbones()
     return tuple(
-        row(label, recipe, ALL_LABELS, options, MASKS[backbone] if recipe.startswith("mask2former") else {})
-        for label, (recipe, options) in PAIRS[backbone].items()
+        row(label, recipe, ALL_LABELS, {"model.name": name}, MASKS if recipe.startswith("mask2former") else {})
+        for label, (recipe, name) in PAIRS.items()
     )
 
 
@@ -46,10 +37,11 @@ def contrastive(backbone: str) -> tuple[Row, ...]:
 
     The published model is Mask2Former on a BEiTv2 adapter; at the small scale OCRNet stands for it.
     """
-    recipe = "ocr-tiny" if backbone == "tiny" else "vspw2023-contrastive"
+    if backbone != "tiny":
+        return full.contrastive()
 
     def trained(label: str, frames: int, weight: float) -> Row:
-        return Row(label, recipe, {**ALL_LABELS, "data.queries": frames, "objective.contrastive": weight})
+        return Row(label, "ocr-tiny", {**ALL_LABELS, "data.queries": frames, "objective.contrastive": weight})
 
     return (
         trained("1 frame", 1, 0.0),
@@ -60,18 +52,16 @@ def contrastive(backbone: str) -> tuple[Row, ...]:
     )
 
 
-CROPS: dict[str, tuple[tuple[int, int], ...]] = {
-    "tiny": ((64, 80), (80, 112), (96, 128)),
-    "swin-small": ((320, 320), (480, 480), (640, 640)),
-}
-"""Backbone of the scale -> crops that are compared."""
+CROPS = ((64, 80), (80, 112), (96, 128))
+"""Crops that are compared at the small scale."""
 
 
 def crop_size(backbone: str) -> tuple[Row, ...]:
     """One model, crops of several sizes; all labels."""
+    if backbone != "tiny":
+        return full.crop_size()
     return tuple(
-        row(f"{height}x{width}", f"ocr-{backbone}", ALL_LABELS, {"data.crop": (height, width)})
-        for height, width in CROPS[backbone]
+        row(f"{height}x{width}", "ocr-tiny", ALL_LABELS, {"data.crop": (height, width)}) for height, width in CROPS
     )
 
 
@@ -85,11 +75,12 @@ DROPOUT_PLACES = {
 
 
 def dropout(backbone: str) -> tuple[Row, ...]:
-    """Mask2Former with a dropout of 0.1 at one place or another; the paper used 0.5 and does not say where."""
-    model = f"mask2former-{backbone}"
+    """Mask2Former with a dropout at one place or another, 0.1 of a small network; the paper does not say where."""
+    if backbone != "tiny":
+        return full.dropout(DROPOUT_PLACES)
     places = {label: {f"model.head.{name}": 0.1} for label, name in DROPOUT_PLACES.items()}
     return tuple(
-        row(label, model, ALL_LABELS, MASKS[backbone], options) for label, options in {"none": {}, **places}.items()
+        row(label, "mask2former-tiny", ALL_LABELS, MASKS, options) for label, options in {"none": {}, **places}.items()
     )
 
 
@@ -130,26 +121,29 @@ def other_attempts(backbone: str) -> tuple[Row, ...]:
 
 def multi_dataset(backbone: str) -> tuple[Row, ...]:
     """More data sets, their labels mapped onto the first one's, with one label per video and with all."""
-    model = f"ocr-{backbone}"
+    if backbone != "tiny":
+        return full.multi_dataset()
     return tuple(
-        row(f"{labels}, {more}", model, budget, without=without)
+        row(f"{labels}, {more}", "ocr-tiny", budget, **kept)
         for labels, budget in (("one label", ONE_LABEL), ("all labels", ALL_LABELS))
-        for more, without in (("alone", ("data.also",)), ("joined", ()))
+        for more, kept in (("alone", {"without": ("data.also",)}), ("joined", {"needs": full.MORE_DATA}))
     )
 
 
 def ensemble(backbone: str) -> tuple[Row, ...]:
-    """Four heads alone, and joined: mean, majority vote, weighted sum of two; all labels."""
-    labels = ("OCRNet", "UperNet", "DeepLabv3+", "Segmenter")
-    singles = [row(label, f"{SYSTEMS[label]}-{backbone}", ALL_LABELS) for label in labels]
-    joined = [
+    """Four models alone, and joined: mean, majority vote, weighted sum of two; all labels."""
+    heads = ("OCRNet", "UperNet", "DeepLabv3+", "Segmenter")
+    small = tuple(row(label, f"{SYSTEMS[label]}-{backbone}", ALL_LABELS) for label in heads)
+    singles = small if backbone == "tiny" else full.members()
+    labels = tuple(single.label for single in singles)
+    joined = (
         Row("mean of 2", "", members=labels[:2], join="mean"),
-        Row("soft sum of 2, best tau", "", members=labels[:2], join="soft"),
+        Row("soft sum of 2", "", members=labels[:2], join="soft"),
         Row("mean of 3", "", members=labels[:3], join="mean"),
         Row("vote of 3", "", members=labels[:3], join="vote"),
         Row("mean of 4", "", members=labels, join="mean"),
         Row("vote of 4", "", members=labels, join="vote"),
-    ]
+    )
     return (*singles, *joined)
 
 
@@ -159,7 +153,9 @@ VSPW2023_EXPERIMENTS: dict[str, Experiment] = {
     "dropout": Experiment(
         "Mask2Former with a dropout at one place or another, all labels",
         dropout,
-        differences=tuple((label, "none") for label in DROPOUT_PLACES),
+        differences=tuple(
+            (label, "none") for label in ("backbone, branches", "backbone, tokens and layers", *DROPOUT_PLACES)
+        ),
     ),
     "other-attempts": Experiment(
         "class weights, rare classes more often or lifted afterwards, a specialist, smoothing along flow; all labels",
@@ -170,23 +166,8 @@ VSPW2023_EXPERIMENTS: dict[str, Experiment] = {
         "more data sets, their labels mapped onto the first one's",
         multi_dataset,
         differences=tuple((f"{labels}, joined", f"{labels}, alone") for labels in ("one label", "all labels")),
-        needs={"data.also": """'[{"data": "LAYOUT:ROOT", "mapping": "FILE.csv"}]'"""},
     ),
-    "ensemble": Experiment(
-        "models joined by mean, vote and weighted sum, beside their members; all labels",
-        ensemble,
-        differences=tuple(
-            (joined, member)
-            for joined, members in {
-                "mean of 2": ("OCRNet", "UperNet"),
-                "mean of 3": ("OCRNet", "UperNet", "DeepLabv3+"),
-                "vote of 3": ("OCRNet", "UperNet", "DeepLabv3+"),
-                "mean of 4": ("OCRNet", "UperNet", "DeepLabv3+", "Segmenter"),
-                "vote of 4": ("OCRNet", "UperNet", "DeepLabv3+", "Segmenter"),
-            }.items()
-            for member in members
-        ),
-    ),
+    "ensemble": Experiment("models joined by mean, vote and weighted sum, beside their members; all labels", ensemble),
     "contrastive": Experiment(
         "the spatial-temporal contrastive loss over 2 and 4 frames, all labels",
         contrastive,
