@@ -43,7 +43,7 @@ def test_every_form_of_480p_frames_fits_6_mb_and_hardly_changes_labels(tmp_path:
     assert size < 6e6
     assert size == pytest.approx(1e6 * layout.megabytes(124), rel=0.001)  # by hand: 120 x 214 x (124 + 2) is 3.24 MB
     before, after = label_map(logits, (480, 853)), label_map(folder.read("v", "0")[0], (480, 853))
-    assert (before == after).float().mean() > 0.985
+    assert (before == after).float().mean() > (0.99 if norm == "none" else 0.999)
     matrix = np.bincount(124 * before.flatten().numpy().astype(int) + after.flatten().numpy(), minlength=124**2)
     assert mean_iou(matrix.reshape(124, 124)) > 0.96  # were the model's own labels the truth
 
