@@ -198,6 +198,12 @@ def test_an_unlabelled_image_changes_nothing_for_the_others() -> None:
         assert both[name].item() == pytest.approx(alone[name].item(), rel=1e-6)
 
 
+def test_class_weights_of_another_number_of_classes_are_refused() -> None:
+    for weights in ([1.0] * (K - 1), [1.0] * (K + 1)):
+        with pytest.raises(InputError, match=f"expected {K} class weights, one per class, came {len(weights)}"):
+            MaskSetLoss(points=16, class_weights=weights)(*batch())
+
+
 def test_class_weights_and_no_object() -> None:
     logits, embeddings, pixels, labels = batch(a=1, n=1)
     loss = MaskSetLoss(points=16, no_object=0.2, class_weights=[1.0, 2.0, 3.0, 4.0])

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from everyframe.errors import InputError
 from everyframe.losses.pixel import cross_entropy, dice, labelled_weights, lovasz, ohem_weights, upsample
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -111,6 +112,13 @@ def test_cross_entropy_gradient_equals_autograd_through_the_whole_batch() -> Non
     full = nn.functional.interpolate(twin, size=labels.shape[-2:], mode="bilinear", align_corners=False)
     (3 * nn.functional.cross_entropy(full, labels.long(), weights, ignore_index=255)).backward()
     torch.testing.assert_close(ours, twin.grad)
+
+
+def test_class_weights_of_another_number_of_classes_are_refused() -> None:
+    logits, labels = torch.randn(1, 3, 2, 2), torch.zeros(1, 2, 2, dtype=torch.uint8)
+    for count in (2, 4):
+        with pytest.raises(InputError, match=f"expected 3 class weights, one per class, came {count}"):
+            cross_entropy(logits, labels, torch.ones(count))
 
 
 def test_cross_entropy_with_a_given_divisor() -> None:

@@ -102,6 +102,21 @@ def test_multi_frame_loss_sees_order_and_trains_student_and_lstm() -> None:
     assert all(p.grad is not None for p in compare.parameters())
 
 
+def test_multi_frame_loss_is_float32_under_autocast() -> None:
+    """What it compares are small differences of cosines: in bfloat16 they are rounding."""
+    student = [torch.randn(1, 6, 4, 4) for _ in range(2)]
+    teacher = [x + 0.01 * torch.randn_like(x) for x in student]
+    loss = MultiFrameDistillation(pool=2)
+    want = loss(student, teacher).item()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert loss(student, teacher).item() == want
+
+
+def test_distillation_of_half_logits_resizes_them_in_float32() -> None:
+    student, teacher = torch.randn(1, 3, 3, 4).bfloat16(), torch.randn(1, 3, 6, 8)
+    assert knowledge_distillation(student, teacher).item() == knowledge_distillation(student.float(), teacher).item()
+
+
 def test_conv_lstm_by_its_equations() -> None:
     compare = MultiFrameDistillation(hidden=1, pool=1)
     with torch.no_grad():

@@ -12,6 +12,7 @@ from everyframe.errors import InputError
 from everyframe.flow import FlowPair
 from everyframe.frames import Clip, Role
 from everyframe.labels import LabelSpace
+from everyframe.losses.pixel import upsample
 from everyframe.losses.temporal import knowledge_distillation
 from everyframe.models.segmenter import Prediction, Segmenter
 from everyframe.models.zoo import create_model
@@ -140,6 +141,26 @@ def test_motion_is_not_believed_where_pictures_differ() -> None:
     prediction = run(model, batch)
     assert (prediction.logits[:, 0] - prediction.logits[:, 1]).square().mean() > 1e-3  # what believing them would cost
     assert MotionLoss(model, flow=Still())(Outcome(prediction, batch)).item() < 1e-6
+
+
+class Away:
+    """Everything leaves the picture to the right."""
+
+    def between(self, first: Tensor, second: Tensor) -> FlowPair:
+        flow = torch.zeros(2, *first.shape[-2:])
+        flow[0] = first.shape[-1]
+        return FlowPair(flow.numpy())
+
+
+def test_motion_out_of_the_picture_draws_nothing_to_zero() -> None:
+    """Warping reads zeros there: a picture of the mean colour looks the same, and logits are no likelier to be 0."""
+    model = create_model("etc-ocr-tiny", SPACE)
+    batch = clip(TWO_QUERIES)
+    batch.images[:] = model.mean.round().to(torch.uint8)
+    outcome = Outcome(run(model, batch), batch)
+    assert MotionLoss(model, flow=Away())(outcome).item() == 0
+    towards_zero = upsample(outcome.prediction.logits[:, 1], SIZE).square().mean().item()
+    assert MotionLoss(model, "vspw", flow=Away())(outcome).item() == pytest.approx(towards_zero, rel=0.1)
 
 
 def test_motion_needs_two_queries() -> None:

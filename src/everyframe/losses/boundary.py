@@ -148,7 +148,12 @@ def edge_map(labels: Tensor, radius: int = 2) -> Tensor:
     return torch.where(labels == IGNORE, IGNORE, edges.to(torch.uint8)).to(torch.uint8)
 
 
-def edge_loss(logits: Tensor, edges: Tensor) -> Tensor:
+def edge_counts(edges: Tensor) -> Tensor:
+    """Return how many pixels of `edge_map` are edge and how many are known, float32 [2]."""
+    return torch.stack([(edges == 1).sum(), (edges != IGNORE).sum()]).float()
+
+
+def edge_loss(logits: Tensor, edges: Tensor, counts: Tensor | None = None) -> Tensor:
     """Balanced binary cross entropy of an edge detector: edges count by the share of the rest, and the rest by theirs.
 
     Xie and Tu, "Holistically-Nested Edge Detection" (ICCV 2015), equation 2, over the whole batch.
@@ -156,14 +161,16 @@ def edge_loss(logits: Tensor, edges: Tensor) -> Tensor:
     Args:
         logits: [N, 1, h, w].
         edges: uint8 [N, H, W], see `edge_map`.
+        counts: in place of `edge_counts(edges)`, for example their mean over processes.
 
     Returns:
         Scalar float32: the sum over the pixels that are not ignored, over their number.
     """
     full = upsample(logits, (edges.shape[-2], edges.shape[-1]))[:, 0]
     positive, known = edges == 1, edges != IGNORE
-    count = known.sum().clamp(min=1)
-    share = positive.sum() / count
+    edge, count = (edge_counts(edges) if counts is None else counts).unbind()
+    count = count.clamp(min=1)
+    share = edge / count
     weights = torch.where(positive, 1 - share, share) * known
     target = positive.to(full.dtype)
     return F.binary_cross_entropy_with_logits(full, target, weights, reduction="sum") / count

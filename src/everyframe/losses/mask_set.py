@@ -120,7 +120,8 @@ class MaskSetLoss:
             Scalars, float32.
 
         Raises:
-            InputError: labels hold train ids that are neither one of the K classes nor 255.
+            InputError: labels hold train ids that are neither one of the K classes nor 255, or there is not one class
+                weight for each class.
         """
         with torch.autocast(pixels.device.type, enabled=False):
             class_logits, mask_embeddings, pixels = class_logits.float(), mask_embeddings.float(), pixels.float()
@@ -224,6 +225,8 @@ class MaskSetLoss:
     def target_weights(self, num_classes: int, device: torch.device) -> Tensor:
         """Return the weight of each of the K classes and of "no object" in the class loss, float32 [K + 1]."""
         of_classes = [1.0] * num_classes if self.class_weights is None else [*self.class_weights]
+        if len(of_classes) != num_classes:
+            raise InputError(f"set loss: expected {num_classes} class weights, one per class, came {len(of_classes)}")
         return torch.tensor([*of_classes, self.no_object]).to(device, non_blocking=True)
 
     def mask_losses(

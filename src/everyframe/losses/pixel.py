@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from everyframe.errors import InputError
 from everyframe.frames import IGNORE
 
 Average = Literal["labelled", "pixels"]
@@ -76,7 +77,14 @@ def cross_entropy(
 
     Returns:
         Scalar float32.
+
+    Raises:
+        InputError: not one class weight for each of the K classes.
     """
+    if class_weights is not None and len(class_weights) != logits.shape[1]:
+        raise InputError(
+            f"cross entropy: expected {logits.shape[1]} class weights, one per class, came {len(class_weights)}"
+        )
     weights = labelled_weights(labels, class_weights, None if average == "pixels" else pixel_weights)
     if divisor is None:
         by_pixels = average == "pixels" and class_weights is None

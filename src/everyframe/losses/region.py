@@ -44,7 +44,9 @@ def sigmoid_cross_entropy(logits: Tensor, labels: Tensor, divisor: Tensor | None
     return sum_over_images(logits, summed_loss, labelled.flatten(1).any(1).tolist()) / divisor.clamp(min=1)
 
 
-def region_loss(logits: Tensor, labels: Tensor, radius: int = 3, pool: int = 4) -> Tensor:
+def region_loss(
+    logits: Tensor, labels: Tensor, radius: int = 3, pool: int = 4, divisor: Tensor | None = None
+) -> Tensor:
     """Negative lower bound of the mutual information of predicted and true regions, summed over classes.
 
     A region is the vector of `radius` x `radius` neighbouring cells of a class's map, at reduced resolution. With the
@@ -56,6 +58,7 @@ def region_loss(logits: Tensor, labels: Tensor, radius: int = 3, pool: int = 4) 
         labels: uint8 [N, H, W].
         radius: side of a region, in cells.
         pool: side of a cell, in pixels.
+        divisor: in place of the number of pictures that have a label, for example its mean over processes.
 
     Returns:
         Scalar float32, the mean over the pictures that have a label.
@@ -83,8 +86,14 @@ def region_loss(logits: Tensor, labels: Tensor, radius: int = 3, pool: int = 4) 
         half_log_det = rest.diagonal(dim1=-2, dim2=-1).log().sum(-1)  # K: 1/2 log det of what p does not explain
         return (half_log_det / radius**2).sum().float()
 
-    used = (labels != IGNORE).flatten(1).any(1).tolist()
-    return sum_over_images(logits, bound, used) / max(sum(used), 1)
+    used = labelled_pictures(labels)
+    divisor = used.sum().float() if divisor is None else divisor
+    return sum_over_images(logits, bound, used.tolist()) / divisor.clamp(min=torch.finfo(torch.float32).tiny)
+
+
+def labelled_pictures(labels: Tensor) -> Tensor:
+    """Return which label maps of uint8 [N, H, W] have a labelled pixel: bool [N]."""
+    return (labels != IGNORE).flatten(1).any(1)
 
 
 def _one_hot(labels: Tensor, num_classes: int) -> Tensor:

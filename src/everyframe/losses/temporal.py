@@ -55,9 +55,10 @@ def knowledge_distillation(student: Tensor, teacher: Tensor, temperature: float 
         teacher: logits [N, K, H, W], no gradient flows into them.
         temperature: by which logits are divided. The loss is not multiplied by its square, as in ETC's code.
     """
+    student = student.float()
     if student.shape[-2:] != teacher.shape[-2:]:
         student = F.interpolate(student, teacher.shape[-2:], mode="bilinear", align_corners=False)
-    log_p = (student.float() / temperature).log_softmax(1)
+    log_p = (student / temperature).log_softmax(1)
     log_q = (teacher.detach().float() / temperature).log_softmax(1)
     return (log_q.exp() * (log_q - log_p)).mean()
 
@@ -97,7 +98,7 @@ def pair_distillation(
 
 def self_similarity(x: Tensor, pool: int) -> Tensor:
     """Return how the cells of one map [N, C, h, w] relate, averaged over `pool` x `pool` before: [N, cells, cells]."""
-    x = F.avg_pool2d(x, min(pool, *x.shape[-2:]))
+    x = F.avg_pool2d(x.float(), min(pool, *x.shape[-2:]))
     return similarity(x, x)
 
 
@@ -124,11 +125,12 @@ class MultiFrameDistillation(nn.Module):
         return torch.stack([F.mse_loss(a, b) for a, b in zip(self.encode(student), wanted, strict=True)]).sum()
 
     def encode(self, frames: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Return the ConvLSTM's last (hidden, cell) state, each [N, hidden, cells, cells]."""
+        """Return the ConvLSTM's last hidden and cell state, [N, hidden, cells, cells] each, in float32."""
         maps = [self_similarity(frame, self.pool)[:, None] for frame in frames]
         h = c = maps[0].new_zeros(len(maps[0]), self.hidden, *maps[0].shape[-2:])
-        for x in maps:
-            keep, write, candidate, show = self.gates(torch.cat([x, h], dim=1)).chunk(4, dim=1)
-            c = keep.sigmoid() * c + write.sigmoid() * candidate.tanh()
-            h = show.sigmoid() * c.tanh()
+        with torch.autocast(h.device.type, enabled=False):
+            for x in maps:
+                keep, write, candidate, show = self.gates(torch.cat([x, h], dim=1)).chunk(4, dim=1)
+                c = keep.sigmoid() * c + write.sigmoid() * candidate.tanh()
+                h = show.sigmoid() * c.tanh()
         return h, c

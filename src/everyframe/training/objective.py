@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from everyframe.errors import InputError
 from everyframe.frames import Clip
 from everyframe.losses import pixel
-from everyframe.losses.region import region_loss
+from everyframe.losses.distributed import mean_over_processes
+from everyframe.losses.region import labelled_pictures, region_loss
 from everyframe.models.segmenter import Prediction
 from everyframe.training.outcome import Outcome, Term
 from everyframe.training.pixel_loss import Form, PixelLoss
@@ -75,8 +76,9 @@ def pixel_objective(
     Args:
         cross_entropy: weight of the cross entropy of the query frames.
         auxiliary: weight of the cross entropy of the auxiliary head on all labelled frames of the clip.
-        dice: weight of the Dice loss of the query frames.
-        lovasz: weight of the Lovász-softmax loss of the query frames.
+        dice: weight of the Dice loss of the query frames; in distributed training of those of each process by itself,
+            as Dice and Lovász losses are no sums over pixels.
+        lovasz: weight of the Lovász-softmax loss of the query frames, likewise.
         region: weight of the region mutual information of the query frames; RMI is 0.5 of it and 0.5 of the cross
             entropy in the form "sigmoid".
         scales: weight of the cross entropy of each single scale of a head over several (0.05 in HMSA).
@@ -114,7 +116,7 @@ def pixel_objective(
             "auxiliary": (auxiliary, AuxiliaryCrossEntropy(coarse)),
             "dice": (dice, lambda outcome: pixel.dice_of(query_pixels(outcome))),
             "lovasz": (lovasz, lambda outcome: pixel.lovasz_of(query_pixels(outcome))),
-            "region": (region, lambda outcome: region_loss(outcome.logits, outcome.labels)),
+            "region": (region, query_regions),
             "scales": (scales, ScaleCrossEntropy(loss)),
         }
     )
@@ -172,3 +174,9 @@ class ScaleCrossEntropy:
 def query_pixels(outcome: Outcome) -> pixel.LabelledPixels:
     """Return the labelled pixels of the query frames, which Dice and Lovász losses share."""
     return outcome.once(query_pixels, lambda: pixel.labelled_pixels(outcome.logits, outcome.labels))
+
+
+def query_regions(outcome: Outcome) -> Tensor:
+    """Region mutual information of the query frames, see `region_loss`; a `Term`."""
+    pictures = mean_over_processes(labelled_pictures(outcome.labels).sum().float())
+    return region_loss(outcome.logits, outcome.labels, divisor=pictures)

@@ -9,9 +9,11 @@ from torch import Tensor, nn
 
 from everyframe.errors import InputError
 from everyframe.frames import IGNORE
-from everyframe.losses.boundary import at_edges, edge_loss, edge_map
+from everyframe.losses.boundary import at_edges, edge_counts, edge_loss, edge_map
+from everyframe.losses.distributed import mean_over_processes
 from everyframe.losses.inverse_form import TransformRegressor, inverse_distance
 from everyframe.losses.pixel import upsample
+from everyframe.losses.region import labelled_pictures
 from everyframe.models.segmenter import Segmenter
 from everyframe.models.state import read_state
 from everyframe.training.outcome import Outcome, Term
@@ -94,7 +96,8 @@ class EdgeTerm(nn.Module):
 
     def forward(self, outcome: Outcome) -> Tensor:
         """See `everyframe.training.outcome.Term`."""
-        return edge_loss(self.logits(outcome), self.truth(outcome))
+        truth = self.truth(outcome)
+        return edge_loss(self.logits(outcome), truth, mean_over_processes(edge_counts(truth)))
 
     def _detect(self, outcome: Outcome) -> Tensor:
         embedding = outcome.prediction.features.embedding
@@ -134,9 +137,12 @@ class InverseFormTerm:
         """See `Term`."""
         logits, truth = self.detector.logits(outcome), self.detector.truth(outcome)[:, None]
         seen = torch.where(truth == IGNORE, 0.0, logits.sigmoid())
-        labelled = (truth != IGNORE).flatten(1).any(1)
-        if not labelled.any():
+        labelled = labelled_pictures(truth)
+        own = labelled.sum().float()
+        mean = mean_over_processes(own)
+        if own == 0:
             return 0 * logits.sum()  # every parameter gets a gradient, so that processes stay in step
         regressor = self.regressor[0].to(logits.device).requires_grad_(False)
         with torch.autocast(logits.device.type, enabled=False):
-            return inverse_distance(regressor, seen[labelled].float(), (truth[labelled] == 1).float())
+            distance = inverse_distance(regressor, seen[labelled].float(), (truth[labelled] == 1).float())
+        return distance * (own / mean)

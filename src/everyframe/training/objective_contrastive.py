@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from everyframe.errors import InputError
 from everyframe.losses.contrastive import Positives, contrastive_loss
 from everyframe.losses.contrastive_cells import cell_labels, sample_anchors
+from everyframe.losses.distributed import mean_over_processes
 from everyframe.models.segmenter import Prediction, Segmenter
 from everyframe.training.outcome import Outcome
 
@@ -23,7 +24,7 @@ TEMPERATURES = {"contrastiveseg": 0.1, "moco": 0.07, "moco-v2": 0.2}
 
 
 class ContrastiveTerm(nn.Module):
-    """Mean of the contrastive loss over the clips of a batch, each clip on its own.
+    """Mean of the contrastive loss over the clips of a batch (of all processes), each clip on its own.
 
     All frames of a clip take part, whatever their role: two frames are VSPW 2023's NCE2, four NCE4. Frames without
     labels are ignored. Clips that show a single frame (still images) leave the loss; without others it is 0.
@@ -97,6 +98,7 @@ class ContrastiveTerm(nn.Module):
         features = self.projection(self._chosen(outcome.prediction))
         warming = outcome.step is not None and outcome.step < self.warmup
         moving = [] if warming else (~clip.still).nonzero().squeeze(1).tolist()
+        count = mean_over_processes(torch.tensor(float(len(moving)), device=features.device))
         if not moving:
             # Every parameter gets a gradient all the same, so that processes stay in step.
             return 0 * features.sum()
@@ -109,9 +111,10 @@ class ContrastiveTerm(nn.Module):
         else:
             drawn = [labels[i] for i in moving]
         if self.jointly:
-            return contrastive_loss(features[moving].flatten(0, 1), torch.cat(drawn), **self.options)
+            loss = contrastive_loss(features[moving].flatten(0, 1), torch.cat(drawn), **self.options)
+            return loss * (len(moving) / count)
         losses = [contrastive_loss(features[i], cells, **self.options) for i, cells in zip(moving, drawn, strict=True)]
-        return torch.stack(losses).mean()
+        return torch.stack(losses).sum() / count
 
     def _chosen(self, prediction: Prediction) -> Tensor:
         """Features [B*T, C, h, w] of all frames."""

@@ -178,7 +178,8 @@ class MotionLoss:
 
     Attributes:
         model: whose mean and deviation normalise the frames.
-        mask: see `photometric_mask`.
+        mask: see `photometric_mask`. With "absolute" pixels that the flow takes out of the picture count for nothing:
+            warping reads zeros there, towards which the VSPW code ("vspw") draws the logits of what is grey.
         flow: see `batch_flow`.
     """
 
@@ -202,9 +203,7 @@ class MotionLoss:
         flow = batch_flow(self.flow, now, before)
         a, b = ((image - self.model.mean) / self.model.std for image in (now, before))
         mask = photometric_mask(a, warp(b, flow), self.mask)
-        if self.mask != "vspw":  # what comes from outside the neighbour is not known there; that code takes it for 0
-            mask = mask * inside(flow)
-        return flow, mask
+        return flow, mask if self.mask == "vspw" else mask * inside(flow)
 
 
 def _along(now: Tensor, before: Tensor, flow: Tensor, mask: Tensor) -> Tensor:

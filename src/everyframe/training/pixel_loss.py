@@ -41,9 +41,11 @@ class PixelLoss:
         """Return the loss of logits [N, K, h, w] and labels uint8 [N, H, W]; weights per pixel with "softmax" alone."""
         weights = self.weights(labels, logits.shape[1])
         if self.form == "softmax":
-            divisor = None
+            divisor = None  # the number of all pixels, which is the same on every process
             if self.average == "labelled":
                 divisor = mean_over_processes(pixel.labelled_weights(labels, weights, pixel_weights).sum())
+            elif weights is not None:
+                divisor = mean_over_processes(pixel.labelled_weights(labels, weights).sum())
             return pixel.cross_entropy(logits, labels, weights, pixel_weights, self.average, divisor)
         labelled = mean_over_processes((labels != IGNORE).sum().float())
         if self.form == "sigmoid":
