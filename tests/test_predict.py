@@ -206,7 +206,7 @@ def test_what_is_no_model_and_no_option_is_named(tmp_path: Path) -> None:
         predict(torch.nn.Conv2d(3, 2, 1), [video(2)], tmp_path / "out")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="predict: smoth is no option; did you mean smooth"):
         predict(Remember(), [video(2)], tmp_path / "out", smoth=0.3)  # type: ignore[call-arg]
-    with pytest.raises(InputError, match="stream: zzz is no option; expected one of window, "):
+    with pytest.raises(InputError, match="stream: zzz is no option; expected one of short, window, "):
         next(stream(Remember(), video(2), zzz=1))  # type: ignore[call-arg]
 
 
