@@ -11,7 +11,10 @@ from everyframe.models.convert import mmseg
 from everyframe.models.convert.keys import Rule, Table, nested
 
 RESNET = {"width": 8, "stem_width": 16, "deep_stem": True}
-"""A small ResNet-18 that is mmsegmentation's `ResNetV1c`, and the VSPW code's but for its width."""
+"""A small ResNet-18 that is mmsegmentation's `ResNetV1c`."""
+
+VSPW_RESNET = {**RESNET, "dilate_both": True}
+"""A small ResNet-18 that is the VSPW code's but for its width."""
 
 
 def resnet_table(head: str) -> list[Rule]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from published_names import RESNET, config_text, published
+from published_names import RESNET, VSPW_RESNET, config_text, published
 from torch import Tensor
 
 import everyframe
@@ -248,7 +248,7 @@ def vspw_state(name: str, model: Segmenter) -> dict[str, Tensor]:
 def test_vspw_methods(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
     zoo, head = VSPW[name]
     temporal = {"form": "vspw"} if "NetWarp" in name else {}
-    model = randomised(zoo, backbone=RESNET, head=head, temporal=temporal)
+    model = randomised(zoo, backbone=VSPW_RESNET, head=head, temporal=temporal)
     state = {f"module.{key}": x for key, x in vspw_state(name, model).items()}
     state["module.encoder.bn1._tmp_running_mean"] = torch.zeros(8)
     if "NetWarp" in name:
@@ -263,7 +263,7 @@ def test_vspw_methods(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: 
 
 def test_vspw_weighted_pyramid(tmp_path: Path) -> None:
     temporal = {"weighted": True, "form": "vspw"}
-    model = randomised("tcb-psp-resnet18", backbone=RESNET, head={"width": 16}, temporal=temporal)
+    model = randomised("tcb-psp-resnet18", backbone=VSPW_RESNET, head={"width": 16}, temporal=temporal)
     torch.save(vspw_state("TCB-PPM", model), tmp_path / "a.pth")
     assert main(["convert", str(tmp_path / "a.pth"), "--to", str(tmp_path / "m")]) == 0
     again = everyframe.load(tmp_path / "m")
@@ -272,7 +272,7 @@ def test_vspw_weighted_pyramid(tmp_path: Path) -> None:
 
 
 def test_encoder_and_decoder_files(tmp_path: Path) -> None:
-    model = randomised("psp-resnet18", backbone=RESNET, head={"width": 16})
+    model = randomised("psp-resnet18", backbone=VSPW_RESNET, head={"width": 16})
     state = vspw_state("PSPNet", model)
     paths = []
     for role in ("decoder", "encoder"):
@@ -328,7 +328,7 @@ def test_vspw_classes_keep_their_raw_ids(tmp_path: Path) -> None:
     from everyframe.data.layouts import CLASSES
 
     space = CLASSES["vspw"]()
-    model = create_model("psp-resnet18", space, backbone=RESNET, head={"width": 16})
+    model = create_model("psp-resnet18", space, backbone=VSPW_RESNET, head={"width": 16})
     torch.save(vspw_state("PSPNet", model), tmp_path / "a.pth")
     assert main(["convert", str(tmp_path / "a.pth"), "--to", str(tmp_path / "m")]) == 0
     again = everyframe.load(tmp_path / "m").label_space

@@ -11,6 +11,7 @@ from everyframe.models.cost import count_macs, count_parameters, model_cost
 from everyframe.models.heads.fcn import FCNHead
 from everyframe.models.segmenter import Segmenter
 from everyframe.models.zoo import SYSTEMS, create_model
+from everyframe.training.recipe import read_recipe
 
 
 class Patches(nn.Module):
@@ -55,6 +56,21 @@ def test_published_parameters_on_swin_small(system: str) -> None:
     with torch.device("meta"):
         model = create_model(f"{system}-swin-small", LabelSpace(tuple(str(k) for k in range(124))))
     assert round(count_parameters(model) / 1e6, 1) == PUBLISHED[system]
+
+
+ON_RESNET_101 = {
+    "psp": 70.545, "ocr": 58.097, "uper": 83.201, "deeplab": 59.495, "segmenter": 52.562, "ssltm": 61.929,
+    "etc-ocr": 58.097, "tcb-ocr": 58.097,
+}  # fmt: skip
+"""Millions of parameters of the VSPW code's modules on its ResNet-101, whose stem has 64, 64 and 128 channels."""
+
+
+@pytest.mark.parametrize("system", ON_RESNET_101)
+def test_recipes_on_resnet_101_have_the_sizes_of_the_vspw_code(system: str) -> None:
+    given = read_recipe(f"{system}-resnet101")["model"]
+    with torch.device("meta"):
+        model = create_model(given["name"], LabelSpace(tuple(map(str, range(124)))), head=given.get("head"))
+    assert round(count_parameters(model) / 1e6, 3) == ON_RESNET_101[system]
 
 
 def test_published_totals_on_swin_small() -> None:

@@ -11,6 +11,7 @@ from everyframe.models.backbones.resnet import ResNet, dilated
 from everyframe.models.convert.timm import convert_backbone
 from everyframe.models.cost import count_parameters
 from everyframe.models.state import load_state
+from everyframe.models.zoo import BACKBONES
 
 
 def randomise(model: torch.nn.Module) -> None:
@@ -58,6 +59,27 @@ def test_dilations_of_output_stride_8() -> None:
         dilated(4)
 
 
-def test_resnet101_with_the_wide_stem_of_the_vspw_code() -> None:
+@pytest.mark.parametrize(("name", "parameters"), [("resnet101", 42_623_936), ("resnet101c", 42_519_392)])
+def test_both_stems_of_resnet_101(name: str, parameters: int) -> None:
+    """64, 64 and 128 channels in the VSPW code; 32, 32 and 64 in mmseg's `ResNetV1c`."""
     with torch.device("meta"):
-        assert count_parameters(ResNet((3, 4, 23, 3), stem_width=128)) == 42_623_936
+        backbone = BACKBONES[name](False)
+    assert count_parameters(backbone) == parameters
+    assert isinstance(backbone, ResNet)
+    assert [part.out_channels for part in backbone.stem[::3]] == (
+        [64, 64, 128] if name == "resnet101" else [32, 32, 64]
+    )
+
+
+def test_pairs_of_convolutions_are_dilated_both_as_in_timm() -> None:
+    theirs = timm.models.resnet.ResNet(
+        timm.models.resnet.BasicBlock, (1, 2, 2, 2), num_classes=0, global_pool="", output_stride=8, stem_width=32,
+        stem_type="deep",
+    ).eval()  # fmt: skip
+    randomise(theirs)
+    strides, dilations = dilated(8)
+    ours = ResNet((1, 2, 2, 2), bottleneck=False, strides=strides, dilations=dilations, dilate_both=True).eval()
+    load_state(ours, convert_backbone(theirs.state_dict(), ours))
+    x = torch.randn(1, 3, 61, 45)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(x)[-1], theirs.forward_features(x), rtol=1e-4, atol=1e-4)

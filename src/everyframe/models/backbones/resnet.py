@@ -18,17 +18,24 @@ def _conv(in_channels: int, out_channels: int, kernel: int, stride: int = 1, dil
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut; only the first is strided and dilated (as mmseg; timm dilates both)."""
+    """Two 3x3 convolutions and a shortcut; only the first is strided, and dilated unless `second` says otherwise."""
 
     expansion = 1
 
     def __init__(
-        self, in_channels: int, width: int, stride: int, dilation: int, downsample: nn.Module | None, norm: str
+        self,
+        in_channels: int,
+        width: int,
+        stride: int,
+        dilation: int,
+        downsample: nn.Module | None,
+        norm: str,
+        second: int = 1,
     ):
         super().__init__()
         self.conv1 = _conv(in_channels, width, 3, stride, dilation)
         self.bn1 = normalisation(norm, width)
-        self.conv2 = _conv(width, width, 3)
+        self.conv2 = _conv(width, width, 3, dilation=second)
         self.bn2 = normalisation(norm, width)
         self.downsample = downsample
 
@@ -74,11 +81,14 @@ class ResNet(nn.Module):
         depths: blocks of each stage.
         bottleneck: 1x1-3x3-1x1 blocks with four times the width, or pairs of 3x3 convolutions.
         width: channels of the first stage before expansion; each next stage doubles them.
-        stem_width: channels of the stem.
-        deep_stem: three 3x3 convolutions in place of one 7x7 (ResNet "C" of the gluon zoo, mmseg's `ResNetV1c`).
+        stem_width: channels that the stem ends with.
+        deep_stem: three 3x3 convolutions in place of one 7x7, the first two half as wide as the last. `stem_width` 64
+            is ResNet "C" of the gluon zoo and mmseg's `ResNetV1c`; 128 is its ResNet "S", and the one of the VSPW code.
         strides: stride of each stage's first block.
         dilations: dilation of each stage.
         contract_dilation: whether the first block of a dilated stage has half the dilation.
+        dilate_both: whether pairs of 3x3 convolutions are dilated both (CSAIL's and the VSPW code, timm) or the first
+            alone (mmseg). Bottlenecks have only one of them.
         avg_down: whether shortcuts average before a 1x1 convolution of stride 1 (ResNet "D").
         out_indices: stages whose maps are returned.
         norm: see `ConvNormAct`.
@@ -99,13 +109,14 @@ class ResNet(nn.Module):
         strides: Sequence[int] = (1, 2, 2, 2),
         dilations: Sequence[int] = (1, 1, 1, 1),
         contract_dilation: bool = True,
+        dilate_both: bool = False,
         avg_down: bool = False,
         out_indices: Sequence[int] = (0, 1, 2, 3),
         norm: str = "batch",
         in_channels: int = 3,
     ) -> None:
         super().__init__()
-        block = Bottleneck if bottleneck else BasicBlock
+        block: type[Bottleneck | BasicBlock] = Bottleneck if bottleneck else BasicBlock
         self.out_indices = tuple(out_indices)
         if deep_stem:
             half = stem_width // 2
@@ -126,11 +137,12 @@ class ResNet(nn.Module):
             planes = width << i
             stride *= strides[i]
             first = dilations[i] // 2 if contract_dilation and dilations[i] > 1 else dilations[i]
+            second = {"second": dilations[i]} if dilate_both and not bottleneck else {}
             layer = []
             for j in range(depth):
                 step = strides[i] if j == 0 else 1
                 shortcut = _shortcut(channels, planes * block.expansion, step, avg_down, norm) if j == 0 else None
-                layer.append(block(channels, planes, step, dilations[i] if j else first, shortcut, norm))
+                layer.append(block(channels, planes, step, dilations[i] if j else first, shortcut, norm, **second))
                 channels = planes * block.expansion
             setattr(self, f"layer{i + 1}", nn.Sequential(*layer))
             all_channels.append(channels)

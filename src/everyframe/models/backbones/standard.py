@@ -61,6 +61,8 @@ def timm_model(pretrained: bool, *, name: str, **options: Any) -> nn.Module:
 
 
 _RESNET = partial(with_weights, build=resnet)
+_RESNET_50 = partial(_RESNET, depths=(3, 4, 6, 3))
+_RESNET_101 = partial(_RESNET, depths=(3, 4, 23, 3))
 _HRNET = partial(with_weights, build=HRNet)
 _SWIN = partial(with_weights, build=SwinTransformer)
 _SWIN_DEEP = partial(_SWIN, depths=(2, 2, 18, 2), drop_path=0.3)
@@ -69,8 +71,10 @@ _SWIN_224 = "patch4_window7_224"
 STANDARD: dict[str, Callable[..., nn.Module]] = {
     "tiny": partial(_RESNET, depths=(1, 1, 1, 1), bottleneck=False, width=16, stem_width=16),
     "resnet18": partial(_RESNET, depths=(2, 2, 2, 2), bottleneck=False, deep_stem=False, weights="resnet18.a1_in1k"),
-    "resnet50": partial(_RESNET, depths=(3, 4, 6, 3), weights="resnet50c.gluon_in1k"),
-    "resnet101": partial(_RESNET, depths=(3, 4, 23, 3), weights="resnet101c.gluon_in1k"),
+    "resnet50": partial(_RESNET_50, stem_width=128, weights="resnet50s.gluon_in1k"),
+    "resnet101": partial(_RESNET_101, stem_width=128, weights="resnet101s.gluon_in1k"),
+    "resnet50c": partial(_RESNET_50, stem_width=64, weights="resnet50c.gluon_in1k"),
+    "resnet101c": partial(_RESNET_101, stem_width=64, weights="resnet101c.gluon_in1k"),
     "hrnet-w18": partial(_HRNET, widths=(18, 36, 72, 144), weights="hrnet_w18.ms_aug_in1k"),
     "hrnet-w48": partial(_HRNET, weights="hrnet_w48.ms_in1k"),
     "swin-tiny": partial(_SWIN, depths=(2, 2, 6, 2), drop_path=0.2, weights=f"swin_tiny_{_SWIN_224}.ms_in1k"),
@@ -84,5 +88,7 @@ STANDARD: dict[str, Callable[..., nn.Module]] = {
 }
 """Backbone -> builder `(pretrained, **options)`.
 
+The stem of `resnet50` and `resnet101` has 64, 64 and 128 channels, as in the code of CSAIL and of VSPW (gluon's "s");
+that of `resnet50c` and `resnet101c` 32, 32 and 64, as mmseg's `ResNetV1c`.
 Tiny (0.4 M parameters, maps of stride 4, 8, 8, 8) and micro learn from nothing within minutes on two CPU cores.
 """

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import inspect
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -99,22 +101,28 @@ def system_of(head: str, temporal: str = "") -> str:
 def nearest_backbone(prefixes: Iterable[str], options: Mapping[str, Any]) -> str:
     """Return the name, among those with a prefix, whose preset has most in common with `options`.
 
-    The options say all that the model is; the name is for people, who look for the published size in it.
+    The options say all that the model is; the name is for people, who look for the published size in it: first of all
+    the number of blocks, then the width.
     """
     names = [name for prefix in prefixes for name in BACKBONES if name.startswith(prefix)]
 
-    def agreement(name: str) -> int:
-        presets = _presets(BACKBONES[name]).items()
-        return sum(_same(key, options[key], value) for key, value in presets if key in options)
+    def agreement(name: str) -> tuple[int, float, int]:
+        presets = _presets(BACKBONES[name])
+        same = {key: _same(key, options[key], value) for key, value in presets.items() if key in options}
+        deep = same.get("depths", False) + same.get("depth", False)
+        sides = options.get("width"), presets.get("width")
+        apart = abs(math.log(sides[0] / sides[1])) if sides[0] and sides[1] else 0.0
+        return deep, -apart, sum(same.values())
 
     return max(names, key=agreement)
 
 
 def _presets(build: Callable[..., Any]) -> Options:
-    """Return what a builder of the zoo sets, and what it hands on to the constructor behind it."""
+    """Return what a builder of the zoo sets, and what the constructor behind it takes where nothing is set."""
     if not isinstance(build, functools.partial):
-        return {}
-    inner = [value for value in build.keywords.values() if isinstance(value, functools.partial)]
+        parameters = inspect.signature(build).parameters.values()
+        return {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
+    inner = [value for value in (build.func, *build.keywords.values()) if callable(value)]
     return functools.reduce(lambda found, part: _presets(part) | found, inner, dict(build.keywords))
 
 

@@ -82,7 +82,7 @@ KINDS: dict[str, Kind] = {
     "eva02": Kind("EVA-02 segmentation", partial(_has_backbone, "eva02"), _read_model),
     "mmseg": Kind("mmsegmentation on Swin, ResNet, HRNet, ViT", _is_mmseg, _read_model),
     "vspw": Kind(
-        "the VSPW authors' PSPNet, OCRNet, ETC, NetWarp, TCB",
+        "the VSPW authors' PSPNet, OCRNet, UPerNet, DeepLabv3+, ETC, NetWarp, TCB",
         lambda source, shapes: find_method(shapes) is not None, _read_vspw,
     ),
     "raft": Kind("RAFT optical flow", lambda source, shapes: is_raft(shapes), None),

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from everyframe.errors import InputError
-from everyframe.models.convert import backbones, timm, vit_adapter
+from everyframe.models.convert import backbones, timm, vit_adapter, vspw_model
 from everyframe.models.convert.design import Design, Reading, system_of
 from everyframe.models.convert.infer_backbones import intern_image
 from everyframe.models.convert.keys import Rule, Table, left_out, nested, rewrite
@@ -72,6 +72,8 @@ def _intern_image(shapes: Shapes) -> Table:
 
 
 def _resnet(shapes: Shapes) -> Table:
+    if "conv3.weight" in shapes:  # CSAIL's, on which the VSPW code's models were trained
+        return vspw_model.ENCODER
     return timm.resnet_table("conv1.0.weight" in shapes)
 
 

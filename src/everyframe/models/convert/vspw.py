@@ -36,6 +36,42 @@ PSP: Table = [
 ]
 """`PPMDeepsup`."""
 
+UPER: Table = [
+    *(rule for i in range(9) for rule in sequence(rf"ppm_conv\.{i}", f"pyramid.levels.{i}")),
+    *sequence("ppm_last_conv", "bottleneck"),
+    *(rule for i in range(9) for rule in sequence(rf"fpn_in\.{i}", f"laterals.{i}")),
+    *(rule for i in range(9) for rule in sequence(rf"fpn_out\.{i}\.0", f"smooth.{i}")),
+    *sequence(r"conv_last_\.0", "fuse"),
+    classifier(r"conv_last_\.1", "classifier"),
+]
+"""`UPerNet`, of which ours is one with `resize_first`."""
+
+
+def image_first(weight: Tensor) -> Tensor:
+    """Move the last fifth of a projection's input channels, which read the image average, before the others."""
+    return weight.roll(weight.shape[1] // 5, 1)
+
+
+def _plain(theirs: str, ours: str, conv: str = "conv1", norm: str = "bn1") -> list[Rule]:
+    return [
+        Rule(rf"{theirs}\.{conv}\.(weight)", rf"{ours}.conv.\1"),
+        Rule(rf"{theirs}\.{norm}\.(.+)", rf"{ours}.norm.\1"),
+    ]
+
+
+DEEPLAB: Table = [
+    *(rule for i in range(4)
+      for rule in _plain(rf"aspp\.aspp{i + 1}", f"pyramid.branches.{i}", conv="atrous_conv", norm="bn")),
+    *sequence(r"aspp\.global_avg_pool", "pyramid.image", first=1),
+    Rule(r"aspp\.conv1\.weight", "pyramid.project.conv.weight", image_first),
+    *_plain("aspp", "pyramid.project"),
+    *_plain("decoder", "fine"),
+    *sequence(r"decoder\.last_conv", "refine.0"),
+    *sequence(r"decoder\.last_conv", "refine.1", first=4),
+    classifier(r"decoder\.lastlast_conv\.1", "classifier"),
+]  # fmt: skip
+"""`DeepLab`, of which ours is one with `projection=1, align_corners=True`; there the image average comes last."""
+
 _ATTENTION = r"spatial_ocr_head\.object_context_block"
 
 OCR: Table = [

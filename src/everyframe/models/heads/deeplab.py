@@ -21,14 +21,14 @@ def separable(in_channels: int, out_channels: int, dilation: int = 1, norm: str 
 
 
 class AtrousPyramid(nn.Module):
-    """Image average, a 1x1 convolution and dilated 3x3 convolutions side by side (ASPP), then a 3x3 projection.
+    """Image average, a 1x1 convolution and dilated 3x3 convolutions side by side (ASPP), then a projection.
 
     Args:
         in_channels: channels C of the map.
         width: channels D of each branch and of the result.
         dilations: one branch each; dilation 1 stands for the 1x1 convolution.
         depthwise: make the dilated branches separable.
-        align_corners: how the image average is spread (it has one cell, so only the mode's edges matter).
+        projection: side of the projection's kernel.
         norm: see `ConvNormAct`.
     """
 
@@ -38,7 +38,7 @@ class AtrousPyramid(nn.Module):
         width: int,
         dilations: Sequence[int],
         depthwise: bool = False,
-        align_corners: bool = False,
+        projection: int = 3,
         norm: str = "batch",
     ) -> None:
         super().__init__()
@@ -50,16 +50,15 @@ class AtrousPyramid(nn.Module):
                 return separable(in_channels, width, dilation, norm)
             return ConvNormAct(in_channels, width, 3, dilation=dilation, norm=norm)
 
-        self.align_corners = align_corners
         self.image = ConvNormAct(in_channels, width, norm=norm)
         self.branches = nn.ModuleList(branch(dilation) for dilation in dilations)
-        self.project = ConvNormAct(width * (len(dilations) + 1), width, 3, norm=norm)
+        self.project = ConvNormAct(width * (len(dilations) + 1), width, projection, norm=norm)
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, h, w] -> [N, D, h, w]."""
         average = x.mean((2, 3), keepdim=True)
         check_average(average, self.image)
-        image = resize(self.image(average), x.shape[-2:], self.align_corners)
+        image = self.image(average).expand(-1, -1, *x.shape[-2:])
         levels = [image, *(branch(x) for branch in self.branches)]
         return self.project(torch.cat(levels, dim=1))
 
@@ -68,7 +67,8 @@ class DeepLabV3PlusHead(PixelHead):
     """Atrous pyramid, joined with a fine map, two 3x3 convolutions, classifier.
 
     Chen et al., "Encoder-Decoder with Atrous Separable Convolution for Semantic Image Segmentation" (ECCV 2018). The
-    default is the dense form of the SSLTM paper's table; `depthwise=True` is mmseg's `DepthwiseSeparableASPPHead`.
+    default is the dense form of the SSLTM paper's table; `depthwise=True` is mmseg's `DepthwiseSeparableASPPHead`;
+    `projection=1, align_corners=True` is the VSPW code's `DeepLab`.
 
     Args:
         channels: channels of each backbone map.
@@ -80,8 +80,9 @@ class DeepLabV3PlusHead(PixelHead):
         fine_width: channels to which the fine map is squeezed; 0 leaves the fine map out (DeepLabv3).
         dilations: see `AtrousPyramid`; for stride 8. Halve them for stride 16.
         depthwise: separable convolutions.
+        projection: see `AtrousPyramid`.
         dropout: share of channels dropped before the classifier in training.
-        align_corners: how maps are resized.
+        align_corners: how the coarse map is resized to the fine one.
         norm: see `ConvNormAct`.
         auxiliary: head for an auxiliary loss, or None.
     """
@@ -97,6 +98,7 @@ class DeepLabV3PlusHead(PixelHead):
         fine_width: int = 48,
         dilations: Sequence[int] = (1, 12, 24, 36),
         depthwise: bool = False,
+        projection: int = 3,
         dropout: float = 0.1,
         align_corners: bool = False,
         norm: str = "batch",
@@ -112,7 +114,7 @@ class DeepLabV3PlusHead(PixelHead):
         self.index = index
         self.fine_index = fine_index
         self.align_corners = align_corners
-        self.pyramid = AtrousPyramid(map_at(channels, index), width, dilations, depthwise, align_corners, norm)
+        self.pyramid = AtrousPyramid(map_at(channels, index), width, dilations, depthwise, projection, norm)
         self.fine = ConvNormAct(map_at(channels, fine_index), fine_width, norm=norm) if fine_width else None
         self.refine = nn.Sequential(conv(width + fine_width), conv(width))
         self.finish(num_classes, strides[fine_index] if fine_width else strides[index], width, dropout, auxiliary)

@@ -26,6 +26,8 @@ class PyramidPooling(nn.Module):
         bins: cells per side of each level's grid.
         align_corners: how levels are resized to the map.
         norm: see `ConvNormAct`.
+        resize_first: resize the averages, then squeeze them, as CSAIL's UPerNet does; the ReLU makes it another
+            function, and the squeezing costs what it costs on the whole map.
     """
 
     def __init__(
@@ -35,9 +37,11 @@ class PyramidPooling(nn.Module):
         bins: Sequence[int] = (1, 2, 3, 6),
         align_corners: bool = False,
         norm: str = "batch",
+        resize_first: bool = False,
     ) -> None:
         super().__init__()
         self.bins = tuple(bins)
+        self.resize_first = resize_first
         self.align_corners = align_corners
         self.out_channels = in_channels + width * len(self.bins)
         self.levels = nn.ModuleList(ConvNormAct(in_channels, width, norm=norm) for _ in self.bins)
@@ -51,11 +55,11 @@ class PyramidPooling(nn.Module):
         for level, cells in zip(self.levels, pooled, strict=True):
             if cells.shape[-2:] == (1, 1):
                 check_average(cells, level)
-        levels = [
-            resize(level(cells), x.shape[-2:], self.align_corners)
-            for level, cells in zip(self.levels, pooled, strict=True)
-        ]
-        return torch.cat([x, *levels], dim=1)
+        size = x.shape[-2:]
+        if self.resize_first:
+            pooled = [resize(cells, size, self.align_corners) for cells in pooled]
+        levels = [level(cells) for level, cells in zip(self.levels, pooled, strict=True)]
+        return torch.cat([x, *(resize(level, size, self.align_corners) for level in levels)], dim=1)
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, h, w] -> [N, C + D * levels, h, w]."""

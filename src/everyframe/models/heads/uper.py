@@ -17,7 +17,7 @@ class UperHead(PixelHead):
     """Pyramid pooling on the coarsest map, then a top-down feature pyramid whose levels are joined at the finest.
 
     Xiao et al., "Unified Perceptual Parsing for Scene Understanding" (ECCV 2018), the semantic branch, as mmseg's
-    `UPerHead` lays it out.
+    `UPerHead` lays it out. `resize_first=True, dropout=0` is the `UPerNet` of CSAIL's and the VSPW code.
 
     Args:
         channels: channels of each backbone map.
@@ -26,6 +26,8 @@ class UperHead(PixelHead):
         index: which maps to read, fine to coarse; all when left out.
         width: channels D of every level.
         bins: cells per side of each pyramid-pooling level.
+        pool_width: channels of each pyramid-pooling level; D when left out.
+        resize_first: see `PyramidPooling`.
         dropout: share of channels dropped before the classifier in training.
         align_corners: how maps are resized.
         norm: see `ConvNormAct`.
@@ -40,6 +42,8 @@ class UperHead(PixelHead):
         index: Sequence[int] | None = None,
         width: int = 256,
         bins: Sequence[int] = (1, 2, 3, 6),
+        pool_width: int | None = None,
+        resize_first: bool = False,
         dropout: float = 0.1,
         align_corners: bool = False,
         norm: str = "batch",
@@ -49,7 +53,7 @@ class UperHead(PixelHead):
         self.index = tuple(range(len(channels)) if index is None else index)
         channels = [map_at(channels, i) for i in self.index]
         self.align_corners = align_corners
-        self.pyramid = PyramidPooling(channels[-1], width, bins, align_corners, norm)
+        self.pyramid = PyramidPooling(channels[-1], pool_width or width, bins, align_corners, norm, resize_first)
         self.bottleneck = ConvNormAct(self.pyramid.out_channels, width, 3, norm=norm)
         self.laterals = nn.ModuleList(ConvNormAct(c, width, norm=norm) for c in channels[:-1])
         self.smooth = nn.ModuleList(ConvNormAct(width, width, 3, norm=norm) for _ in channels[:-1])
