@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from layout_files import mask, picture, text
+from PIL import Image
 
 from everyframe.data.findings import DataWarning
 from everyframe.data.layouts import SPLITS, load_split
 from everyframe.data.reading import read_labels
+from everyframe.data.starter import write_starter
 from everyframe.errors import InputError
 
 # -- folder ----------------------------------------------------------------------------------------------------------
@@ -249,6 +251,23 @@ def test_cvat_export_without_its_labelmap(tmp_path: Path, own: Path) -> None:
     cvat_masks(tmp_path / "export/SegmentationClass/1.png")
     with pytest.raises(InputError, match=r"export/labelmap\.txt: expected what the colours .*unpack the whole export"):
         load_split(tmp_path / "export", "all")
+
+
+def test_what_other_tools_leave_is_answered_with_where_it_goes(tmp_path: Path) -> None:
+    """labelme's polygons beside the pictures; Pascal VOC's palette masks, which no labelmap.txt explains."""
+    for i in range(2):
+        Image.new("RGB", (6, 4)).save(tmp_path / f"{i}.jpg")
+        text(tmp_path / f"{i}.json", '{"shapes": [{"label": "car"}]}')
+    with pytest.raises(
+        InputError, match=r"came 2 pictures in the data set's; move them to .*videos/NAME.*0\.json"
+    ) as e:
+        load_split(f"folder:{tmp_path}", "train")
+    assert "polygons are not read" in str(e.value)
+    with pytest.raises(InputError, match=r"0\.json \(and 1 more\): polygons are not read"):
+        write_starter(tmp_path)
+    mask(tmp_path / "voc/SegmentationClass/1.png")
+    with pytest.raises(InputError, match=r"of Pascal VOC, .* move JPEGImages to images .* masks \(masks/NAME\)"):
+        load_split(f"folder:{tmp_path / 'voc'}", "train")
 
 
 def test_cvat_damaged_labelmap(own: Path) -> None:

@@ -31,8 +31,9 @@ def polygon_files(home: Path) -> list[Path]:
 
 
 def polygons_of(root: Path) -> str:
-    """Say in a clause for a message which file of polygons lies where masks are expected; "" where there is none."""
-    files = [path for name in MASK_HOMES for path in polygon_files(root / name)]
+    """Say in a clause for a message which file of polygons lies in ROOT or where masks are expected; "" for none."""
+    beside = sorted(path for ending in (".json", ".xml") for path in root.glob(f"*{ending}") if _holds_polygons(path))
+    files = [*(path for name in MASK_HOMES for path in polygon_files(root / name)), *beside]
     more = f" (and {len(files) - 1} more)" if len(files) > 1 else ""
     return f"; {files[0]}{more}: {EXPORT}" if files else ""
 

@@ -30,11 +30,12 @@ from everyframe.data.listing import (
     require_folder,
     subfolders,
 )
-from everyframe.data.strays import picture_files, tell_lost_masks, tell_polygons
+from everyframe.data.strays import picture_files, polygons_of, tell_lost_masks, tell_polygons
 from everyframe.errors import InputError
 from everyframe.io.names import VIDEO_ENDINGS, natural_key
 from everyframe.io.video import VideoReader, frame_name
 from everyframe.labels import LabelSpace
+from everyframe.metrics.results_text import counted
 
 NUMBER = re.compile(r"(\d+)$")
 CVAT_MASKS, CVAT_IMAGES, LABELMAP = "SegmentationClass", "JPEGImages", "labelmap.txt"
@@ -77,7 +78,14 @@ def find_videos(root: Path) -> dict[str, Path]:
     if (root / CVAT_MASKS).is_dir() and not (root / "videos").is_dir():
         raise InputError(
             f"{root / LABELMAP}: expected what the colours in {CVAT_MASKS} mean, found no file; unpack the whole "
-            f"export of CVAT"
+            f"export of CVAT; of Pascal VOC, whose masks hold ids, move JPEGImages to images (single pictures; frames "
+            f"of a video to videos/NAME) and {CVAT_MASKS} to masks (masks/NAME), and run `everyframe data init`"
+        )
+    if not (root / "videos").is_dir() and root.is_dir() and (count := len(list_frames(root))):
+        raise InputError(
+            f"{root}: expected the frames of each video in a folder of their own, came {counted(count, 'picture')} in "
+            f"the data set's; move them to {root / 'videos' / 'NAME'}, their masks to {root / 'masks' / 'NAME'}"
+            f"{polygons_of(root)}"
         )
     home = require_folder(root / "videos", "video files or frame folders (ROOT/videos/NAME.mp4 or ROOT/videos/NAME/)")
     sources = {name: home / name for name in subfolders(home)}
