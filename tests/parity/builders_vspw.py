@@ -164,10 +164,10 @@ def _tcb_ocr_memory(case: Case, head: Head) -> dict[str, Tensor]:
             bank = None
         step = torch.stack([frame.embedding["regions"] for frame in frames], dim=1)
         used, bank = temporal.remember(bank, step, torch.zeros(len(step), dtype=torch.bool))
-        regions = used.mean(1)
+        regions = used.mean()
         outputs[f"logits.{i}"] = head.predict({**frames[-1].embedding, "regions": regions})["logits"]
         outputs[f"context.{i}"] = regions.transpose(1, 2).unsqueeze(-1)
-        outputs[f"memory_len.{i}"] = torch.tensor(bank.shape[1])
+        outputs[f"memory_len.{i}"] = torch.tensor(bank.sets.shape[1])
     return outputs
 
 
@@ -191,7 +191,8 @@ def netwarp(case: Case) -> dict[str, Tensor]:
     """`NetWarp` and `NetWarp_ocr`."""
     with_regions = "ocr" in case.reference
     head = ocr_head(case) if with_regions else psp_head(case)
-    temporal = NetWarp(head, case.args["widths"][0], flow=GivenFlow(case.inputs["flow"]), form="vspw")
+    flow = GivenFlow(case.inputs["flow"])
+    temporal = NetWarp(head, case.args["widths"][0], flow, form="vspw", cut_threshold=2)  # the frames are noise
     loaded(case, head, temporal, vspw.NETWARP_OCR if with_regions else vspw.NETWARP_PSP)
     maps = [x.chunk(2) for x in (case.inputs["conv4"], case.inputs["conv5"])]
     images = (raw_image(case.inputs["image"]), raw_image(case.inputs["prev_image"]))
