@@ -108,8 +108,8 @@ def test_frames_of_a_short_side_have_sides_of_a_multiple_and_labels_their_own_si
     assert seen[-1] == (64, 128)  # 60 x 100 rounded up
     expected = F.interpolate(frame.float(), (64, 128), mode="bilinear").round()
     torch.testing.assert_close(logits, F.interpolate(expected * 0.1, (30, 50), mode="bilinear"))  # no finer than it
-    with pytest.raises(InputError, match="short side of at least 1 pixel, came 0"):
-        with_views(Size(), short=0)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="short side of at least 1 pixel, came -1"):
+        with_views(Size(), short=-1)  # type: ignore[arg-type]
 
 
 def test_settings_are_read() -> None:

@@ -17,7 +17,7 @@ def add_views(group: argparse._ArgumentGroup) -> None:
     """Add the options of `with_views`; what is not given keeps its default."""
     group.add_argument(
         "--short", type=int, metavar="PIXELS",
-        help="look at frames resized to this short side, such as the size that the model was trained at",
+        help="look at frames resized to this short side (default: that of training, `data.base`; 0: as they are)",
     )  # fmt: skip
     group.add_argument(
         "--window", type=int, nargs="+", action=_SideOrPair, metavar="PIXELS",

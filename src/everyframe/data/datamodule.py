@@ -63,7 +63,7 @@ class ClipDataModule(LightningDataModule):
         mirror: turn time around for every second clip.
         crop: side of the square crop, or (H, W).
         scale: range of the random resize.
-        base: short side that scale 1 gives; None: as the frames are.
+        base: short side that scale 1 gives, also in validation; None: as the frames are.
         cat_max_ratio: largest share of one class in a crop.
         flip: probability of the horizontal flip.
         photometric: change colours.
@@ -132,6 +132,11 @@ class ClipDataModule(LightningDataModule):
     def label_space(self) -> LabelSpace:
         """The classes, known before `setup` so that the model can be built for them."""
         return self._train()[1]
+
+    @property
+    def short_side(self) -> int | None:
+        """Pixels of the frames' short side before their random scale, which the model remembers; None: their own."""
+        return self.geometry.base
 
     @property
     def train_videos(self) -> list[VideoRef]:

@@ -69,7 +69,8 @@ def with_views(
         window: (h, w) of a sliding window for frames larger than that, see `Window`.
         stride: distance of two windows.
         short: pixels of the short side at which frames are looked at, the sides rounded up to a multiple of
-            `SIDES_OF`; label maps keep the frame's own size. See `Scales`.
+            `SIDES_OF`; label maps keep the frame's own size. None: that of the model's training
+            (`Segmenter.short_side`), rounded as there, to whole pixels; 0: frames as they are. See `Scales`.
         scales: average over resized frames, each cut into windows, see `Scales`.
         flip: average with the mirrored frame, see `Flip`.
         score_norm: what scales and flip average; None: probabilities of logits, and the sums of heads that predict
@@ -113,13 +114,14 @@ def with_views(
         predictor: Predictor = Specialists([with_views(model, **looking), *others], choice.alphas, mixed)
     else:
         predictor = loaded(model)
+        side = getattr(predictor, "short_side", None) if short is None else short or None
         if offline:
             predictor = _offline(predictor)
         if window is not None:
             predictor = Window(predictor, window, stride)
-        if scales or short is not None:
-            multiple = 1 if short is None else SIDES_OF
-            predictor = Scales(predictor, scales or (1.0,), multiple, score_norm, short=short)
+        if scales or side is not None:
+            multiple = SIDES_OF if short else 1
+            predictor = Scales(predictor, scales or (1.0,), multiple, score_norm, short=side)
         if flip:
             predictor = Flip(predictor, score_norm)
     if prior is not None:
@@ -219,7 +221,8 @@ def view_settings(**views: Any) -> dict[str, Any]:
 
 
 def view_notes(model: str | Path | Predictor, predictor: Predictor) -> list[str]:
-    """Return sentences for a summary: what was loaded in place of what was named, and what looking ahead means.
+    """Return sentences for a summary: what was loaded in place of what was named, at which size the model looks at
+    frames without having been told, and what looking ahead means.
 
     Args:
         model: as it was named.
@@ -231,6 +234,12 @@ def view_notes(model: str | Path | Predictor, predictor: Predictor) -> list[str]
     notes = []
     if isinstance(model, str | Path) and model_path(model) != model:
         notes.append(f"{model} is the folder of a run: its model, {model_path(model)}, was taken")
-    parts = predictor.modules() if hasattr(predictor, "modules") else ()
+    parts = list(predictor.modules()) if hasattr(predictor, "modules") else []
     notes += dict.fromkeys(part.describe() for part in parts if isinstance(part, Offline))
+    trained = {getattr(part, "short_side", None) for part in parts}
+    notes += dict.fromkeys(
+        f"frames are looked at with a short side of {part.short} pixels, that of training; --short 0: as they are"
+        for part in parts
+        if isinstance(part, Scales) and part.short is not None and part.short in trained
+    )
     return notes

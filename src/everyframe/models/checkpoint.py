@@ -75,7 +75,7 @@ def describe(model: Segmenter, metrics: Mapping[str, float] | None = None) -> di
         "image": {
             "mean": (model.mean.flatten() / 255).tolist(),
             "std": (model.std.flatten() / 255).tolist(),
-            "size": model.config.get("size"),
+            "short_side": model.short_side,
         },
         "label_space": model.label_space.to_dict(),
         "metrics": dict(metrics or model.config.get("metrics", {})),
@@ -150,9 +150,8 @@ def _build(folder: Path, config: Mapping[str, Any], strict: bool) -> Segmenter:
             f"{folder / CONFIG}: cannot build this model with everyframe {_version()} ({error}); it was saved by "
             f"{config.get('everyframe_version', 'an unknown version')}: install that one, or copy the model anew"
         ) from None
-    model.config |= {
-        key: value for key, value in (("size", config["image"]["size"]), ("metrics", config["metrics"])) if value
-    }
+    model.config |= {"metrics": config["metrics"]} if config["metrics"] else {}
+    model.short_side = config["image"]["short_side"]
     load_state(model, read_state(folder / WEIGHTS), folder / WEIGHTS, strict=strict)
     return model
 
@@ -171,7 +170,7 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     if lost:
         raise InputError(f"{path}: {_EXPECTED}, its entries {', '.join(lost)} are missing; copy the model anew")
     config.setdefault("metrics", {})
-    config["image"].setdefault("size", None)
+    config["image"].setdefault("short_side", None)
     return config
 
 

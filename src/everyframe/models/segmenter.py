@@ -82,6 +82,9 @@ class Segmenter(nn.Module):
         self.label_space = label_space
         self.config: dict[str, Any] = {}
         """Name and arguments that rebuild this model; filled by `create_model`, written by `save_pretrained`."""
+        self.short_side: int | None = None
+        """Short side in pixels of the frames that training saw, before its random scale; None: frames as they are.
+        Validation and prediction resize frames to it, see `everyframe.inference.views.with_views`; `step` does not."""
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1) * 255, persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1) * 255, persistent=False)
 

@@ -21,8 +21,7 @@ from everyframe.inference.pipeline import ReadAhead, WriteBehind
 from everyframe.inference.predictor import Predictor
 from everyframe.inference.scores import own_confidence
 from everyframe.inference.stream import Stream, to_numpy
-from everyframe.inference.tta import Flip, Scales
-from everyframe.inference.views import loaded
+from everyframe.inference.views import with_views
 from everyframe.labels import LabelSpace
 
 RECORD = "pseudo_labels.json"
@@ -63,12 +62,7 @@ def label_videos(
     Raises:
         InputError: the model or a video cannot be used, or the folder cannot be written.
     """
-    predictor = loaded(model)
-    if scales:
-        predictor = Scales(predictor, scales)
-    if flip:
-        predictor = Flip(predictor)
-    stream = Stream(predictor, device)
+    stream = Stream(with_views(model, scales=scales, flip=flip), device)
 
     def label(video: VideoRef, writer: LabelWriter) -> Counter[str] | None:
         return _label_video(stream, video, writer, threshold, (truth or {}).get(video.name), stop)

@@ -192,6 +192,7 @@ def train(
     if torch.cuda.is_available():
         torch.set_float32_matmul_precision("high")
 
+    model.short_side = getattr(data, "short_side", None)
     model.to(memory_format=torch.channels_last)  # convolutions, the larger part of most networks, are faster so
     common = {"objective": objective, "optimization": optimization, "steps": steps}
     if is_first_process():

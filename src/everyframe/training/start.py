@@ -12,7 +12,6 @@ import yaml
 
 from everyframe.data.datamodule import ClipDataModule
 from everyframe.data.first_look import look_at_masks
-from everyframe.data.reading import read_frame
 from everyframe.errors import InputError, writing
 from everyframe.files import write_whole
 from everyframe.inference.views import check_run
@@ -73,7 +72,7 @@ def start(config: Config, resume: str | None = None) -> Run:
         print(_summary(config, data, model), file=sys.stderr)
         if begun is not None:
             print(f"starts from {config['init']}: {begun.describe()}", file=sys.stderr)
-        for line in filter(None, (looked, size_note(data), changed, _nothing_to_do(checkpoint, config["steps"]))):
+        for line in filter(None, (looked, changed, _nothing_to_do(checkpoint, config["steps"]))):
             print(line, file=sys.stderr)
     return train(
         model,
@@ -149,20 +148,6 @@ def _changed(folder: RunFolder, config: Config) -> str:
         return ""
     named = ", ".join(f"{key} {now[key]} (was {was.get(key)})" for key in differ)
     return f"goes on with other options than it began with: {named}; the result is not that of a run never stopped"
-
-
-def size_note(data: ClipDataModule) -> str:
-    """Say at which size training sees frames that validation and prediction take as they are; "" where it is one."""
-    if data.geometry.base is None or not data.val_videos:
-        return ""
-    base, short = data.geometry.base, min(read_frame(data.val_videos[0], 0).size)
-    if base == short:
-        return ""
-    return (
-        f"data.base {base}: training resizes frames to this short side; validation and prediction take them as they "
-        f"are ({short} in the first validation video); `predict --short {base}` and `evaluate --short {base}` show the "
-        f"model what it was trained on"
-    )
 
 
 def _nothing_to_do(checkpoint: Path | None, steps: int) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from everyframe.data.layout import VideoRef
 from everyframe.data.reading import iter_frames, read_labels
 from everyframe.inference.stream import Stream
+from everyframe.inference.views import with_views
 from everyframe.metrics.functional import mean_iou, pixel_accuracy
 from everyframe.metrics.stateful import ConfusionMatrix
 from everyframe.models.segmenter import Segmenter
@@ -23,8 +24,8 @@ MONITOR = "val/mIoU_in-ground-truth"
 def observe(confusion: ConfusionMatrix, model: Segmenter, video: VideoRef, device: torch.device) -> None:
     """Label every frame of a video, in order, and count those that have a label map.
 
-    In float32 as prediction and `everyframe evaluate` do, whatever training computes in: a score that is logged here is
-    the one that they give of the saved model.
+    In float32 and at the size of training, as prediction and `everyframe evaluate` do, whatever training computes in: a
+    score that is logged here is the one that they give of the saved model.
 
     Args:
         confusion: where they are counted.
@@ -32,7 +33,7 @@ def observe(confusion: ConfusionMatrix, model: Segmenter, video: VideoRef, devic
         video: frames after the last labelled one are left out: nothing would count them.
         device: where the model lies.
     """
-    stream = Stream(model, device)
+    stream = Stream(with_views(model), device)
     last = max(video.labelled, default=-1)
     for frame in iter_frames(video):
         if frame.index > last:
