@@ -16,6 +16,10 @@ from torch import Tensor
 IGNORE = 255
 """The train id of pixels that no loss and no metric may count."""
 
+NEAR_FIRST = 10
+"""Frames before this index take the last frame of their video as reference, where all of it is at hand: the first one
+would show them little but themselves."""
+
 
 class Role(StrEnum):
     """What a frame does in a training clip."""

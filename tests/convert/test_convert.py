@@ -200,7 +200,8 @@ def test_the_configuration_beside_the_weights_wins(tmp_path: Path) -> None:
         {
             "type": "EncoderDecoder",
             "pretrained": None,
-            "data_preprocessor": {"mean": [123.675, 116.28, 103.53], "std": [57.375, 57.375, 63.75]},
+            "data_preprocessor": {"mean": [123.675, 116.28, 103.53], "std": [57.375, 57.375, 63.75],
+                                  "bgr_to_rgb": True},
             "backbone": {"type": "SwinTransformer", "embed_dims": 16, "depths": [2, 2, 2, 1], "window_size": 4,
                          "num_heads": [2, 2, 4, 8], "norm_cfg": {"type": "LN", "requires_grad": True}},
             "decode_head": {"type": "UPerHead", "in_channels": [16, 32, 64, 128], "in_index": [0, 1, 2, 3],

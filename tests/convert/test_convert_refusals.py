@@ -130,7 +130,10 @@ def test_settings_without_counterpart_are_refused(tmp_path: Path, state: dict[st
         ({"decode_head": {**head, "type": "DMHead"}}, "mmseg head DMHead is not built yet"),
         ({"neck": {"type": "FPN"}}, "with a neck"),
         ({"decode_head": {"type": "PSPHead", "num_classes": 2}}, "lacks the setting 'channels'"),
+        ({"backbone": {**backbone, "depth": 20}}, "depth=20 is not supported, only 18, 34, 50, 101, 152"),
         ({"data_preprocessor": {"bgr_to_rgb": False}}, "BGR"),
+        ({"data_preprocessor": {"mean": [1, 2, 3], "std": [1, 2, 3]}}, "BGR"),  # False is what mmseg takes
+        ({"data_preprocessor": {"bgr_to_rgb": True}}, "frames as they are"),
     ):
         text = config_text({"backbone": backbone, "decode_head": head, **change})
         path = file(tmp_path, {"meta": {"config": text}, "state_dict": state})

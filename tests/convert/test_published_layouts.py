@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import published_heads as heads
 import published_layouts as layouts
@@ -25,6 +26,7 @@ from everyframe.models.backbones.vit_adapter import ViTAdapter
 from everyframe.models.convert.design import Reading
 from everyframe.models.convert.keys import rewrite
 from everyframe.models.convert.kinds import KINDS, find_kind
+from everyframe.models.convert.mmseg_backbone_config import vit_options
 from everyframe.models.convert.positions import fit_positions
 from everyframe.models.convert.shapes import Shapes
 from everyframe.models.convert.source import Source
@@ -215,11 +217,13 @@ UNUSED = (".relative_position_index", "decode_head.conv_seg.weight", "decode_hea
           "rope.freqs_sin")  # fmt: skip
 
 
-def converted(layout: Layout, kind: str, model: str | None = None) -> tuple[Segmenter, Reading, dict[str, str]]:
+def converted(
+    layout: Layout, kind: str, model: str | None = None, config: dict[str, Any] | None = None
+) -> tuple[Segmenter, Reading, dict[str, str]]:
     """Convert weights that have shapes alone; return the model that lacks none, the reading, and what was dropped."""
     with torch.device("meta"):
         state: dict[str, Tensor] = {name: torch.empty(shape) for name, shape in layout.items()}
-    source, shapes = Source("list.pth", state), Shapes(state)
+    source, shapes = Source("list.pth", state, config), Shapes(state)
     assert find_kind(source, shapes) == kind
     reading = KINDS[kind].read(source, shapes, model)
     space = LabelSpace(tuple(map(str, range(reading.classes or 124))))
@@ -248,6 +252,38 @@ def test_published_models_convert_whole(name: str) -> None:
         digits = len(str(millions).partition(".")[2])
         assert round((count_parameters(model) + unused) / 1e6, digits) == millions
     assert [key for key in dropped if not key.endswith(UNUSED) and not key.startswith("decoder.conv_last_")] == []
+
+
+SHARED = {"num_classes": 150, "norm_cfg": {"type": "SyncBN"}}
+VERSIONS: dict[str, tuple[Layout, dict[str, Any]]] = {
+    "Segmenter": (
+        {"backbone.patch_embed.projection.bias": (768,)},
+        {"backbone": {"type": "VisionTransformer", "embed_dims": 768, "num_layers": 12, "num_heads": 12,
+                      "img_size": 512, "final_norm": True},
+         "decode_head": {"type": "SegmenterMaskTransformerHead", "in_channels": 768, "channels": 768,
+                         "num_classes": 150, "num_layers": 2, "num_heads": 12, "embed_dims": 768}}),
+    "DeiT adapter": (
+        {f"backbone.blocks.{i}.gamma{k}": (768,) for i in range(12) for k in (1, 2)},
+        {"backbone": {"type": "ViTAdapter", "interaction_indexes": [[0, 2], [3, 5], [6, 8], [9, 11]],
+                      "deform_num_heads": 12, "deform_ratio": 0.5},
+         "decode_head": {"type": "UPerHead", "in_channels": [768] * 4, "in_index": [0, 1, 2, 3], "channels": 512,
+                         **SHARED},
+         "auxiliary_head": {"type": "FCNHead", "in_channels": 768, "in_index": 2, "channels": 256, "num_convs": 1,
+                            "concat_input": False, **SHARED}}),
+}  # fmt: skip
+"""Key of `PUBLISHED` -> weights that other versions of the code have, and a configuration that says nothing of them."""
+
+
+@pytest.mark.parametrize("name", VERSIONS)
+@pytest.mark.parametrize("more", [True, False])
+def test_settings_that_differ_between_versions_follow_the_weights(name: str, more: bool) -> None:
+    kind, _, layout, _ = PUBLISHED[name]
+    weights, model = VERSIONS[name]
+    converted(layout() | (weights if more else {}), kind, config={"model": model})
+
+
+def test_positions_of_vits_are_resized_as_mmseg_does_unless_told() -> None:
+    assert vit_options({"type": "VisionTransformer"})["interpolation"] == "bicubic"
 
 
 # -- backbones alone --------------------------------------------------------------------------------------------------

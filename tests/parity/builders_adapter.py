@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import torch
 from builders_mask2former import run_whole
 from cases import Builder, Case
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from everyframe.inference.predictor import State
+from everyframe.inference.window import Window
+from everyframe.labels import LabelSpace
 from everyframe.models.convert import mmseg, vit_adapter
 from everyframe.models.convert.keys import convert
 from everyframe.models.convert.mmseg_config import build_head
@@ -52,21 +53,22 @@ def mask_model(case: Case) -> dict[str, Tensor]:
     return {**got, "slide": slide(body, top, case)} if "image_big" in case.inputs else got
 
 
+class Whole(nn.Module):
+    """A predictor of frames that are normalised already."""
+
+    def __init__(self, body: nn.Module, top: Any) -> None:
+        super().__init__()
+        self.body, self.top = body, top
+        self.label_space = LabelSpace(tuple(map(str, range(top.num_classes))))
+
+    def step(self, frame: Tensor, state: State = None) -> tuple[Tensor, State]:
+        return self.top(self.body(frame)), state
+
+
 def slide(body: nn.Module, top: Any, case: Case) -> Tensor:
-    """Mean over the windows that mmsegmentation lays, of scores resized to the window."""
-    image, config = case.inputs["image_big"], case.args["test_cfg"]
-    (crop_h, crop_w), (step_h, step_w) = config["crop_size"], config["stride"]
-    h, w = image.shape[-2:]
-    total, count = 0.0, torch.zeros(1, 1, h, w)
-    for i in range(max(h - crop_h + step_h - 1, 0) // step_h + 1):
-        for j in range(max(w - crop_w + step_w - 1, 0) // step_w + 1):
-            top_edge, left = max(min(i * step_h, h - crop_h), 0), max(min(j * step_w, w - crop_w), 0)
-            crop = image[..., top_edge : top_edge + crop_h, left : left + crop_w]
-            scores = resize(top(body(crop)), crop.shape[-2:])
-            margins = (left, w - left - crop.shape[-1], top_edge, h - top_edge - crop.shape[-2])
-            total = total + F.pad(scores, margins)
-            count = count + F.pad(torch.ones_like(scores[:, :1]), margins)
-    return total / count
+    """`Window` on the windows of the reference's sliding test."""
+    config = case.args["test_cfg"]
+    return Window(Whole(body, top), config["crop_size"], config["stride"]).step(case.inputs["image_big"])[0]
 
 
 ADAPTER: dict[str, Builder] = {

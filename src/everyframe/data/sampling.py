@@ -14,15 +14,12 @@ import numpy as np
 
 from everyframe.data.layout import VideoRef
 from everyframe.errors import InputError
-from everyframe.frames import Role
+from everyframe.frames import NEAR_FIRST, Role
 
 Reference = Literal["far_end", "first", "random"] | int | None
 Anchor = Literal["first", "last", "random"]
 Which = Literal["labelled", "unlabelled", "all"]
 Per = Literal["video", "frame"]
-
-NEAR_FIRST = 10
-"""Queries closer than this to frame 0 take the last frame as reference in offline tests."""
 
 
 class ClipIndices(NamedTuple):

@@ -9,12 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from everyframe.errors import InputError
-from everyframe.frames import Role
+from everyframe.frames import NEAR_FIRST, Role
 from everyframe.models.segmenter import Segmenter
 from everyframe.models.temporal.base import Features
-
-NEAR_FIRST = 10
-"""Queries closer than this to frame 0 take the last frame as reference, as in offline tests of `ClipSampling`."""
 
 
 class OfflineState(NamedTuple):

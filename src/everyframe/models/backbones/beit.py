@@ -69,7 +69,7 @@ class Beit(nn.Module):
         relative_positions: whether attention is biased by offsets (BEiT).
         absolute_positions: whether patches have learned positions (EVA-01). The class token's is unused, as published.
         layer_scale: start of the layer scale; None has none.
-        drop_path: probability of leaving a branch out in training, rising linearly from 0 to this.
+        drop_path: of the last block, see `drop_path_rates`.
         dropout: of the embedded tokens and of what attentions and perceptrons add, in training (BEiT's `drop_rate`).
         out_indices: blocks after which a map is returned; negative ones count from the end.
         in_channels: channels of the frame.

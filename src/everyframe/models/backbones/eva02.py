@@ -122,7 +122,7 @@ class Eva02(nn.Module):
         inner_norms: whether perceptrons have an inner norm and projections are split, as EVA-02's are.
         absolute_positions: whether tokens have learned positions.
         layer_scale: start of the layer scale; None has none.
-        drop_path: probability of leaving a branch out in training, rising linearly from 0 to this.
+        drop_path: of the last block, see `drop_path_rates`.
         dropout: of the embedded tokens, in training.
         out_indices: the four blocks whose maps become the pyramid.
         in_channels: channels of the frame.

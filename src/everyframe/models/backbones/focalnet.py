@@ -65,7 +65,7 @@ class FocalBlock(nn.Module):
         channels: C.
         modulation: see `FocalModulation`.
         mlp_ratio: hidden width of the perceptron over C.
-        drop_path: probability of leaving a branch out in training, per sample.
+        drop_path: see `DropPath`.
         post_norm: norms after the branches, not before.
         layer_scale: see `add_layer_scale`.
     """
@@ -122,8 +122,8 @@ class FocalNet(nn.Module):
         scaled: see `FocalModulation`.
         layer_scale: see `FocalBlock`.
         patch_norm: whether a LayerNorm follows each patch embedding.
-        drop_path: probability of leaving a branch out in training, rising linearly from 0 to this.
-        out_indices: stages whose maps are returned.
+        drop_path: of the last block, see `drop_path_rates`.
+        out_indices: see `run_stages`.
         output_norms: whether each returned map goes through a LayerNorm of its own.
         in_channels: channels of the frame.
 

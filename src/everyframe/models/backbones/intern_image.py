@@ -80,7 +80,7 @@ class InternImageBlock(nn.Module):
         channels: C.
         dcn: the deformable convolution.
         mlp_ratio: hidden width of the perceptron over C.
-        drop_path: probability of leaving a branch out in training, per sample.
+        drop_path: see `DropPath`.
         post_norm: norms after the branches (T to XL); else before.
         branch_norm: a further norm after each branch, besides that before it (H and G).
         layer_scale: see `add_layer_scale`.
@@ -174,8 +174,8 @@ class InternImage(nn.Module):
         centre_scale: see `DCNv3`.
         layer_scale: see `InternImageBlock`.
         block_norms: blocks of the third stage with a further norm behind them (H and G).
-        drop_path: probability of leaving a branch out in training, rising linearly from 0 to this.
-        out_indices: stages whose maps are returned.
+        drop_path: of the last block, see `drop_path_rates`.
+        out_indices: see `run_stages`.
         in_channels: channels of the frame.
 
     Attributes:

@@ -117,6 +117,10 @@ LARGE: dict[str, Callable[..., nn.Module]] = {
         partial(Beit, width=48, depth=4, heads=3, layer_scale=0.1), None, size=128, drop_path=0.0,
         adapter={"inner": 8, "heads": 3, "gamma": 0.1},
     ),
+    "eva-adapter-micro": _adapted(
+        partial(Beit, width=48, depth=4, heads=3, relative_positions=False, absolute_positions=True, layer_scale=None),
+        None, size=128, drop_path=0.0, adapter={"inner": 8, "heads": 3, "gamma": 0.1},
+    ),
     "vit-adapter-micro": _adapted(
         partial(WindowVit, width=48, depth=4, heads=3, windows=(7, None, 7, None)), None, size=128, drop_path=0.0,
         adapter={"inner": 8, "heads": 3, "gamma": 0.1},

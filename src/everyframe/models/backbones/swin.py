@@ -80,7 +80,7 @@ class SwinBlock(nn.Module):
         window: side of the windows.
         shift: cells by which the windows are shifted; 0 or half a window.
         mlp_ratio: hidden width of the perceptron over C.
-        drop_path: probability of leaving a residual branch out in training, per sample.
+        drop_path: see `DropPath`.
         qkv_bias: see `WindowAttention`.
         qk_scale: see `WindowAttention`.
     """
@@ -173,8 +173,8 @@ class SwinTransformer(nn.Module):
         mlp_ratio: hidden width of the perceptrons over their channels.
         qkv_bias: whether queries, keys and values have a bias.
         qk_scale: factor of the attention logits; None is 1 / sqrt(channels per head).
-        drop_path: probability of leaving a residual branch out in training, rising linearly from 0 to this.
-        out_indices: stages whose maps are returned.
+        drop_path: of the last block, see `drop_path_rates`.
+        out_indices: see `run_stages`.
         output_norms: whether each returned map goes through a LayerNorm of its own (mmseg's `norm0..3`).
         patch_norm: whether a LayerNorm follows the patch embedding and precedes each reduction of patch merging.
         positions: (rows, columns) of a learned absolute position embedding, resized to other maps; None has none, as

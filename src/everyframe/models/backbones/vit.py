@@ -34,7 +34,7 @@ class VisionTransformer(nn.Module):
         pre_norm: whether a LayerNorm precedes the first block.
         final_norm: whether a LayerNorm follows the last block.
         eps: of the LayerNorms.
-        drop_path: probability of leaving a residual branch out in training, rising linearly from 0 to this.
+        drop_path: of the last block, see `drop_path_rates`.
         interpolation: how positions are resized, "bicubic" or "bilinear".
         out_indices: blocks after which the map is returned; negative ones count from the end.
         in_channels: channels of the frame.

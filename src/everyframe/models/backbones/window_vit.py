@@ -60,7 +60,7 @@ class WindowVit(nn.Module):
         mlp_ratio: hidden width of the perceptrons over D.
         qkv_bias: whether queries, keys and values have a bias.
         layer_scale: start of the layer scale; None has none.
-        drop_path: probability of leaving a branch out in training, rising linearly from 0 to this.
+        drop_path: of the last block, see `drop_path_rates`.
         dropout: of the embedded patches and of what the perceptrons add, in training.
         in_channels: channels of the frame.
 

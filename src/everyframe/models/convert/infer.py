@@ -51,7 +51,7 @@ def infer_config(shapes: Shapes) -> dict[str, Any]:
         config["auxiliary_head"] = infer_head(auxiliary, channels)
     if body["type"] == "VisionTransformer":
         shapes.assume("frames normalised by mean and deviation 0.5, as in the published Segmenter on ViT")
-        config["data_preprocessor"] = {"mean": HALF, "std": HALF}
+        config["data_preprocessor"] = {"mean": HALF, "std": HALF, "bgr_to_rgb": True}
     return {"model": config}
 
 

@@ -47,16 +47,37 @@ def _is_mmseg(source: Source, shapes: Shapes) -> bool:
     return backbone_of(shapes) in ("swin", "resnet", "hrnet", "vit")
 
 
+_TOLD_BY_WEIGHTS: dict[str, dict[str, str]] = {
+    "VisionTransformer": {"patch_bias": r"patch_embed\.projection\.bias"},
+    "BEiTAdapter": {
+        "use_abs_pos_emb": "pos_embed", "use_rel_pos_bias": r"blocks\.0\.attn\.relative_position_bias_table",
+    },
+    "ViTAdapter": {"layer_scale": r"blocks\.0\.gamma1", "with_cffn": r"interactions\.0\.extractor\.ffn\..+"},
+}  # fmt: skip
+"""Class of a backbone -> setting -> weight that is there where it is on: settings that configurations leave out and
+whose defaults are not the same in all versions of the published code."""
+
+
+def _completed(config: dict[str, Any], shapes: Shapes) -> dict[str, Any]:
+    """Add the settings of `_TOLD_BY_WEIGHTS` that a configuration leaves out."""
+    model = config["model"]
+    body = model["backbone"]
+    own = shapes.part("backbone.")
+    told = {key: own.has(mark) for key, mark in _TOLD_BY_WEIGHTS.get(body["type"], {}).items()}
+    return {**config, "model": {**model, "backbone": {**told, **body}}}
+
+
 def _read_model(source: Source, shapes: Shapes, model: str | None) -> Reading:
     """Read the configuration beside the weights; without one, the shapes."""
     config: dict[str, Any] = source.config or infer_config(shapes)
     try:
+        config = _completed(config, shapes)
         reading = read_model(config)
     except KeyError as error:
         raise Unsupported(f"the configuration lacks the setting {error}; give a whole one (--config)") from None
     reading.check = partial(refuse_other_eps, config=config["model"])
     test = config["model"].get("test_cfg") or {}
-    if test.get("mode") == "slide":
+    if test.get("mode") == "slide" and {"crop_size", "stride"} <= set(test):
         window, stride = (side if isinstance(side, int) else side[0] for side in (test["crop_size"], test["stride"]))
         reading.notes.append(f"published test: windows of {window} every {stride} pixels")
     return reading

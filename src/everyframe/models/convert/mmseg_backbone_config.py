@@ -93,6 +93,10 @@ def resnet_options(config: Config) -> Options:
     )  # fmt: skip
     stages = config.get("num_stages", 4)
     kind = config["type"]
+    if config["depth"] not in DEPTHS:
+        raise Unsupported(
+            f"mmseg {kind}: depth={config['depth']!r} is not supported, only {', '.join(map(str, DEPTHS))}"
+        )
     return {
         "depths": DEPTHS[config["depth"]][:stages],
         "bottleneck": config["depth"] >= 50,
@@ -146,7 +150,7 @@ def vit_options(config: Config) -> Options:
         "final_norm": config.get("final_norm", False),
         "eps": (config.get("norm_cfg") or {}).get("eps", 1e-5),
         "drop_path": config.get("drop_path_rate", 0.0),
-        "interpolation": config.get("interpolate_mode", "bilinear"),
+        "interpolation": config.get("interpolate_mode", "bicubic"),
         "out_indices": (out_indices,) if isinstance(out_indices, int) else out_indices,
         "in_channels": config.get("in_channels", 3),
     }

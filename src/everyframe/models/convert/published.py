@@ -126,14 +126,21 @@ def normalisation(config: Mapping[str, Any]) -> tuple[Sequence[float], Sequence[
     """Return (mean, std) in 0..1, of `data_preprocessor` (mmseg 1.x) or `img_norm_cfg` (0.x); ImageNet's if not said.
 
     Raises:
-        Unsupported: the frames were BGR.
+        Unsupported: the frames were BGR, or not normalised.
     """
-    found = config["model"].get("data_preprocessor") or config.get("img_norm_cfg") or {}
-    if found.get("bgr_to_rgb") is False or found.get("to_rgb") is False:
-        raise Unsupported("this model was trained on BGR frames, which is not supported")
+    newer = config["model"].get("data_preprocessor")
+    found = newer or config.get("img_norm_cfg")
+    if not found:
+        return IMAGENET_MEAN, IMAGENET_STD
+    # What is not said is False in mmseg 1.x, True in 0.x.
+    if not (found.get("bgr_to_rgb", False) if newer else found.get("to_rgb", True)):
+        raise Unsupported(
+            "this model was trained on BGR frames, which is not supported: expected `bgr_to_rgb` (mmseg 1.x) or "
+            "`to_rgb` (0.x) to be True"
+        )
     mean, std = found.get("mean"), found.get("std")
     if not mean or not std:
-        return IMAGENET_MEAN, IMAGENET_STD
+        raise Unsupported("this model was trained on frames as they are, which is not supported: expected mean and std")
     return tuple(round(x / BYTE, 6) for x in mean), tuple(round(x / BYTE, 6) for x in std)
 
 

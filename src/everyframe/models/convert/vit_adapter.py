@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from everyframe.models.backbones.beit import Beit
@@ -15,10 +14,9 @@ from everyframe.models.backbones.window_vit import WindowVit
 from everyframe.models.convert.keys import WEIGHT, Rule, Table, convert, left_out, nested
 from everyframe.models.convert.mask2former import COMPUTED
 from everyframe.models.convert.mmseg_backbone_config import BackboneKind, Options
+from everyframe.models.convert.positions import fit_positions
 from everyframe.models.convert.settings import Config, read
 from everyframe.models.convert.timm import PRETRAINING
-from everyframe.models.ops.relative_position import CLASS_ROWS, resize_table
-from everyframe.models.ops.vit_block import resized_positions
 from everyframe.models.state import State, load_state
 
 _BLOCK = r"blocks\.(\d+)"
@@ -178,15 +176,7 @@ def trunk_state(state: State, trunk: Beit | WindowVit, source: str | Path = "wei
         *([] if isinstance(trunk, Beit) else [left_out("cls_token", "this trunk has no class token")]),
     ]
     converted = convert(state, [*unused, *table], source)
-    own = trunk.state_dict()
-    for key, value in converted.items():
-        if key.endswith("relative_position_bias_table"):
-            side = (round((len(value) - CLASS_ROWS) ** 0.5) + 1) // 2  # pretrained on square frames
-            converted[key] = resize_table(value, (side, side), trunk.grid)
-        elif key == "pos_embed":
-            side = round((value.shape[1] - 1) ** 0.5)
-            converted[key] = torch.cat([value[:, :1], resized_positions(value[:, 1:], (side, side), trunk.grid)], 1)
-    return {**own, **converted}
+    return {**trunk.state_dict(), **fit_positions(converted, trunk)[0]}
 
 
 def load_trunk(trunk: Beit | WindowVit, name: str) -> None:

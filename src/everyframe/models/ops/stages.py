@@ -67,7 +67,12 @@ def pyramid_shape(width: int, out_indices: Sequence[int], patch: int = 4) -> tup
 
 
 def drop_path_rates(last: float, depths: Sequence[int]) -> list[list[float]]:
-    """Return the probability of each block of each stage, rising evenly from 0 to `last` over all blocks."""
+    """Return the probability with which each block of each stage leaves its branches out in training (see `DropPath`).
+
+    Args:
+        last: of the last block; from 0 at the first it rises evenly.
+        depths: blocks of each stage.
+    """
     total = sum(depths)
     starts = [sum(depths[:i]) for i in range(len(depths))]
     return [
