@@ -17,7 +17,7 @@ from everyframe.inference.prior import LogitAdjustment
 from everyframe.inference.smoothing import FlowSmoothing
 from everyframe.inference.specialist_choice import SpecialistChoice
 from everyframe.inference.specialists import Specialists
-from everyframe.inference.tta import Flip
+from everyframe.inference.tta import Flip, Scales
 from everyframe.inference.views import view_settings
 from everyframe.inference.window import Window
 from everyframe.io.label_png import read_raw
@@ -72,6 +72,19 @@ def test_wrappers_from_the_inside_out(run: Path, tmp_path: Path) -> None:
     assert settings["specialists"] == str(tmp_path / "specialists.json")
     assert settings["smooth_flow"] == "dis"
     assert set(view_settings()) == {"window", "stride", "flip", "scales"}
+
+
+def test_members_of_a_choice_look_at_frames_as_they_did_when_it_was_made(run: Path, tmp_path: Path) -> None:
+    members = (f"{run}@window=16,flip=no", f"{run / 'bike'}@short=64")
+    SpecialistChoice(members, "d", "softmax", 0.0, (0.0,), {}, {"bike": 0.5}, None).save(tmp_path / "specialists.json")
+    model = with_views(run, specialists=tmp_path / "specialists.json", flip=True, score_norm="softmax")
+    assert isinstance(model, Specialists)
+    general, special = model.members
+    assert isinstance(general, Window)
+    assert general.size == (16, 16)
+    assert isinstance(special, Flip)
+    assert isinstance(special.predictor, Scales)
+    assert special.predictor.short == 64
 
 
 def test_specialists_of_another_model_are_refused(run: Path, tmp_path: Path) -> None:

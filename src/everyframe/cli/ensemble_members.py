@@ -19,13 +19,14 @@ if TYPE_CHECKING:
 
 def members_of(options: argparse.Namespace) -> list[Member]:
     """Open what the arguments name."""
-    from everyframe.inference.member_text import read_member
+    from everyframe.inference.member_text import member_views, read_member
     from everyframe.inference.members import LiveMember, StoredMember
     from everyframe.inference.views import with_views
     from everyframe.io.score_maps import is_score_folder
 
     members: list[Member] = []
     device = options.device or "auto"
+    common: Views = {"flip": options.flip, "scales": options.scales, "score_norm": options.score_norm}
     for text, name in zip(options.members, short_names(options.members), strict=True):
         where, own = read_member(text)
         if is_score_folder(where):
@@ -36,9 +37,7 @@ def members_of(options: argparse.Namespace) -> list[Member]:
                 )
             members.append(StoredMember(where, options.score_norm, device))
             continue
-        views: Views = {"flip": options.flip, "scales": options.scales, **own}
-        views["score_norm"] = options.score_norm if views["flip"] or views["scales"] else None
-        members.append(LiveMember(name, with_views(where, **views), device, options.dtype))
+        members.append(LiveMember(name, with_views(where, **member_views(common, own)), device, options.dtype))
     return members
 
 

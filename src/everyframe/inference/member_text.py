@@ -14,10 +14,12 @@ import re
 from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from everyframe.errors import InputError
-from everyframe.inference.views import Views
+
+if TYPE_CHECKING:
+    from everyframe.inference.views import Views
 
 EXAMPLE = "short=896,window=896x896,stride=512,flip,scales=0.75+1+1.25"
 
@@ -40,7 +42,20 @@ def read_member(text: str) -> tuple[str, Views]:
             if name in views:
                 raise InputError(f"{text}: expected {name} once, came it twice; leave one out")
             views[name] = value
-    return where, Views(**views)  # type: ignore[typeddict-item]
+    return where, cast("Views", views)
+
+
+def member_views(common: Views, own: Views) -> Views:
+    """Return how one member looks at a frame: its own settings, and the common ones where it says nothing.
+
+    Args:
+        common: options of `with_views` for all members.
+        own: what `read_member` found.
+    """
+    views: Views = {**common, **own}
+    if not (views.get("flip") or views.get("scales")):
+        views["score_norm"] = None  # a single view is no average
+    return views
 
 
 def _setting(item: str, text: str, where: str) -> list[tuple[str, Any]]:

@@ -10,6 +10,7 @@ from typing import Any, TypedDict, cast
 
 from everyframe.errors import InputError
 from everyframe.flow import Flow
+from everyframe.inference.member_text import member_views, read_member
 from everyframe.inference.predictor import Predictor
 from everyframe.inference.prior import LogitAdjustment, read_class_pixels
 from everyframe.inference.scores import ScoreNorm, own_norm
@@ -21,7 +22,6 @@ from everyframe.inference.window import Window
 
 MODEL_FILES = ("config.json", "model/config.json")
 """What the folder of a run holds once it has a model, or a model's folder itself."""
-
 
 SIDES_OF = 32
 """Frames that are brought to another short side get sides of a multiple of this, as in the published tests."""
@@ -76,7 +76,8 @@ def with_views(
         score_norm: what scales and flip average; None: probabilities of logits, and the sums of heads that predict
             masks as they are, see `view_norm`. "softmax" is what VSPW 2023's winner averaged of such sums.
         specialists: specialists.json of `everyframe ensemble specialists`, whose specialists then look at each frame in
-            the same ways; see `Specialists`.
+            the same ways; see `Specialists`. What was written behind the @ of a member, the general one too, holds for
+            that member in place of the options here.
         logit_adjustment: lambda, see `LogitAdjustment`; needs `prior`.
         prior: JSON of the classes' pixels in the training labels, see `read_class_pixels`. With it, and with `smooth`,
             sums of masks become shares, see "l1" of `ScoreNorm`: a softmax would flatten them.
@@ -102,16 +103,13 @@ def with_views(
         "score_norm": score_norm, "offline": offline,
     }  # fmt: skip
     if specialists is not None:
-        from everyframe.inference.member_text import read_member
-
         choice = SpecialistChoice.load(specialists)
-        _check_general(model, choice.members[0], specialists)
-        others = []
-        for text in choice.members[1:]:
-            name, own = read_member(text)
-            others.append(with_views(name, **cast(Views, {**looking, **own})))
-        mixed = cast(ScoreNorm, choice.score_norm)
-        predictor: Predictor = Specialists([with_views(model, **looking), *others], choice.alphas, mixed)
+        members = [read_member(text) for text in choice.members]
+        _check_general(model, members[0][0], specialists)
+        parts = [
+            with_views(name if at else model, **member_views(looking, own)) for at, (name, own) in enumerate(members)
+        ]
+        predictor: Predictor = Specialists(parts, choice.alphas, cast(ScoreNorm, choice.score_norm))
     else:
         predictor = loaded(model)
         side = getattr(predictor, "short_side", None) if short is None else short or None
@@ -130,11 +128,9 @@ def with_views(
 
 
 def _check_general(model: str | Path | Predictor, chosen: str, file: str | Path) -> None:
-    """Refuse another general model than the one beside which the specialists' shares were chosen."""
-    from everyframe.inference.member_text import read_member
+    """Refuse another general model than `chosen`, beside which the specialists' shares were chosen."""
     from everyframe.models.checkpoint import model_path
 
-    chosen, _ = read_member(chosen)
     if not isinstance(model, str | Path) or not chosen:
         return
     if Path(model_path(model)).resolve() != Path(model_path(chosen)).resolve():
