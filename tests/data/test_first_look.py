@@ -69,6 +69,13 @@ def test_a_wrong_size_is_found_by_headers_alone(video: VideoRef) -> None:
         look_at_masks([video], SPACE, read=2)
 
 
+def test_a_header_of_too_many_pixels_is_named(video: VideoRef, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("L", (240, 160)).save(label(video, 13))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 24 * 16)
+    with pytest.raises(InputError, match=r"13\.png: expected a picture, came .* decompression bomb"):
+        look_at_masks([video], SPACE, read=2)
+
+
 def test_frames_that_exif_turns_and_sizes_that_are_asked_for_count(video: VideoRef) -> None:
     exif = Image.Exif()
     exif[274] = 6

@@ -19,8 +19,8 @@ OPENED = 4000
 """Masks whose header is compared with that of their frame: a third of a millisecond each on a local disk."""
 READ = 200
 """Masks that are read to their end, ids and all: ten milliseconds each."""
-UNREADABLE = (OSError, SyntaxError, ValueError)
-"""What PIL raises where a header is none."""
+UNREADABLE = (Image.DecompressionBombError, OSError, SyntaxError, ValueError)
+"""What PIL raises where a header is none, or claims a picture that no memory would hold."""
 ORIENTATION = 274
 """EXIF's tag of how a picture is turned; 5 to 8 swap height and width."""
 
