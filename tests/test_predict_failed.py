@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -58,8 +59,14 @@ def test_frames_that_change_their_size_are_named_in_the_summary(tmp_path: Path) 
     clip = [*video(2), *video(2, (20, 30))[:1], *video(4)[3:]]
     clip = [Frame(frame.image, i, i / 15, f"shot_{i}") for i, frame in enumerate(clip)]
     summary = predict(Remember(), ArraySource(clip, "street"), tmp_path / "out")
-    assert summary.notes == [
+    note = (
         "street: the size of the frames changes at frame shot_2 (48x32 to 30x20), and at 1 more; a model with a "
         "memory begins anew there, and the overlay video keeps the first size"
-    ]
-    assert predict(Remember(), ArraySource(video(2), "same"), tmp_path / "out").notes == []
+    )
+    assert summary.videos[0].notes == [note]
+    assert note in str(summary).splitlines()
+    again = predict(Remember(), ArraySource(clip, "street"), tmp_path / "out", resume=True)
+    assert again.frames == 0
+    assert note in str(again).splitlines()
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["videos"][0]["notes"] == [note]
+    assert predict(Remember(), ArraySource(video(2), "same"), tmp_path / "out").videos[0].notes == []

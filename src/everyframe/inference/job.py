@@ -95,7 +95,7 @@ class Job:
         self.save()
 
     def finished(self, result: VideoResult, live: bool) -> bool:
-        """Tell whether an earlier run has finished this video, and take over its count of frames.
+        """Tell whether an earlier run has finished this video, and take over its count of frames and its notes.
 
         Args:
             result: as `video` gives it.
@@ -125,7 +125,10 @@ class Job:
                 f"{source}: expected a source that can be gone through again, a live one has moved on; label it into "
                 f"another folder, without --resume"
             )
-        return earlier.status == "done"
+        if earlier.status != "done":
+            return False
+        result.notes = earlier.notes
+        return True
 
     def add_stages(self, watch: Stopwatch) -> None:
         """Add a video's stopwatch to the summary."""

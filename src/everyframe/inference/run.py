@@ -107,7 +107,7 @@ class Run:
 
         with ExitStack() as stack:
             stack.callback(self.job.add_stages, watch)
-            stack.callback(lambda: self.job.summary.notes.extend(sizes.notes(result.name)))
+            stack.callback(lambda: result.notes.extend(sizes.notes(result.name)))
             for writer in writers:
                 stack.enter_context(writer)
             frames = stack.enter_context(ReadAhead(watch.iterate(video, "decode")))

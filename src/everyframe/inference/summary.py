@@ -21,6 +21,7 @@ class VideoResult:
         labelled_now: of them, those labelled by this run and not by the one it resumed.
         seconds: wall time in this run.
         error: one line, when it failed.
+        notes: what else is to be known of its labels, in sentences.
     """
 
     name: str
@@ -30,6 +31,7 @@ class VideoResult:
     labelled_now: int = 0
     seconds: float = 0.0
     error: str | None = None
+    notes: list[str] = field(default_factory=list)
 
     def fail(self, error: Exception) -> None:
         """Record why the video could not be labelled to its end."""
@@ -69,7 +71,7 @@ class Summary:
             the main loop; "decode" and "write" run beside it in their own threads.
         seconds: wall time of this run from the first frame asked for to the last file closed.
         waiting: names of the videos that are not begun.
-        notes: what else is to be known of the labels, in sentences.
+        notes: what else is to be known of the labels of all videos, in sentences.
     """
 
     out: str
@@ -120,4 +122,5 @@ class Summary:
             beside = ", ".join(f"{stage} {shares[stage]:.1%}" for stage in THREAD_STAGES)
             lines += [f"wall time: {in_loop}", f"beside it, in threads: {beside}"]
         lines += [f"failed after {video.frames} frames: {video.error}" for video in self.failed]
-        return "\n".join([*lines, *self.notes, f"results in {self.out}"])
+        lines += [*self.notes, *(note for video in self.videos for note in video.notes)]
+        return "\n".join([*lines, f"results in {self.out}"])
