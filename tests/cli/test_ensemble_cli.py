@@ -73,7 +73,9 @@ def test_sweep_live_and_stored_and_use_on_another_split(
     assert live["videos"] == ["a", "b"]
     capsys.readouterr()
     assert run(tmp_path / "run", "run", one, two, "--data", data, "--split", "test", "--tau-from", found) == 0
-    assert "upper bound" not in capsys.readouterr().err
+    printed, told = capsys.readouterr()
+    assert "upper bound" not in told
+    assert f"everyframe evaluate --pred {tmp_path / 'run'} --data {data} --split test --out report" in printed
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"c", "labels.json", "results.json"}
     assert set(np.unique(read_raw(tmp_path / "run" / "c" / "2.png"))) <= {1, 2}
     model = Ensemble([load(one), load(two)], (live["best"], 1 - live["best"]))
@@ -100,7 +102,7 @@ def test_tau_of_one_half_labels_the_other(root: Path, tmp_path: Path, capsys: py
     for half, video in halves.items():
         assert run(tmp_path / half, "sweep", one, two, "--data", data, "--half", half) == 0
         assert json.loads((tmp_path / half / "sweep.json").read_text())["videos"] == [video]
-    capsys.readouterr()
+    assert capsys.readouterr().out.count("next, on the other half: everyframe ensemble run") == 2
     for half, other in (("first", "second"), ("second", "first")):
         words = ["--data", data, "--half", half, "--tau-from", str(tmp_path / other / "sweep.json")]
         assert run(labels, "run", one, two, *words) == 0

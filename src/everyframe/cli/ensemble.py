@@ -171,7 +171,8 @@ def _sweep(options: argparse.Namespace) -> int:
         plot = sweep_svg(sweep.taus, sweep.miou, sweep.best, f"mIoU (%) over tau, {Path(data).name}", ends)
         write_whole(options.out / "sweep.svg", plot)
     print(f"best tau {sweep.best:g}; written: {options.out}/sweep.json and sweep.svg")
-    print(f"next, on another split: everyframe ensemble run ... --tau-from {options.out / 'sweep.json'}")
+    where = "on another split" if options.half is None else "on the other half"
+    print(f"next, {where}: everyframe ensemble run ... --tau-from {options.out / 'sweep.json'}")
     return 0
 
 
@@ -249,7 +250,8 @@ def _report(options: argparse.Namespace, name: str, results: Mapping[str, Any]) 
         interval = f"   {miou.low:.2%} .. {miou.high:.2%}" if miou and None not in (miou.low, miou.high) else ""
         print(f"{row:{width}}" + "".join("         -" if v != v else f"{v:10.2%}" for v in values) + interval)
     print(f"written: {options.out}, label maps by {name} and {file}")
-    print(f"next, TC and the report: everyframe evaluate --pred {options.out} --data {options.data} --out report")
+    scored = f"--data {options.data} --split {options.split}"
+    print(f"next, TC and the report: everyframe evaluate --pred {options.out} {scored} --out report")
     return 0
 
 
