@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from inference.predictors import Remember, video
-from prediction_jobs import pictures
+from prediction_jobs import interrupt_at, pictures
 
 from everyframe.frames import Frame
 from everyframe.io.sources import ArraySource
@@ -70,3 +70,13 @@ def test_frames_that_change_their_size_are_named_in_the_summary(tmp_path: Path) 
     assert note in str(again).splitlines()
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["videos"][0]["notes"] == [note]
     assert predict(Remember(), ArraySource(video(2), "same"), tmp_path / "out").videos[0].notes == []
+
+
+def test_a_change_of_size_is_told_once_where_a_video_starts_over(tmp_path: Path) -> None:
+    small, *rest = video(1, (20, 30)), *video(5)[1:]
+    clip = ArraySource([*small, *rest], "street")
+    with pytest.raises(KeyboardInterrupt):
+        predict(Remember(), clip, tmp_path, checkpoint_every=1, on_frame=interrupt_at(4))
+    (tmp_path / "street" / f"{rest[1].name}.png").unlink()
+    (street,) = predict(Remember(), clip, tmp_path, resume=True).videos
+    assert (street.labelled_now, len(street.notes)) == (5, 1)

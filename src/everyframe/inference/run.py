@@ -98,7 +98,7 @@ class Run:
         held = done + feed.lookahead if done else 0  # a restored stream has seen the frames up to here
         writers, watch = self.writers(video), Stopwatch()
         can_resume = any(isinstance(writer, LabelWriter) for writer in writers)
-        result.frames = result.labelled_now = 0
+        result.frames, result.labelled_now, result.notes = 0, 0, []
         sizes = SizeChanges()
 
         def write(task: Callable[[], None]) -> None:
