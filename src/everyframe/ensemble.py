@@ -205,8 +205,8 @@ def store(
         InputError: a frame cannot be read, or the folder not be written.
     """
     layout = layout or ScoreFormat(stride=finest_stride(len(member.label_space)))
-    if layout.too_large(len(member.label_space)):
-        log.warning("%s", layout.too_large(len(member.label_space)))
+    if warning := layout.too_large(len(member.label_space)):
+        log.warning("%s", warning)
     folder = ScoreFolder.create(out, member.label_space, layout)
     written = 0
     for video in videos:

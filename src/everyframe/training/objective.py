@@ -1,4 +1,4 @@
-"""What a batch costs: named, weighted terms, each a function of an `Outcome`, (prediction, clip) -> scalar."""
+"""What a batch costs: named, weighted terms, each a function `Outcome` -> scalar."""
 
 from __future__ import annotations
 
