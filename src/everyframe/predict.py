@@ -44,7 +44,15 @@ from everyframe.inference.predictor import Predictor
 from everyframe.inference.run import OnFrame, Run
 from everyframe.inference.stream import Stream, to_numpy
 from everyframe.inference.summary import JobStopped, Summary, VideoResult
-from everyframe.inference.views import Views, check_views, loaded, view_notes, view_settings, with_views
+from everyframe.inference.views import (
+    Views,
+    check_specialists,
+    check_views,
+    loaded,
+    view_notes,
+    view_settings,
+    with_views,
+)
 from everyframe.io.sources import PICTURE_RATE, CameraSource, Source, open_source
 from everyframe.io.video import VideoWriter
 from everyframe.io.video_open import is_pipe
@@ -140,6 +148,7 @@ def predict(
     if checkpoint_every < 1:
         raise InputError(f"predict: expected a record of the state every 1 frame or more, came {checkpoint_every}")
     check_views(views, "predict")
+    check_specialists(model, views.get("specialists"))  # by its path: a built model no longer says what it is
     found = open_sources(sources)
     built = loaded(model)
     runner = Stream(with_views(built, **views), device, dtype)

@@ -92,6 +92,8 @@ def test_specialists_of_another_model_are_refused(run: Path, tmp_path: Path) -> 
     choice.save(tmp_path / "specialists.json")
     with pytest.raises(InputError, match="expected the model models/other, beside which these specialists were chosen"):
         with_views(run, specialists=tmp_path / "specialists.json")
+    with pytest.raises(InputError, match="expected the model models/other, beside which these specialists were chosen"):
+        predict(run, "street.mp4", tmp_path / "out", specialists=tmp_path / "specialists.json")
 
 
 def test_rare_classes_of_heads_that_predict_masks(tmp_path: Path) -> None:

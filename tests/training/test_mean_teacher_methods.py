@@ -60,9 +60,13 @@ def test_two_processes_equal_one_with_the_joint_batch(
         for key, want in torch.load(tmp_path / "gradients0.pt", weights_only=True).items():
             if want is not None:
                 scale = 1e-4 * want.abs().max().item() + 1e-6  # sums that cancel have the rounding of what they are of
-                torch.testing.assert_close(gradients[key], want, rtol=2e-3, atol=scale, msg=lambda text, key=key: f"{key}: {text}")
+                torch.testing.assert_close(
+                    gradients[key], want, rtol=2e-3, atol=scale, msg=lambda text, key=key: f"{key}: {text}"
+                )
         for key, want in weights_of(tmp_path, 0).items():
-            torch.testing.assert_close(first[key], want, rtol=1e-4, atol=1e-6, msg=lambda text, key=key: f"{key}: {text}")
+            torch.testing.assert_close(
+                first[key], want, rtol=1e-4, atol=1e-6, msg=lambda text, key=key: f"{key}: {text}"
+            )
 
 
 @pytest.mark.parametrize("name", METHODS)

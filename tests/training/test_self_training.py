@@ -259,7 +259,7 @@ def test_a_stopped_loop_goes_on_with_what_is_missing(
 
     with monkeypatch.context() as patch:
         patch.setattr(self_training, "label_videos", killed_in_the_second_video)
-        with pytest.raises(self_training.Stopped) as stopped:
+        with pytest.raises(self_training.LoopStopped) as stopped:
             self_train(recipe, changes, parts, **views)
     assert (stopped.value.stage, stopped.value.signal) == ("round1/label", signal.SIGTERM)
     folder = parts / "round1" / "labels"

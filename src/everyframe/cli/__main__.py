@@ -33,8 +33,10 @@ def usage() -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one verb and return the exit status: 0 done, 1 the input cannot be used or a part failed, 2 bad
-    usage, 130 and 143 stopped by Ctrl-C and SIGTERM.
+    """Run one verb and return the exit status.
+
+    0 done, 1 the input cannot be used or a part failed, 2 bad usage, 130 stopped by Ctrl-C, 143 by SIGTERM; 0 after a
+    SIGTERM for those that go on with the same command (`train`, `self-train`, `reproduce`).
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     verb, *rest = arguments or [""]

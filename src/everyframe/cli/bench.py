@@ -9,6 +9,7 @@ BENCHES = {
     "contrastive": "memory and time of the contrastive loss in tiles, beside the dense form",
     "deform": "deformable attention, beside the forms of transformers and of grid_sample",
     "metrics": "video consistency and the confusion matrix, beside the authors' loops",
+    "model": "a recipe's model whole: frames/s, training steps/s, memory, share of the matrix rate",
     "predict": "memory over a long video, and what everything outside the model costs",
     "stream": "a model with memory on a stream, beside the same weights without it and beside whole clips",
 }

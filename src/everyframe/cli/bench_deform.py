@@ -14,8 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,7 @@ from torch import Tensor
 
 from everyframe.cli.bench_predict import machine
 from everyframe.cli.parser import Parser
+from everyframe.cli.timing import timed
 from everyframe.errors import InputError
 from everyframe.inference.stream import pick_device, pick_dtype
 from everyframe.models.ops.deform_attn import cell_centres
@@ -133,8 +132,8 @@ def measure(
         start = turn % len(names)  # whoever comes first finds another cache
         for name in (*names[start:], *names[:start]):
             form = candidates[name]
-            took = {"forward": _timed(lambda f=form: forward(f), value.device)}
-            took["both"] = _timed(lambda f=form: both(f), value.device)
+            took = {"forward": timed(lambda f=form: forward(f), value.device)}
+            took["both"] = timed(lambda f=form: both(f), value.device)
             if turn:
                 for part in PASSES:
                     seconds[name][part].append(took[part])
@@ -152,15 +151,6 @@ def measure(
         },
         "difference": {n: ((outputs[n] - outputs["plain"]).abs().max() / largest).item() for n in others},
     }
-
-
-def _timed(call: Callable[[], Any], device: torch.device) -> float:
-    """Seconds of one call, the device's work included."""
-    start = time.perf_counter()
-    call()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - start
 
 
 def describe(numbers: dict[str, Any]) -> str:

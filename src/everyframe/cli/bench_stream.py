@@ -12,8 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from everyframe.cli.bench_predict import machine, moving
 from everyframe.cli.parser import Parser
+from everyframe.cli.timing import timed
 from everyframe.errors import InputError
 from everyframe.frames import Role
 from everyframe.inference.stream import pick_device, pick_dtype
@@ -118,7 +118,7 @@ def measure(
                 call = getattr(runner, way)
                 if number == 0 and way != "stream":
                     call(index)
-                seconds[way].append(_timed(call, index, place))
+                seconds[way].append(timed(partial(call, index), place))
     medians = {way: statistics.median(times) for way, times in seconds.items()}
     numbers: dict[str, Any] = {
         "size": list(size), "frames": frames, "device": str(place), "dtype": dtype, "classes": len(model.label_space),
@@ -171,20 +171,6 @@ class _Runner:
         )
         outputs = self.model(torch.stack([self.video[i] for i in picked], dim=1), roles).outputs
         return self.model.head.semantic({name: value[:, 0] for name, value in outputs.items()})
-
-
-def _timed(call: Callable[[int], Tensor], index: int, device: torch.device) -> float:
-    """Seconds of one call, the device's work included."""
-    _wait(device)
-    start = time.perf_counter()
-    call(index)
-    _wait(device)
-    return time.perf_counter() - start
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def describe(numbers: dict[str, Any]) -> str:

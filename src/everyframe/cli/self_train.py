@@ -57,14 +57,14 @@ def main(arguments: list[str]) -> int:
     known, rest = parser().parse_known_args(arguments)
     recipe, options = split_options(rest)
     from everyframe.training.recipe import read_recipe
-    from everyframe.training.self_training import Stopped, self_train
+    from everyframe.training.self_training import LoopStopped, self_train
 
     out = options.pop("out", None)
     if out is None:
         raise InputError("expected a folder for the loop, came none; add --out FOLDER")
     try:
         stages = self_train(read_recipe(recipe), options, out, source=recipe, **vars(known))
-    except Stopped as stopped:
+    except LoopStopped as stopped:
         again = shlex.join(["everyframe", "self-train", *arguments])
         print(f"{stopped}; to go on: {again}", file=sys.stderr)
         return 0 if stopped.signal is signal.SIGTERM else 130

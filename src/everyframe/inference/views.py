@@ -127,6 +127,16 @@ def with_views(
     return FlowSmoothing(predictor, smooth, smooth_flow, score_norm=own_norm(predictor)) if smooth else predictor
 
 
+def check_specialists(model: str | Path | Predictor, file: str | Path | None) -> None:
+    """Refuse a file of specialists that were chosen beside another model; `with_views` does so of a model by its path.
+
+    Raises:
+        InputError: the file cannot be read, or names another model.
+    """
+    if file is not None:
+        _check_general(model, read_member(SpecialistChoice.load(file).members[0])[0], file)
+
+
 def _check_general(model: str | Path | Predictor, chosen: str, file: str | Path) -> None:
     """Refuse another general model than `chosen`, beside which the specialists' shares were chosen."""
     from everyframe.models.checkpoint import model_path

@@ -38,7 +38,7 @@ from everyframe.training.run import RunFolder
 StopAsked = Callable[[], signal.Signals | None]
 
 
-class Stopped(Exception):
+class LoopStopped(Exception):
     """A signal ended the loop in good order.
 
     Attributes:
@@ -83,7 +83,7 @@ def self_train(
 
     Raises:
         InputError: options that make no sense, or another loop's folder.
-        Stopped: SIGTERM or SIGINT came; the same call goes on.
+        LoopStopped: SIGTERM or SIGINT came; the same call goes on.
     """
     if world()[1] > 1:
         raise InputError("self-train: expected one process, came several; it starts those of --trainer.devices itself")
@@ -213,4 +213,4 @@ def _outcome(folder: RunFolder) -> dict[str, Any]:
 def _stop(asked: StopAsked, stage: Stage) -> None:
     number = asked()
     if number is not None:
-        raise Stopped(number, stage.name)
+        raise LoopStopped(number, stage.name)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from types import ModuleType
 from typing import Any
@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from everyframe.errors import InputError
 from everyframe.models.ops import deform_attn_plain
 
 Shapes = Sequence[tuple[int, int]]
@@ -99,8 +100,36 @@ def _differentiate(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, Tensor, Te
 _forward.register_autograd(_differentiate, setup_context=_setup_context)
 
 
+CHOICES = ("auto", "plain", "triton")
+"""What `only` takes."""
+
+_choice = "auto"
+
+
+@contextlib.contextmanager
+def only(form: str) -> Iterator[None]:
+    """Within, the op runs in one of its forms: to measure or to compare them. Not for several threads at once.
+
+    Args:
+        form: "plain", "triton", or "auto": the kernels where they can run.
+
+    Raises:
+        InputError: another form. The op raises it where the kernels are asked for and cannot run.
+    """
+    global _choice
+    if form not in CHOICES:
+        raise InputError(f"deformable attention: expected one of {', '.join(CHOICES)}, came {form!r}")
+    before, _choice = _choice, form
+    try:
+        yield
+    finally:
+        _choice = before
+
+
 def _form(value: Tensor, locations: Tensor) -> ModuleType:
     """Return the module whose `forward` and `backward` serve these tensors."""
+    if _choice == "plain":
+        return deform_attn_plain
     # The kernels add atomically, in no fixed order.
     if value.device.type == "cuda" and not torch.are_deterministic_algorithms_enabled():
         with contextlib.suppress(ImportError):
@@ -108,6 +137,11 @@ def _form(value: Tensor, locations: Tensor) -> ModuleType:
 
             if deform_attn_triton.supports(value, locations):
                 return deform_attn_triton
+    if _choice == "triton":
+        raise InputError(
+            f"deformable attention: expected a CUDA device with Triton for the kernels, came {value.device}; "
+            f"choose the form plain"
+        )
     return deform_attn_plain
 
 

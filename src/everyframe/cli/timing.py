@@ -1,0 +1,41 @@
+"""How the benches take time: the device's work included, and what is compared in turns."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+
+def timed(call: Callable[[], Any], device: torch.device) -> float:
+    """Return the seconds of one call; what the device had to do before it is not counted."""
+    wait(device)
+    start = time.perf_counter()
+    call()
+    wait(device)
+    return time.perf_counter() - start
+
+
+def wait(device: torch.device) -> None:
+    """Wait until the device has done its work."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def in_turns(calls: Mapping[str, Callable[[], Any]], rounds: int, device: torch.device) -> dict[str, list[float]]:
+    """Time calls in turns, beginning with another one each time: whoever comes first finds other caches.
+
+    Returns:
+        Seconds of each call in `rounds` rounds; one more comes first, for what is loaded, compiled or allocated once.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    names = list(calls)
+    for turn in range(rounds + 1):
+        start = turn % len(names)
+        for name in (*names[start:], *names[:start]):
+            took = timed(calls[name], device)
+            if turn:
+                seconds[name].append(took)
+    return seconds
