@@ -18,6 +18,7 @@ PAIRS: dict[str, tuple[str, str]] = {
     "UperNet, InternImage": ("uper-tiny", "uper-internimage-micro"),
     "Mask2Former, ViT-Adapter (plain)": ("mask2former-tiny", "mask2former-vit-adapter-micro"),
     "Mask2Former, ViT-Adapter (BEiT)": ("mask2former-tiny", "mask2former-beit-adapter-micro"),
+    "Mask2Former, ViT-Adapter (EVA)": ("mask2former-tiny", "mask2former-eva-adapter-micro"),
 }
 """Label -> (recipe, model): the pairs of backbone and head of the paper's table 1, small."""
 
