@@ -44,10 +44,10 @@ def relaxed_cross_entropy(
     """
     k, size = logits.shape[1], (labels.shape[-2], labels.shape[-1])
 
-    def summed_loss(image: Tensor, n: int) -> Tensor:
-        members = neighbour_classes(labels[n : n + 1], k, border, strict)[:, :k]
-        counts = members.any(1) if void_borders else labels[n : n + 1] != IGNORE
-        weights = class_weights[n] if class_weights is not None and class_weights.ndim == 2 else class_weights
+    def summed_loss(image: Tensor, at: Tensor) -> Tensor:
+        members = neighbour_classes(labels[at], k, border, strict)[:, :k]
+        counts = members.any(1) if void_borders else labels[at] != IGNORE
+        weights = class_weights[at][0] if class_weights is not None and class_weights.ndim == 2 else class_weights
         losses = set_loss(upsample(image, size), members, weights) / members.sum(1).clamp(min=1)
         return (losses * counts).sum()
 

@@ -26,6 +26,9 @@ from everyframe.frames import IGNORE
 Average = Literal["labelled", "pixels"]
 """Divisor of a mean over pixels: the labelled ones, or all of them (mmsegmentation's default)."""
 
+SMALL = 2**20
+"""Upsampled logits, in numbers, of images that are taken together: one by one, calls would cost more than sums."""
+
 
 def upsample(logits: Tensor, size: tuple[int, int]) -> Tensor:
     """Return float32 logits [N, K, H, W] at `size`; bilinear, `align_corners=False`.
@@ -61,8 +64,8 @@ def cross_entropy(
     """Weighted mean of -log softmax(logits)[label] over pixels.
 
     The upsampled logits of a batch are the largest tensor of a training step (K x H x W floats per image, several
-    times over in autograd). Here they exist for one image at a time: its gradient is computed in the forward pass and
-    kept at the size of `logits`.
+    times over in autograd). Here they exist for one image at a time (small ones go in groups, see `SMALL`): its
+    gradient is computed in the forward pass and kept at the size of `logits`.
 
     Args:
         logits: [N, K, h, w].
@@ -92,13 +95,13 @@ def cross_entropy(
     if average == "pixels" and pixel_weights is not None:
         weights = weights * pixel_weights
 
-    def summed_loss(image: Tensor, n: int) -> Tensor:
-        target = labels[n : n + 1].long()
-        full = upsample(image, (labels.shape[-2], labels.shape[-1]))
-        return (F.cross_entropy(full, target, ignore_index=IGNORE, reduction="none") * weights[n : n + 1]).sum()
+    def summed_loss(images: Tensor, at: Tensor) -> Tensor:
+        full = upsample(images, (labels.shape[-2], labels.shape[-1]))
+        return (F.cross_entropy(full, labels[at].long(), ignore_index=IGNORE, reduction="none") * weights[at]).sum()
 
     used = (weights != 0).flatten(1).any(1).tolist()
-    return sum_over_images(logits, summed_loss, used) / divisor.clamp(min=torch.finfo(torch.float32).tiny)
+    together = max(1, SMALL // (logits.shape[1] * labels[0].numel()))
+    return sum_over_images(logits, summed_loss, used, together) / divisor.clamp(min=torch.finfo(torch.float32).tiny)
 
 
 def frequency_weights(counts: Tensor, total: Tensor | None = None, bound: float = 1.0, inverse: bool = False) -> Tensor:
@@ -262,36 +265,43 @@ def labelled_pixels(logits: Tensor, labels: Tensor) -> LabelledPixels:
     return LabelledPixels(full.permute(0, 2, 3, 1)[valid].softmax(1), labels[valid].long())
 
 
-def sum_over_images(logits: Tensor, loss: Callable[[Tensor, int], Tensor], used: list[bool]) -> Tensor:
-    """Sum a loss over the images of a batch with only one image's intermediate tensors alive.
+def sum_over_images(
+    logits: Tensor, loss: Callable[[Tensor, Tensor], Tensor], used: list[bool], together: int = 1
+) -> Tensor:
+    """Sum a loss over the images of a batch with only a few images' intermediate tensors alive.
 
     Args:
         logits: [N, K, h, w].
-        loss: (float32 logits [1, K, h, w] of image n, n) -> scalar; called once per image, its gradient taken at once.
+        loss: (float32 logits [M, K, h, w] of some images, their numbers int64 [M]) -> scalar; its gradient is taken at
+            once.
         used: [N], which images count; the others get a gradient of zeros.
+        together: most images M of a call.
 
     Returns:
         Scalar float32.
     """
-    total: Tensor = _SumOverImages.apply(logits, loss, used)
+    counted = torch.tensor([n for n, counts in enumerate(used) if counts], dtype=torch.long, device=logits.device)
+    total: Tensor = _SumOverImages.apply(logits, loss, counted.split(together))
     return total
 
 
 class _SumOverImages(torch.autograd.Function):
-    """See `sum_over_images`."""
+    """See `sum_over_images`; `groups` are the numbers of the images of each call."""
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, loss: Callable[[Tensor, int], Tensor], used: list[bool]) -> Tensor:
+    def forward(
+        ctx: Any, logits: Tensor, loss: Callable[[Tensor, Tensor], Tensor], groups: tuple[Tensor, ...]
+    ) -> Tensor:
         """Sum, and keep the gradient at the size of `logits`."""
         gradient = torch.zeros_like(logits, dtype=torch.float32) if ctx.needs_input_grad[0] else None
         total = torch.zeros((), device=logits.device)
         with torch.autocast(logits.device.type, enabled=False):
-            for n in (n for n, counts in enumerate(used) if counts):
-                image = logits[n : n + 1].detach().float().requires_grad_(gradient is not None)
+            for at in (group for group in groups if len(group)):
+                images = logits[at].detach().float().requires_grad_(gradient is not None)
                 with torch.set_grad_enabled(gradient is not None):
-                    value = loss(image, n)
+                    value = loss(images, at)
                 if gradient is not None:
-                    gradient[n] = torch.autograd.grad(value, image)[0][0]
+                    gradient[at] = torch.autograd.grad(value, images)[0]
                 total += value.detach()
         ctx.gradient, ctx.dtype = gradient, logits.dtype
         return total

@@ -34,10 +34,10 @@ def sigmoid_cross_entropy(logits: Tensor, labels: Tensor, divisor: Tensor | None
     """
     labelled = labels != IGNORE
 
-    def summed_loss(image: Tensor, n: int) -> Tensor:
-        target = _one_hot(labels[n : n + 1], logits.shape[1])
+    def summed_loss(image: Tensor, at: Tensor) -> Tensor:
+        target = _one_hot(labels[at], logits.shape[1])
         full = upsample(image, (labels.shape[-2], labels.shape[-1]))
-        return F.binary_cross_entropy_with_logits(full, target, labelled[n, None, None].to(full), reduction="sum")
+        return F.binary_cross_entropy_with_logits(full, target, labelled[at][:, None].to(full), reduction="sum")
 
     if divisor is None:
         divisor = labelled.sum().float()
@@ -74,9 +74,9 @@ def region_loss(
             f"crops"
         )
 
-    def bound(image: Tensor, n: int) -> Tensor:
-        target = _one_hot(labels[n : n + 1], logits.shape[1])
-        labelled = (labels[n] != IGNORE).to(target)
+    def bound(image: Tensor, at: Tensor) -> Tensor:
+        target = _one_hot(labels[at], logits.shape[1])
+        labelled = (labels[at] != IGNORE).to(target)[:, None]
         probabilities = upsample(image, size).sigmoid() * labelled + LEAST_PROBABILITY
         y, p = (_centred_regions(x, radius, pool) for x in (target, probabilities))
         eye = REGULARIZATION * torch.eye(radius * radius, dtype=y.dtype, device=y.device)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from everyframe.models.ops.attention import biased_attention
 from everyframe.models.ops.drop_path import DropPath
 from everyframe.models.ops.patch_embed import PatchEmbed
 from everyframe.models.ops.stages import Stage, drop_path_rates, pyramid_shape, run_stages
@@ -67,7 +68,7 @@ class WindowAttention(nn.Module):
         bias = self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)[None]  # 1 heads i j
         if mask is not None:
             bias = (bias + mask[:, None]).repeat(n // len(mask), 1, 1, 1)
-        x = F.scaled_dot_product_attention(query, key, value, bias.to(query.dtype), scale=self.scale)
+        x = biased_attention(query, key, value, bias, self.scale)
         return self.projection(x.transpose(1, 2).reshape(n, cells, c))
 
 

@@ -1,11 +1,39 @@
-"""Plain transformer blocks on token sequences."""
+"""Attention with a bias, and plain transformer blocks on token sequences."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from everyframe.models.ops.drop_path import DropPath
+from everyframe.models.ops.precision import without_autocast
+
+
+def biased_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scale: float | None = None) -> Tensor:
+    """Return softmax(scale * query key^T + bias) value, as `scaled_dot_product_attention` does with a float mask.
+
+    No fused kernel of torch's on a CPU gives the gradient of a bias. What it does instead copies the logits several
+    times over and looks for rows that see nothing; here they are written once and changed in place.
+
+    Args:
+        query: [N, heads, Q, d].
+        key: [N, heads, M, d].
+        value: [N, heads, M, d].
+        bias: float, broadcast to [N, heads, Q, M]; each row has a finite value.
+        scale: of the logits; None is 1 / sqrt(d).
+
+    Returns:
+        [N, heads, Q, d].
+    """
+    learning = torch.is_grad_enabled() and bias.requires_grad
+    if not learning or query.device.type != "cpu":
+        return F.scaled_dot_product_attention(query, key, value, bias.to(query.dtype), scale=scale)
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    kind = torch.promote_types(query.dtype, torch.float32)  # of the sums, as torch's own
+    with without_autocast(query):
+        logits = (query.to(kind) * scale) @ key.to(kind).mT
+        return (logits.add_(bias).softmax(-1) @ value.to(kind)).to(query.dtype)
 
 
 class SelfAttention(nn.Module):

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from everyframe.models.ops.attention import biased_attention
+
 
 def split_windows(x: Tensor, window: tuple[int, int]) -> Tensor:
     """[N, T, H, W, C] -> [N * windows, T * h * w, C] for windows of (h, w) that reach over all T frames."""
@@ -77,27 +79,33 @@ class WindowAttention3d(nn.Module):
         Returns:
             [N, H, W, C].
         """
-        n, t, height, width, _ = key_values.shape
-        if t > self.window[0]:
-            raise ValueError(f"WindowAttention3d: expected at most {self.window[0]} frames, came {t}")
+        if key_values.shape[1] > self.window[0]:
+            raise ValueError(f"WindowAttention3d: expected at most {self.window[0]} frames, came {key_values.shape[1]}")
+        _, rows, columns = self.window
+        bands = []
+        for q, kv in zip(_cut(self.to_query(query)[:, None], 2, rows), _cut(key_values, 2, rows), strict=True):
+            pairs = zip(_cut(q, 3, columns), _cut(kv, 3, columns), strict=True)
+            bands.append(torch.cat([self._attend(*pair, at) for pair in pairs], dim=2))
+        return self.projection(torch.cat(bands, dim=1))
+
+    def _attend(self, query: Tensor, key_values: Tensor, at: int) -> Tensor:
+        """Attend in windows that fill a part of the map: [N, 1, H, W, C] and [N, T, H, W, 2C] -> [N, H, W, C]."""
+        t, height, width = key_values.shape[1:4]
         window = (min(self.window[1], height), min(self.window[2], width))
-        right, bottom = -width % window[1], -height % window[0]
-        q = F.pad(self.to_query(query)[:, None], (0, 0, 0, right, 0, bottom))
-        size = (height + bottom, width + right)
-        kv = F.pad(key_values, (0, 0, 0, right, 0, bottom))
-        bias = self.position_bias(at, t, window).to(q.dtype)[None]  # 1 heads q k
-        if right or bottom:
-            inside = F.pad(q.new_ones(1, t, height, width, 1, dtype=torch.bool), (0, 0, 0, right, 0, bottom))
-            outside = ~split_windows(inside, window).squeeze(-1)  # windows k
-            bias = bias.masked_fill(outside[:, None, None, :], float("-inf")).repeat(n, 1, 1, 1)
 
         def heads(x: Tensor) -> Tensor:
             return x.unflatten(2, (self.heads, -1)).transpose(1, 2)  # N*windows heads cells d
 
-        key, value = split_windows(kv, window).chunk(2, dim=-1)
-        x = F.scaled_dot_product_attention(heads(split_windows(q, window)), heads(key), heads(value), bias)
-        x = join_windows(x.transpose(1, 2).flatten(2), window, size)
-        return self.projection(x[:, :height, :width])
+        key, value = split_windows(key_values, window).chunk(2, dim=-1)
+        bias = self.position_bias(at, t, window)[None]  # 1 heads q k
+        x = biased_attention(heads(split_windows(query, window)), heads(key), heads(value), bias)
+        return join_windows(x.transpose(1, 2).flatten(2), window, (height, width))
+
+
+def _cut(x: Tensor, dim: int, side: int) -> tuple[Tensor, ...]:
+    """Cut a map where its last whole window of `side` cells ends: what is beyond has a smaller window of its own."""
+    rest = x.shape[dim] % side
+    return x.split([x.shape[dim] - rest, rest], dim) if 0 < rest < x.shape[dim] else (x,)
 
 
 class MixFFN(nn.Module):
