@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from everyframe.errors import InputError
+from everyframe.losses import pixel
 from everyframe.losses.pixel import cross_entropy, dice, labelled_weights, lovasz, ohem_weights, upsample
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -238,11 +239,32 @@ def test_cross_entropy_with_ohem_averages_over_the_kept_pixels() -> None:
     assert loss.item() == pytest.approx(-np.log(true[true < max(0.3, true.min())]).mean(), rel=1e-5)
 
 
-def test_cross_entropy_keeps_one_image_at_full_size() -> None:
+def test_cross_entropy_keeps_one_image_at_full_size(monkeypatch: pytest.MonkeyPatch) -> None:
     """The tensors that autograd keeps do not contain the upsampled batch."""
+    monkeypatch.setattr(pixel, "SMALL", 0)
     logits = torch.randn(4, 8, 4, 4, requires_grad=True)
     labels = torch.zeros(4, 64, 64, dtype=torch.uint8)
     saved: list[int] = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.numel()) or t, lambda t: t):
         cross_entropy(logits, labels)
     assert max(saved, default=0) <= 8 * 64 * 64
+
+
+@pytest.mark.parametrize("together", [1, 2, 3, 9])
+def test_cross_entropy_is_the_same_however_many_images_are_taken_together(
+    together: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(5, 3, 4, 6, dtype=torch.float64, requires_grad=True)
+    labels = torch.randint(0, 3, (5, 9, 11), dtype=torch.uint8)
+    labels[1], labels[3, :4] = 255, 255
+    weights = torch.rand(5, 9, 11)
+    monkeypatch.setattr(pixel, "SMALL", together * 3 * 9 * 11)
+    loss = cross_entropy(logits, labels, pixel_weights=weights)
+    full = nn.functional.interpolate(logits, (9, 11), mode="bilinear", align_corners=False)
+    each = nn.functional.cross_entropy(full, labels.long(), ignore_index=255, reduction="none") * weights
+    want = each.sum() / weights[labels != 255].sum()
+    torch.testing.assert_close(loss, want.float())
+    gradient, expected = (torch.autograd.grad(x, logits)[0] for x in (loss, want))
+    torch.testing.assert_close(gradient, expected, rtol=1e-5, atol=1e-7)
+    assert not gradient[1].any()

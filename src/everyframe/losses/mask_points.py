@@ -13,6 +13,9 @@ from everyframe.frames import IGNORE
 Draw = Callable[..., Tensor]
 """Uniform random numbers in 0..1: `torch.rand`, or something that replays recorded ones."""
 
+OUTSIDE = -1
+"""Stands for the train id of what is no cell of a map."""
+
 
 def class_presence(labels: Tensor) -> Tensor:
     """Return which train ids occur in each label map of uint8 [N, H, W]: bool [N, 255]; 255 itself is left out.
@@ -44,20 +47,21 @@ def sample_masks(labels: Tensor, image: Tensor, classes: Tensor, points: Tensor)
         The masks, float [M, P], and whether at most half of what a point read is ignored, bool [M, P] (or [1, P]).
     """
     height, width = labels.shape[1:]
-    flat = labels.flatten(1)
-    x, y = points[..., 0] * width - 0.5, points[..., 1] * height - 0.5
-    left, top = x.floor(), y.floor()
-    right, low = x - left, y - top  # how far into the next column and row
-    masks = torch.zeros(len(classes), points.shape[1], device=labels.device)
-    ignored, read = torch.zeros_like(x), torch.zeros_like(x)
-    for down in (0, 1):
-        for across in (0, 1):
-            column, row = left.long() + across, top.long() + down
-            inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-            factor = (right if across else 1 - right) * (low if down else 1 - low) * inside
-            cell = row.clamp(0, height - 1) * width + column.clamp(0, width - 1)
-            label = flat[image[:, None], cell]
-            masks += factor * (label == classes[:, None])
-            ignored += factor * (label == IGNORE)
-            read += factor  # less than 1 within half a cell of the edge
-    return masks, 2 * ignored <= read
+    at = points * points.new_tensor([width, height]) - 0.5
+    upper_left = at.floor()
+    share = (at - upper_left).unbind(-1)
+    # A border of cells that are no class and not ignored: what lies outside of the map reads as 0.
+    maps = F.pad(labels.short(), (1, 1, 1, 1), value=OUTSIDE)
+    column, row = (upper_left.long() + 1).unbind(-1)
+    cell = (image[:, None] * (height + 2) + row.clamp_(0, height)) * (width + 2) + column.clamp_(0, width)
+    corners = [cell, cell + 1, cell + width + 2, cell + width + 3]
+    masks = _bilinear([(maps.take(c) == classes[:, None]).to(at.dtype) for c in corners], *share)
+    # What is read counts against twice what is ignored of it.
+    doubt = 2 * (maps == IGNORE).to(at.dtype) - (maps != OUTSIDE).to(at.dtype)
+    return masks, _bilinear([doubt.take(c) for c in corners], *share) <= 0
+
+
+def _bilinear(corners: list[Tensor], right: Tensor, low: Tensor) -> Tensor:
+    """Weigh values at the upper left, upper right, lower left and lower right by the shares of the right and low."""
+    upper_left, upper_right, lower_left, lower_right = corners
+    return upper_left.lerp(upper_right, right).lerp(lower_left.lerp(lower_right, right), low)

@@ -250,7 +250,7 @@ class MaskSetLoss:
         candidates = draw(len(masks), int(self.points * self.oversample), 2, device=masks.device)
         undecided = -point_sample(masks, candidates)[:, 0].abs()
         keep = int(self.points * self.importance)
-        best = undecided.topk(keep, dim=1).indices
+        best = undecided.topk(keep, dim=1, sorted=False).indices
         hard = candidates.gather(1, best[..., None].expand(-1, -1, 2))
         if keep == self.points:
             return hard

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from everyframe.models.ops.attention import biased_attention
 from everyframe.models.ops.patch_embed import PatchEmbed
 from everyframe.models.ops.relative_position import relative_position_bias, table_rows
 from everyframe.models.ops.stages import drop_path_rates
@@ -46,10 +47,10 @@ class BeitAttention(nn.Module):
             bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
         qkv = F.linear(x, self.qkv.weight, bias).unflatten(2, (3, self.heads, -1))
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each N heads M d
-        mask = None
+        offsets = None
         if self.relative_position_bias_table is not None:
-            mask = relative_position_bias(self.relative_position_bias_table, self.grid, grid).to(query.dtype)
-        out = F.scaled_dot_product_attention(query, key, value, mask).transpose(1, 2).flatten(2)
+            offsets = relative_position_bias(self.relative_position_bias_table, self.grid, grid)
+        out = biased_attention(query, key, value, offsets).transpose(1, 2).flatten(2)
         return self.dropout(self.projection(out))
 
 

@@ -10,7 +10,9 @@ from everyframe.models.ops.drop_path import DropPath
 from everyframe.models.ops.precision import without_autocast
 
 
-def biased_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scale: float | None = None) -> Tensor:
+def biased_attention(
+    query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale: float | None = None
+) -> Tensor:
     """Return softmax(scale * query key^T + bias) value, as `scaled_dot_product_attention` does with a float mask.
 
     No fused kernel of torch's on a CPU gives the gradient of a bias. What it does instead copies the logits several
@@ -20,15 +22,15 @@ def biased_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, sc
         query: [N, heads, Q, d].
         key: [N, heads, M, d].
         value: [N, heads, M, d].
-        bias: float, broadcast to [N, heads, Q, M]; each row has a finite value.
+        bias: float, broadcast to [N, heads, Q, M]; each row has a finite value. None adds nothing.
         scale: of the logits; None is 1 / sqrt(d).
 
     Returns:
         [N, heads, Q, d].
     """
-    learning = torch.is_grad_enabled() and bias.requires_grad
-    if not learning or query.device.type != "cpu":
-        return F.scaled_dot_product_attention(query, key, value, bias.to(query.dtype), scale=scale)
+    if bias is None or not (torch.is_grad_enabled() and bias.requires_grad) or query.device.type != "cpu":
+        mask = None if bias is None else bias.to(query.dtype)
+        return F.scaled_dot_product_attention(query, key, value, mask, scale=scale)
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     kind = torch.promote_types(query.dtype, torch.float32)  # of the sums, as torch's own
     with without_autocast(query):
