@@ -11,15 +11,15 @@ import argparse
 import json
 import math
 import multiprocessing
-import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from everyframe.cli.bench_predict import machine, resident_bytes
+from everyframe.cli.bench_predict import machine
 from everyframe.cli.parser import Parser
+from everyframe.cli.peak_memory import PeakMemory
 from everyframe.errors import InputError
 from everyframe.losses.contrastive import contrastive_loss
 
@@ -113,7 +113,7 @@ def measure(form: str, cells: int, options: argparse.Namespace, rounds: int) -> 
     seconds, value, extra = math.inf, 0.0, 0.0
     for _ in range(rounds):
         features.grad = None
-        with _Peak(features.device) as peak:
+        with PeakMemory(features.device) as peak:
             start = time.perf_counter()
             loss = contrastive_loss(features, labels, products=products, tile=options.tile, dense=form == "dense")
             loss.backward()
@@ -134,33 +134,3 @@ def scene(cells: int, channels: int, classes: int, device: str) -> tuple[torch.T
     features = torch.randn(2, channels, side, side, generator=generator)
     features += centres[labels.long()].permute(0, 3, 1, 2)
     return features.to(device), labels.to(device)
-
-
-class _Peak:
-    """Highest memory while it is open, above what was in use when it was opened."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.extra = 0.0
-        self._done = threading.Event()
-
-    def __enter__(self) -> _Peak:
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
-            self._before = torch.cuda.memory_allocated(self.device)
-        else:
-            self._before = resident_bytes()
-            self._thread = threading.Thread(target=self._watch, daemon=True)
-            self._thread.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self.device.type == "cuda":
-            self.extra = float(torch.cuda.max_memory_allocated(self.device) - self._before)
-        else:
-            self._done.set()
-            self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._done.wait(0.002):
-            self.extra = max(self.extra, float(resident_bytes() - self._before))

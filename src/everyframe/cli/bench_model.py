@@ -5,16 +5,15 @@ train     forward, the recipe's losses, backward, the recipe's optimiser; on cli
 
 Everything in turns within one run, so that ratios hold on a machine that does other work too. Weights are random. The
 share of the matrix rate is that of the operations counted in matrix products and convolutions (deformable attention
-gathers, and has few of them) in what a product of two large matrices of the same type reaches here.
+gathers, and has few of them) in what a product of two large matrices of the same type reaches here. Memory is the peak
+above weights and what the optimiser keeps of them.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from torch import Tensor
 
 from everyframe.cli.bench_predict import machine
 from everyframe.cli.parser import Parser
+from everyframe.cli.peak_memory import PeakMemory
 from everyframe.cli.timing import in_turns, timed, wait
 from everyframe.data.sampling import ClipSampling
 from everyframe.errors import InputError
@@ -279,14 +279,11 @@ def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def peak_bytes(call: Callable[[], Any], device: torch.device) -> int:
-    """Return the most memory during a call: on CUDA torch's own, elsewhere the most that the whole process ever had."""
-    if device.type != "cuda":
-        scale = 1 if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
-    torch.cuda.reset_peak_memory_stats(device)
-    call()
-    wait(device)
-    return int(torch.cuda.max_memory_allocated(device))
+    """Return the most memory during a call above what lay there before it: weights, their optimiser's, the frames."""
+    with PeakMemory(device) as peak:
+        call()
+        wait(device)
+    return int(peak.extra)
 
 
 def describe(numbers: dict[str, Any]) -> str:
