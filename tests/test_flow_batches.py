@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -60,3 +61,15 @@ def test_raft_stays_in_float32_under_autocast(tmp_path: Path) -> None:
         within = raft.between(first, second).forward
     assert within.dtype == np.float32
     assert np.array_equal(alone, within)
+
+
+def test_dis_finds_the_same_flow_whatever_sizes_came_before() -> None:
+    """OpenCV's engine lowers its scales on a small picture, and keeps them."""
+    rng = np.random.default_rng(0)
+    wide = cv2.GaussianBlur(rng.integers(0, 256, (40, 64, 3), dtype=np.uint8), (0, 0), 2)
+    first, second = (torch.from_numpy(np.roll(wide, x, 1)).permute(2, 0, 1) for x in (0, 3))
+    small = torch.randint(0, 256, (2, 3, 11, 15), dtype=torch.uint8)
+    used = DISFlow()
+    used.between(*small)
+    alone = DISFlow().between(first, second).forward
+    assert np.array_equal(used.between(first, second).forward, alone)

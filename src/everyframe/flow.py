@@ -80,7 +80,8 @@ class DISFlow:
         if preset not in presets:
             raise InputError(f"DISFlow: expected a preset of {', '.join(presets)}, came {preset!r}")
         self.backward = backward
-        self._engine = cv2.DISOpticalFlow.create(presets[preset])
+        self._preset = presets[preset]
+        self._engine, self._size = cv2.DISOpticalFlow.create(self._preset), (0, 0)
 
     def between(self, first: Tensor, second: Tensor) -> FlowPair:
         """Flow between two frames, uint8 [3, H, W] RGB."""
@@ -92,10 +93,15 @@ class DISFlow:
     """DIS fails on pictures of fewer than 12 pixels a side; smaller ones are padded."""
 
     def _run(self, first: NDArray[np.uint8], second: NDArray[np.uint8]) -> FlowField:
+        import cv2
+
         height, width = first.shape
         missing = [(0, max(0, self.SMALLEST - length)) for length in (height, width)]
         if any(after for _, after in missing):
             first, second = np.pad(first, missing, "edge"), np.pad(second, missing, "edge")
+        if first.shape != self._size:
+            # On small pictures the engine lowers its own settings, and would keep them for larger ones.
+            self._engine, self._size = cv2.DISOpticalFlow.create(self._preset), first.shape
         # Starts from no motion: each pair stands alone, whatever came before it.
         field = np.asarray(self._engine.calc(first, second, np.zeros((*first.shape, 2), np.float32)))
         return np.ascontiguousarray(field[:height, :width].transpose(2, 0, 1), dtype=np.float32)
