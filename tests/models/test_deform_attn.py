@@ -192,24 +192,33 @@ def test_levels_split_and_join() -> None:
 
 COMPARE = """
 import torch
-from everyframe.models.ops import deform_attn, deform_attn_triton as kernels
+from everyframe.models.ops import deform_attn_plain as plain, deform_attn_triton as kernels
 torch.manual_seed(0)
-device, sides, shapes = {device!r}, [5, 7, 3, 2], [(5, 7), (3, 2)]
-for c in (4, 6):
-    value = torch.randn(2, 41, 3, c, requires_grad=True)
-    locations = (torch.rand(2, 7, 3, 2, 2, 2) * 1.6 - 0.3).requires_grad_()
-    weights = torch.randn(2, 7, 3, 2, 2, requires_grad=True)
-    upstream = torch.randn(2, 7, 3 * c)
-    want = deform_attn.ms_deform_attn(value, shapes, locations, weights)
-    gradients = torch.autograd.grad(want, (value, locations, weights), upstream)
-    given = [x.detach().to(device) for x in (value, locations, weights)]
-    got = kernels.forward(given[0], sides, *given[1:])
-    torch.testing.assert_close(got.cpu(), want.detach())
-    found = kernels.backward(upstream.to(device), given[0], sides, *given[1:])
-    for a, b in zip(found, gradients, strict=True):
-        torch.testing.assert_close(a.cpu(), b, rtol=1e-4, atol=1e-5)
-    half = kernels.forward(given[0].bfloat16(), sides, *given[1:])
-    torch.testing.assert_close(half.cpu().float(), want.detach(), rtol=0.05, atol=0.05)
+device = {device!r}
+# Two maps, rows that fill no block, channels that are no power of 2; DCNv3's one map and nine points; a single cell.
+cases = [([5, 7, 3, 2], 2, 7, 3, 6, 2), ([4, 5], 1, 15, 2, 4, 9), ([1, 1], 1, 1, 1, 1, 1)]
+for sides, b, q, heads, c, points in cases:
+    levels = len(sides) // 2
+    cells = sum(h * w for h, w in zip(sides[::2], sides[1::2]))
+    value = torch.randn(b, cells, heads, c)
+    locations = torch.rand(b, q, heads, levels, points, 2) * 1.6 - 0.3
+    locations[0, 0, 0, 0, 0] = 1e30  # far outside along both axes
+    weights = torch.randn(b, q, heads, levels, points)
+    upstream = torch.randn(b, q, heads * c)
+    for dtype, rtol, atol in ((torch.float32, 1e-4, 1e-5), (torch.bfloat16, 0.02, 0.02)):
+        given = [value.to(dtype), sides, locations, weights]
+        there = [value.to(dtype).to(device), sides, locations.to(device), weights.to(device)]
+        got, want = kernels.forward(*there), plain.forward(*given)
+        assert got.dtype == want.dtype == dtype
+        torch.testing.assert_close(got.cpu(), want, rtol=rtol, atol=atol)
+        found = kernels.backward(upstream.to(dtype).to(device), *there)
+        for a, e in zip(found, plain.backward(upstream.to(dtype), *given), strict=True):
+            assert a.dtype == e.dtype
+            torch.testing.assert_close(a.cpu(), e, rtol=rtol, atol=atol)
+    locations[0, 0, 0, 0, 0, 0] = torch.nan
+    got = kernels.forward(value.to(device), sides, locations.to(device), weights.to(device)).cpu()
+    assert torch.equal(got.isnan(), plain.forward(value, sides, locations, weights).isnan())
+    assert got.isnan().any()
 """
 
 

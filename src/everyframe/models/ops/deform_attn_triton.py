@@ -9,6 +9,7 @@ form is used instead.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 import triton
@@ -29,10 +30,10 @@ def forward(value: Tensor, sides: Sequence[int], locations: Tensor, weights: Ten
     """See `deform_attn.ms_deform_attn`; `sides` is H, W of each map, one after the other."""
     b, cells, heads, c = value.shape
     queries, levels, points = locations.shape[1], locations.shape[3], locations.shape[4]
-    out = value.new_empty(b, queries, heads * c)
+    out, maps = value.new_empty(b, queries, heads * c), _maps(tuple(sides), value.device)
     rows = b * queries * heads
     _forward_kernel[(triton.cdiv(rows, BLOCK),)](
-        value.contiguous(), _maps(sides, value.device), locations.float().contiguous(), weights.float().contiguous(),
+        value.contiguous(), maps, locations.float().contiguous(), weights.float().contiguous(),
         out, rows, cells, queries * heads, heads, c, levels, points, triton.next_power_of_2(c), BLOCK,
     )  # fmt: skip
     return out
@@ -49,14 +50,15 @@ def backward(
     of_weights = torch.empty(weights.shape, device=value.device, dtype=torch.float32)
     rows = b * queries * heads
     _backward_kernel[(triton.cdiv(rows, BLOCK),)](
-        gradient.contiguous(), value.contiguous(), _maps(sides, value.device), locations.float().contiguous(),
+        gradient.contiguous(), value.contiguous(), _maps(tuple(sides), value.device), locations.float().contiguous(),
         weights.float().contiguous(), of_value, of_locations, of_weights,
         rows, cells, queries * heads, heads, c, levels, points, triton.next_power_of_2(c), BLOCK,
     )  # fmt: skip
     return of_value.to(value.dtype), of_locations.to(locations.dtype), of_weights.to(weights.dtype)
 
 
-def _maps(sides: Sequence[int], device: torch.device) -> Tensor:
+@lru_cache(maxsize=64)  # each copy from the host would wait for all that the device has yet to do
+def _maps(sides: tuple[int, ...], device: torch.device) -> Tensor:
     """H, W and first cell of each map: int32 [L, 3]."""
     first, maps = 0, []
     for h, w in zip(sides[::2], sides[1::2], strict=True):
@@ -80,9 +82,11 @@ def _point(locations, weights, at, used, height, width):
     x = tl.load(locations + 2 * at, mask=used, other=0.0) * width - 0.5
     y = tl.load(locations + 2 * at + 1, mask=used, other=0.0) * height - 0.5
     weight = tl.load(weights + at, mask=used, other=0.0)
-    # Far outside, where an integer could overflow, nothing is read anyway.
-    left = tl.floor(tl.minimum(tl.maximum(x, -2.0), width + 1.0))
-    top = tl.floor(tl.minimum(tl.maximum(y, -2.0), height + 1.0))
+    # Far outside, where integers and products of shares could overflow, nothing is read anyway. NaN stays.
+    x = tl.where(x > width + 1.0, width + 1.0, tl.where(x < -2.0, -2.0, x))
+    y = tl.where(y > height + 1.0, height + 1.0, tl.where(y < -2.0, -2.0, y))
+    # (NaN is no cell: its maximum with -2 is -2.)
+    left, top = tl.floor(tl.maximum(x, -2.0)), tl.floor(tl.maximum(y, -2.0))
     return weight, top.to(tl.int32), left.to(tl.int32), y - top, x - left
 
 
@@ -158,7 +162,8 @@ def _backward_kernel(
                     value, table, lane, row, column, low_share, right_share, height, width, first, heads, c, used,
                     lanes_used, corner // 2, corner % 2,
                 )  # fmt: skip
-                tl.atomic_add(of_value + offsets, (weight * share_x * share_y)[:, None] * upstream, mask=mask)
+                share = (weight * share_x * share_y)[:, None]
+                tl.atomic_add(of_value + offsets, share * upstream, mask=mask, sem="relaxed")
                 agreement = tl.sum(sample * upstream, axis=1)
                 of_weight += share_x * share_y * agreement
                 of_x += (share_y if corner % 2 == 1 else -share_y) * agreement
