@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,7 +21,7 @@ from torch import Tensor
 
 from everyframe.cli.bench_predict import machine
 from everyframe.cli.parser import Parser
-from everyframe.cli.timing import timed
+from everyframe.cli.timing import add_run_options, timed
 from everyframe.errors import InputError
 from everyframe.inference.stream import pick_device, pick_dtype
 from everyframe.models.ops.deform_attn import cell_centres
@@ -45,10 +44,7 @@ def parser() -> argparse.ArgumentParser:
     add("--channels", type=int, default=32, help="per head (%(default)s)")
     add("--points", type=int, default=4, help="per head and map (%(default)s)")
     add("--rounds", type=int, default=7, help="timed calls of each form; medians count (%(default)s)")
-    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (%(default)s)")
-    add("--dtype", default="float32", help="of the values: float32, bfloat16 or float16 (%(default)s)")
-    add("--threads", type=int, help="threads of torch (default: its own choice)")
-    add("--json", type=Path, metavar="FILE", help="write the numbers as JSON as well")
+    add_run_options(made, dtype_of="of the values: ")
     return made
 
 

@@ -15,7 +15,6 @@ import argparse
 import json
 import statistics
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,7 +23,7 @@ from torch import Tensor
 from everyframe.cli.bench_predict import machine
 from everyframe.cli.parser import Parser
 from everyframe.cli.peak_memory import PeakMemory
-from everyframe.cli.timing import in_turns, timed, wait
+from everyframe.cli.timing import add_run_options, in_turns, timed, wait
 from everyframe.data.sampling import ClipSampling
 from everyframe.errors import InputError
 from everyframe.frames import IGNORE, Clip, Role
@@ -53,10 +52,7 @@ def parser() -> argparse.ArgumentParser:
     add("--ops", nargs="+", choices=CHOICES, default=["auto"], help="forms of deformable attention (%(default)s)")
     add("--beside", nargs="*", choices=PEERS, default=[], help="the same backbone under Mask2Former of this package")
     add("--rounds", type=int, default=5, help="timed calls of each; medians count (%(default)s)")
-    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (%(default)s)")
-    add("--dtype", default="float32", help="float32, bfloat16 or float16 (%(default)s)")
-    add("--threads", type=int, help="threads of torch (default: its own choice)")
-    add("--json", type=Path, metavar="FILE", help="write the numbers as JSON as well")
+    add_run_options(made)
     return made
 
 

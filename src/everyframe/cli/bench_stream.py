@@ -21,7 +21,7 @@ from torch import Tensor
 
 from everyframe.cli.bench_predict import machine, moving
 from everyframe.cli.parser import Parser
-from everyframe.cli.timing import timed
+from everyframe.cli.timing import add_run_options, timed
 from everyframe.errors import InputError
 from everyframe.frames import Role
 from everyframe.inference.stream import pick_device, pick_dtype
@@ -46,10 +46,7 @@ def parser() -> argparse.ArgumentParser:
     add("--size", type=int, nargs=2, default=(480, 853), metavar=("H", "W"), help="of a frame (480 853)")
     add("--frames", type=int, default=9, help="timed outputs of each way (%(default)s)")
     add("--ways", nargs="+", choices=WAYS, default=WAYS, help="which to time (default: all)")
-    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (%(default)s)")
-    add("--dtype", default="float32", help="float32, bfloat16 or float16 (%(default)s)")
-    add("--threads", type=int, help="threads of torch (default: its own choice)")
-    add("--json", type=Path, metavar="FILE", help="write the numbers as JSON as well")
+    add_run_options(made)
     return made
 
 

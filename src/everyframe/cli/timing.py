@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import argparse
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
+
+
+def add_run_options(parser: argparse.ArgumentParser, dtype_of: str = "") -> None:
+    """Add where and how a bench runs, and where its numbers go."""
+    add = parser.add_argument
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (%(default)s)")
+    add("--dtype", default="float32", help=f"{dtype_of}float32, bfloat16 or float16 (%(default)s)")
+    add("--threads", type=int, help="threads of torch (default: its own choice)")
+    add("--json", type=Path, metavar="FILE", help="write the numbers as JSON as well")
 
 
 def timed(call: Callable[[], Any], device: torch.device) -> float:

@@ -38,6 +38,16 @@ def contrastive_row(label: str, frames: int, weight: float, without: tuple[str, 
     return row(label, CONTRASTIVE, ALL_LABELS, changed, without=without, look=at(480))
 
 
+FRAMES_AND_LOSS: dict[str, tuple[int, float]] = {
+    "1 frame": (1, 0.0),
+    "2 frames": (2, 0.0),
+    "2 frames, NCE2": (2, 0.1),
+    "4 frames": (4, 0.0),
+    "4 frames, NCE4": (4, 0.1),
+}
+"""Label -> (frames of a clip, weight of the contrastive loss): the rows of `contrastive` at either scale."""
+
+
 def backbones() -> tuple[Row, ...]:
     """Table 1: each backbone under the head that it was published with.
 
@@ -55,13 +65,7 @@ def backbones() -> tuple[Row, ...]:
 
 def contrastive() -> tuple[Row, ...]:
     """Table 3: NCE2 and NCE4, beside as many frames without the loss."""
-    return (
-        contrastive_row("1 frame", 1, 0.0),
-        contrastive_row("2 frames", 2, 0.0),
-        contrastive_row("2 frames, NCE2", 2, 0.1),
-        contrastive_row("4 frames", 4, 0.0),
-        contrastive_row("4 frames, NCE4", 4, 0.1),
-    )
+    return tuple(contrastive_row(label, *trained) for label, trained in FRAMES_AND_LOSS.items())
 
 
 def crop_size() -> tuple[Row, ...]:

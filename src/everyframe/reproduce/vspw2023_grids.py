@@ -44,13 +44,7 @@ def contrastive(backbone: str) -> tuple[Row, ...]:
     def trained(label: str, frames: int, weight: float) -> Row:
         return Row(label, "ocr-tiny", {**ALL_LABELS, "data.queries": frames, "objective.contrastive": weight})
 
-    return (
-        trained("1 frame", 1, 0.0),
-        trained("2 frames", 2, 0.0),
-        trained("2 frames, NCE2", 2, 0.1),
-        trained("4 frames", 4, 0.0),
-        trained("4 frames, NCE4", 4, 0.1),
-    )
+    return tuple(trained(label, frames, weight) for label, (frames, weight) in full.FRAMES_AND_LOSS.items())
 
 
 CROPS = ((64, 80), (80, 112), (96, 128))
