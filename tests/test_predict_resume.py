@@ -23,7 +23,7 @@ from everyframe.inference.summary import VideoResult
 from everyframe.io.sources import CameraSource
 from everyframe.labels import LabelSpace
 from everyframe.models.zoo import create_model
-from everyframe.predict import predict
+from everyframe.predict import JobStopped, predict
 
 
 @pytest.mark.parametrize("at", [1, 10, 17, FRAMES])
@@ -162,8 +162,9 @@ def test_resume_with_another_model_or_source_is_refused(tmp_path: Path) -> None:
 
 def test_live_sources_cannot_be_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(CameraSource, "__iter__", lambda self: iter(video(9)))
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(JobStopped) as stopped:
         predict(Remember(), CameraSource(0), tmp_path, on_frame=interrupt_at(5))
+    assert not stopped.value.goes_on
     before = files(tmp_path)
     summary = predict(Remember(), CameraSource(0), tmp_path, resume=True)
     assert "live" in summary.failed[0].error

@@ -16,16 +16,17 @@ def whole_file(path: str | Path, ending: str = PART) -> Iterator[Path]:
     """Yield a name beside `path` to write to, and give the file its real name once it is whole.
 
     Whatever is raised meanwhile, a signal too, leaves what stood at `path` as it was, and nothing of the new file.
+    Processes that write the same file at once do not meet: the last one's stays.
 
     Args:
         path: of the file; its folder must exist.
-        ending: of the name meanwhile, where the writer goes by it, or where two processes may write the same file.
+        ending: of the name meanwhile, where the writer goes by it.
 
     Raises:
         OSError: the file cannot be written, see `everyframe.errors.writing`.
     """
     path = Path(path)
-    part = path.with_name(f".{path.name}{ending}")
+    part = path.with_name(f".{path.name}.{os.getpid()}{ending}")
     try:
         yield part
         os.replace(part, path)

@@ -185,7 +185,9 @@ def predict(
                     if not job.finished(result, _is_live(source)):
                         run.label(source, result)
     except KeyboardInterrupt as stopped:
-        raise JobStopped(job.summary) from stopped
+        cut = {video.name for video in job.summary.videos if video.status == "stopped"}
+        goes_on = not any(source.name in cut and _is_live(source) for source in found.sources)
+        raise JobStopped(job.summary, goes_on) from stopped
     return job.summary
 
 

@@ -53,13 +53,15 @@ def run(root: Path, action: str, *more: str) -> int:
 
 
 def test_sweep_live_and_stored_and_use_on_another_split(
-    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, two, data = str(root / "model1"), str(root / "model2"), f"vspw:{root / 'data'}"
+    monkeypatch.chdir(root)
     assert run(tmp_path / "scores", "store", two, data) == 0
     assert "6 score maps" in capsys.readouterr().out
     for name, second in (("live", two), ("stored", str(tmp_path / "scores"))):
-        assert run(tmp_path / name, "sweep", one, second, "--data", data) == 0
+        assert run(tmp_path / name, "sweep", one, second, "--data", "vspw:data") == 0
+    monkeypatch.chdir(tmp_path)
     live, stored = (json.loads((tmp_path / name / "sweep.json").read_text()) for name in ("live", "stored"))
     assert live["taus"] == [0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1]
     np.testing.assert_allclose(live["miou"], stored["miou"], atol=0.02)
@@ -82,7 +84,7 @@ def test_sweep_live_and_stored_and_use_on_another_split(
     expected = evaluate(data=data, split="test", model=model, flow=None, bootstrap=0, device="cpu").score("mIoU").value
     assert miou(tmp_path / "run" / "results.json") == pytest.approx(expected, abs=1e-12)
 
-    # On the videos that it was chosen on it is the best of the sweep, and the figure says so.
+    # On the videos that it was chosen on it is the best of the sweep, and the figure says so, from whatever folder.
     assert run(tmp_path / "same", "run", one, two, "--data", data, "--tau-from", found) == 0
     told = f"tau {live['best']:g} of {found} was chosen on 2 of the 2 videos that are scored here"
     assert told in capsys.readouterr().err

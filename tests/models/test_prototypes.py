@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from host_copies import HostCopies
 from torch import Tensor
 from torch import multiprocessing as mp
 
@@ -182,3 +183,14 @@ def test_two_processes_equal_one(tmp_path: Path, update: str) -> None:
         got = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         for name, value in want.items():
             torch.testing.assert_close(got[name], value, rtol=1e-6, atol=1e-6, msg=f"{rank} {name}")
+
+
+@pytest.mark.parametrize("update", ["mse", "ema"])
+def test_the_host_never_waits_for_the_device(update: str) -> None:
+    """Filling a slot, freeing one and moving the nearest are all decided on the device."""
+    prototypes = CategoryPrototypes(3, 2, per_class=2, update=update, reseed=1)
+    with HostCopies() as copies:
+        for value in (1.0, 1.0, 3.0, 9.0):
+            prototypes.observe(*frame(value, -value))
+    assert copies.found == []
+    assert prototypes.filled.tolist() == [[True, True], [True, True], [False, False]]

@@ -183,6 +183,19 @@ def test_an_interrupt_after_the_first_signal_ends_at_once(
     assert ended == [signal.SIGINT]
 
 
+def test_a_signal_ignored_from_the_start_stays_ignored() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with StopSignals() as signals:
+            signal.raise_signal(signal.SIGINT)
+            assert signals.received is None
+            signal.raise_signal(signal.SIGTERM)
+            assert signals.received is signal.SIGTERM
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_folder_of_another_run_is_refused(tmp_path: Path) -> None:
     run(tmp_path, 2, data=TinyData())
     with pytest.raises(InputError, match="--resume auto"):

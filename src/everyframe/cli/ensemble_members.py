@@ -60,12 +60,13 @@ def absolute(member: str) -> str:
 
 
 def videos_of(options: argparse.Namespace) -> tuple[list[VideoRef], LabelSpace, str]:
-    """The videos that the options name, their classes, and what they are called."""
+    """The videos that the options name, their classes, and what they are called from whatever folder."""
     from everyframe.data.held_out import half_of
-    from everyframe.data.layouts import load_split
+    from everyframe.data.layouts import load_split, parse_spec
 
     videos, space = load_split(options.data, options.split)
-    called = f"{options.data}, {options.split}"
+    layout, root = parse_spec(options.data)
+    called = f"{layout}:{root.resolve()}, {options.split}"
     if options.half is None:
         return list(videos), space, called
     return half_of(videos, options.half), space, f"{called} ({options.half} half)"

@@ -78,11 +78,8 @@ def main(arguments: list[str]) -> int:
         with progress(quiet) as on_frame:
             summary = predict(**{**options, "on_frame": on_frame})
     except JobStopped as stopped:
-        return tell_stopped(
-            "predict",
-            stopped,
-            f"{stopped}; what is done lies in {options['out']}, go on with the same command and --resume",
-        )
+        go_on = "go on with the same command and --resume" if stopped.goes_on else "a live source cannot be resumed"
+        return tell_stopped("predict", stopped, f"{stopped}; what is done lies in {options['out']}, {go_on}")
     if not quiet:
         print(summary)
     elif summary.failed:

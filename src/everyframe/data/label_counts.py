@@ -23,7 +23,7 @@ from everyframe.data.findings import DataWarning
 from everyframe.data.layout import VideoRef
 from everyframe.data.scan import scan_mask
 from everyframe.errors import InputError
-from everyframe.files import whole_file
+from everyframe.files import write_whole
 from everyframe.frames import IGNORE
 from everyframe.labels import LabelSpace
 
@@ -191,8 +191,7 @@ def _save(cache: Path, folders: Mapping[str, Any]) -> None:
     text = json.dumps({"format": FORMAT, "folders": folders}, separators=(",", ":"))
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(cache, f".{os.getpid()}.part") as part:
-            part.write_text(text, encoding="utf-8")
+        write_whole(cache, text)
     except OSError as error:
         warnings.warn(
             f"{cache}: the counts of {sum(map(len, folders.values()))} masks cannot be kept ({error.strerror}) and "

@@ -43,11 +43,13 @@ class JobStopped(KeyboardInterrupt):
 
     Attributes:
         summary: of what was done.
+        goes_on: whether `resume` can take up the video that was stopped; a camera or a pipe has moved on.
     """
 
-    def __init__(self, summary: Summary) -> None:
+    def __init__(self, summary: Summary, goes_on: bool = True) -> None:
         super().__init__(summary)
         self.summary = summary
+        self.goes_on = goes_on
 
     def __str__(self) -> str:
         videos, waiting = self.summary.videos, self.summary.waiting

@@ -35,7 +35,8 @@ class Interrupted(Exception):
 class StopSignals:
     """While entered, SIGTERM (a scheduler's notice) and SIGINT (Ctrl-C) are kept as a wish to stop.
 
-    A SIGINT after the first signal ends the program at once: nothing more is saved, the checkpoint before stays.
+    A SIGINT after the first signal ends the program at once: nothing more is saved, the checkpoint before stays. A
+    signal that the program was started to ignore (`nohup`, a job in the background) stays ignored.
 
     Attributes:
         received: the first signal that came, or None.
@@ -47,7 +48,8 @@ class StopSignals:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():  # Python allows handlers nowhere else
-            self._before = {number: signal.getsignal(number) for number in NUMBERS}
+            before = {number: signal.getsignal(number) for number in NUMBERS}
+            self._before = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
         self.listen()
         return self
 

@@ -7,7 +7,6 @@ from torch import Tensor, nn
 from torch import distributed as dist
 from torch.nn import functional as F
 
-from everyframe.frames import IGNORE
 from everyframe.models.ops.precision import without_autocast
 
 UPDATES = ("mse", "ema")
@@ -83,7 +82,8 @@ class CategoryPrototypes(nn.Module):
         """
         k = len(self.filled)
         cells = F.interpolate(labels[:, None].float(), pixels.shape[-2:], mode="nearest-exact")[:, 0].long()
-        one_hot = F.one_hot(cells.where(cells != IGNORE, k), k + 1)[..., :k].flatten(1, 2).to(pixels.dtype)  # N hw K
+        classes = torch.arange(k, device=cells.device)  # (`one_hot` looks for IGNORE and waits for the device)
+        one_hot = (cells[..., None] == classes).flatten(1, 2).to(pixels.dtype)  # N hw K
         counts = one_hot.sum(1)  # N K
         sums = one_hot.transpose(1, 2) @ pixels.flatten(2).transpose(1, 2)  # N K D
         return sums / counts.clamp(min=1)[..., None], counts >= self.least_pixels
@@ -114,11 +114,12 @@ class CategoryPrototypes(nn.Module):
             self._free(seen)
             self._fill(means, seen)
         slots = self.nearest(means)
-        hits = F.one_hot(slots, self.filled.shape[1]) * (seen & self.filled.any(1))[..., None]  # N K P
+        numbers = torch.arange(self.filled.shape[1], device=slots.device)
+        hits = (slots[..., None] == numbers) & (seen & self.filled.any(1))[..., None]  # N K P
         self.usage += hits.sum(0)
         if self.idle is not None:
             self.idle += seen.any(0)[:, None]
-            self.idle[hits.any(0)] = 0
+            self.idle.masked_fill_(hits.any(0), 0)
         if self.update_rule == "ema":
             with torch.no_grad():
                 self._average(means, hits)
@@ -132,17 +133,16 @@ class CategoryPrototypes(nn.Module):
         if self.idle is not None:
             dead = self.filled & (self.idle >= self.reseed) & seen.any(0)[:, None]
             self.filled &= ~dead
-            self.idle[dead] = 0
+            self.idle.masked_fill_(dead, 0)
 
     def _fill(self, means: Tensor, seen: Tensor) -> None:
         """Put the means of classes with an empty slot into it, frame by frame, unless another slot holds the same."""
-        for mean, present in zip(means, seen & ~self.filled.all(1), strict=True):
-            for c in present.nonzero().flatten().tolist():
-                free = (~self.filled[c]).nonzero().flatten()
-                known = (self.prototypes[c][self.filled[c]] == mean[c]).all(1).any()
-                if len(free) and not known:
-                    self.prototypes.data[c, free[0]] = mean[c].to(self.prototypes.dtype)
-                    self.filled[c, free[0]] = True
+        for mean, present in zip(means.to(self.prototypes.dtype), seen, strict=True):
+            free = ~self.filled  # K P
+            known = ((self.prototypes == mean[:, None]).all(-1) & self.filled).any(1)
+            slot = free & (free.cumsum(1) == 1) & (present & ~known)[:, None]
+            self.prototypes.data.copy_(mean[:, None].where(slot[..., None], self.prototypes))
+            self.filled |= slot
 
     def _average(self, means: Tensor, hits: Tensor) -> None:
         """Move each prototype that was hit towards the mean of its hits."""
