@@ -183,7 +183,7 @@ def test_sigterm_says_how_to_go_on(videos: str, tmp_path: Path) -> None:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     process.terminate()
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=240)
     assert process.returncode == 0
     assert f"everyframe train '{out}' --resume auto" in errors.splitlines()[-1]
     assert (out / "checkpoints" / "last.ckpt").exists()

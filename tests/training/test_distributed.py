@@ -45,7 +45,7 @@ def test_two_processes_equal_one_with_the_joint_batch(tmp_path: Path, videos: in
     one, two = tmp_path / "one", tmp_path / "two"
     process = launch(two, steps=6, batch_size=2, videos=videos, validate_every=3, **PLAIN)
     run(one, 6, batch_size=4, videos=videos, validate_every=3, **PLAIN)
-    _, errors = process.communicate(timeout=100)
+    _, errors = process.communicate(timeout=240)
     assert process.returncode == 0, errors
     a = torch.load(one / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
     b = torch.load(two / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
@@ -60,7 +60,7 @@ def test_two_processes_equal_one_with_the_joint_batch(tmp_path: Path, videos: in
 
 def test_a_gradient_that_is_no_number_in_one_process_stops_both(tmp_path: Path) -> None:
     process = launch(tmp_path, steps=6, batch_size=1, save_every=1, broken=[4, 1])
-    _, errors = process.communicate(timeout=100)
+    _, errors = process.communicate(timeout=240)
     assert process.returncode != 0
     assert "InputError: the gradient of step 4 is not finite (cross_entropy " in errors
     assert "gloo" not in errors.lower()  # neither was left waiting for the other
@@ -84,7 +84,7 @@ def test_every_process_validates_the_first_ones_statistics(tmp_path: Path) -> No
     children = [context.Process(target=_statistics_of, args=(r, str(tmp_path / "store"), found)) for r in (0, 1)]
     for child in children:
         child.start()
-    assert sorted(found.get(timeout=60) for _ in children) == [(0, [1.0, 1.0]), (1, [1.0, 1.0])]
+    assert sorted(found.get(timeout=240) for _ in children) == [(0, [1.0, 1.0]), (1, [1.0, 1.0])]
     for child in children:
         child.join(timeout=60)
 
@@ -99,7 +99,7 @@ def test_signal_to_one_process_stops_both_at_one_step(tmp_path: Path) -> None:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=240)
     assert errors.count("Interrupted: stopped by SIGTERM") >= 1
     step = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
     assert 0 < step < 2000

@@ -338,7 +338,7 @@ def test_two_processes_equal_one_with_the_joint_batch(tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     process = launch(two, steps=6, batch_size=2, unlabelled=1, **options)
     run(one, 6, batch_size=4, unlabelled=2, **options)
-    _, errors = process.communicate(timeout=100)
+    _, errors = process.communicate(timeout=240)
     assert process.returncode == 0, errors
     a, b = (torch.load(p / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"] for p in (one, two))
     for name, value in a.items():

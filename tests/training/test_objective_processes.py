@@ -107,7 +107,7 @@ def of_two(folder: Path) -> list[tuple[Any, ...]]:
     children = [context.Process(target=_child, args=(rank, folder, found)) for rank in (0, 1)]
     for child in children:
         child.start()
-    results = [found.get(timeout=100) for _ in children]
+    results = [found.get(timeout=240) for _ in children]
     for child in children:
         child.join(timeout=60)
     return list(zip(*results, strict=True))

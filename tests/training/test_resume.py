@@ -226,7 +226,7 @@ def test_sigterm_to_a_real_process(tmp_path: Path) -> None:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     process.terminate()
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=240)
     assert "Interrupted" in errors.decode()
     stopped = checkpoint(tmp_path)["global_step"]
     assert 3 < stopped < 300
