@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from everyframe.errors import InputError
 from everyframe.io.sources import expand_sources, open_source
 from everyframe.io.video import VideoReader
 from everyframe.predict import predict, stream
+from everyframe.stopping import Stopped, stop_signals_raise
 
 SIZE = (24, 32)
 HEADER = b"YUV4MPEG2 W%d H%d F15:1 Ip A1:1 C420jpeg\n"
@@ -133,6 +135,15 @@ def test_what_cannot_be_read_from_front_to_end_says_what_can(fifo: Path, content
     with pytest.raises(InputError, match=r"a pipe is read once, from front to end: write MPEG-TS, Matroska, y4m") as e:
         open_source(fifo)
     assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("begun", [b"", HEADER % (32, 24)], ids=["nothing came", "a header came"])
+def test_a_signal_ends_the_wait_for_the_first_frames(standard_input: int, begun: bytes) -> None:
+    os.write(standard_input, begun)
+    threading.Timer(0.5, signal.pthread_kill, [threading.get_ident(), signal.SIGINT]).start()
+    with pytest.raises(Stopped), stop_signals_raise():
+        open_source("-")
+    os.close(standard_input)
 
 
 def test_a_terminal_is_no_video(monkeypatch: pytest.MonkeyPatch) -> None:

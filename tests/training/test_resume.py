@@ -183,17 +183,14 @@ def test_an_interrupt_after_the_first_signal_ends_at_once(
     assert ended == [signal.SIGINT]
 
 
-def test_a_signal_ignored_from_the_start_stays_ignored() -> None:
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ignored_from_the_start_stays_ignored(number: signal.Signals, tmp_path: Path) -> None:
+    before = signal.signal(number, signal.SIG_IGN)
     try:
-        with StopSignals() as signals:
-            signal.raise_signal(signal.SIGINT)
-            assert signals.received is None
-            signal.raise_signal(signal.SIGTERM)
-            assert signals.received is signal.SIGTERM
-        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        assert run(tmp_path, 6, data=StoppingData(3, number)).steps == 6
+        assert signal.getsignal(number) is signal.SIG_IGN
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(number, before)
 
 
 def test_folder_of_another_run_is_refused(tmp_path: Path) -> None:

@@ -57,21 +57,10 @@ def open_video(path: str) -> tuple[InputContainer, VideoStream]:
     Raises:
         InputError: missing, empty, cut off before its index, not a video, or without a video stream.
     """
-    pipe = is_pipe(path)
-    if not pipe and not is_url(path):
-        _check_file(Path(path))
-    try:
-        if pipe:
-            # FFmpeg asks what it is given whether it can go back: a file given as standard input can.
-            container = av.open(_open_pipe(path), "r")
-        elif is_url(path):
-            options = {"rtsp_transport": "tcp"} if path.startswith("rtsp") else {}
-            container = av.open(path, options=options, timeout=NETWORK_TIMEOUT)
-        else:
-            # "file:" keeps FFmpeg from reading a colon in a file name as a protocol.
-            container = av.open(f"file:{path}")
-    except (av.FFmpegError, OSError) as error:
-        raise InputError(_cannot_open(path, error)) from None
+    if is_pipe(path):
+        container = _open_pipe(path)
+    else:
+        container = _open_other(path)
     for stream in container.streams.video:
         if not stream.disposition & Disposition.attached_pic:
             size = stream.codec_context.width * stream.codec_context.height
@@ -81,6 +70,20 @@ def open_video(path: str) -> tuple[InputContainer, VideoStream]:
     holds = f"only {kinds}" if kinds else "none of any kind"
     container.close()
     raise InputError(f"{path}: expected a file with a video stream, it holds {holds}; give a video file")
+
+
+def _open_other(path: str) -> InputContainer:
+    """Open a file or an address."""
+    if not is_url(path):
+        _check_file(Path(path))
+    try:
+        if is_url(path):
+            options = {"rtsp_transport": "tcp"} if path.startswith("rtsp") else {}
+            return av.open(path, options=options, timeout=NETWORK_TIMEOUT)
+        # "file:" keeps FFmpeg from reading a colon in a file name as a protocol.
+        return av.open(f"file:{path}")
+    except (av.FFmpegError, OSError) as error:
+        raise InputError(_cannot_open(path, error)) from None
 
 
 def time_base(stream: VideoStream) -> Fraction:
@@ -96,18 +99,44 @@ def frame_rate(stream: VideoStream) -> Fraction:
     return FALLBACK_RATE
 
 
-def _open_pipe(path: str) -> FileIO:
-    """Open a pipe, which waits for somebody to write to it; without a buffer, so that what has come is not held back.
+class _Pipe(FileIO):
+    """A pipe, without a buffer, so that what has come is not held back.
+
+    Attributes:
+        stopped: what a signal raised while something was waited for. PyAV drops all that is raised within a read.
+    """
+
+    stopped: KeyboardInterrupt | None = None
+
+    def read(self, size: int = -1) -> bytes:  # type: ignore[override]
+        """Read up to so many bytes; none at the end, and after a signal."""
+        try:
+            return b"" if self.stopped else super().read(size) or b""
+        except KeyboardInterrupt as stopped:
+            self.stopped = stopped
+            return b""
+
+
+def _open_pipe(path: str) -> InputContainer:
+    """Open a pipe, which waits for somebody to write to it.
 
     Raises:
-        InputError: standard input is a terminal.
-        OSError: it cannot be opened.
+        InputError: standard input is a terminal, or no video comes.
     """
-    if path != STDIN:
-        return open(path, "rb", buffering=0)
-    if os.isatty(0):
+    if path == STDIN and os.isatty(0):
         raise InputError(f"{path}: expected a video on standard input, it is a terminal; {PIPE_HINT}")
-    return open(0, "rb", buffering=0, closefd=False)
+    try:
+        pipe = _Pipe(0, "r", closefd=False) if path == STDIN else _Pipe(path, "r")
+    except OSError as error:
+        raise InputError(_cannot_open(path, error)) from None
+    try:
+        # FFmpeg asks what it is given whether it can go back: a file given as standard input can.
+        container = av.open(pipe, "r")
+    except (av.FFmpegError, OSError) as error:
+        raise (pipe.stopped or InputError(_cannot_open(path, error))) from None
+    if pipe.stopped is not None:
+        raise pipe.stopped
+    return container
 
 
 def _check_file(path: Path) -> None:

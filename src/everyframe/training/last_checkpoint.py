@@ -48,8 +48,7 @@ class StopSignals:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():  # Python allows handlers nowhere else
-            before = {number: signal.getsignal(number) for number in NUMBERS}
-            self._before = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
+            self._before = {number: signal.getsignal(number) for number in NUMBERS}
         self.listen()
         return self
 
@@ -60,8 +59,8 @@ class StopSignals:
 
     def listen(self) -> None:
         """Put the handlers (back) in place: Lightning sets one that talks to other processes inside a signal."""
-        for number in self._before:
-            signal.signal(number, self._on_signal)
+        for number, handler in self._before.items():
+            signal.signal(number, signal.SIG_IGN if handler is signal.SIG_IGN else self._on_signal)
 
     def _on_signal(self, number: int, _: Any) -> None:
         if self.received is not None and number == signal.SIGINT:
