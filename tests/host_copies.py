@@ -18,6 +18,9 @@ SIZED_BY_DATA = {
 }  # fmt: skip
 """Operators that copy from CUDA to the host: a number, or how large their result is."""
 
+FROM_NUMBERS = {Tensor.new_tensor, torch.tensor}
+"""Functions that copy numbers from the host to a device, and wait until they are there (if one is named)."""
+
 TO_HOST = {Tensor.cpu, Tensor.numpy, Tensor.tolist, Tensor.__array__}
 """Methods that copy what is on a device; on a CPU no operator tells of it."""
 
@@ -26,7 +29,7 @@ class HostCopies:
     """While it is open, every tensor counts as one on a device; what `cpu` or `to` returned is on the host.
 
     Attributes:
-        found: names of the operators and methods that copied to the host, in order.
+        found: names of the operators and methods that made the host wait, in order.
     """
 
     def __init__(self) -> None:
@@ -67,6 +70,8 @@ class _Methods(TorchFunctionMode):
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         moved = func is Tensor.to and args[1:2] == ("cpu",)  # (a device that a tensor names stands for its own)
+        if func in FROM_NUMBERS and (func is not torch.tensor or "device" in (kwargs or {})):
+            self.found.append(func.__name__)
         if (func in TO_HOST or moved) and not any(args[0] is own for own in self.on_host):
             self.found.append(func.__name__)
         if func is Tensor.cpu or moved:

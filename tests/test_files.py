@@ -33,17 +33,23 @@ def test_what_breaks_off_leaves_the_earlier_file_and_nothing_else(tmp_path: Path
 def test_the_name_meanwhile_is_hidden_and_ends_as_asked(tmp_path: Path) -> None:
     with whole_file(tmp_path / "a.mp4", ".part.mp4") as part:
         part.write_bytes(b"x")
-        assert part.name == f".a.mp4.{os.getpid()}.part.mp4"
+        assert part.name == ".a.mp4.part.mp4"
         assert not (tmp_path / "a.mp4").exists()
     assert [file.name for file in tmp_path.iterdir()] == ["a.mp4"]
 
 
 def test_two_processes_that_write_the_same_file_do_not_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with whole_file(tmp_path / "a") as ours:
-        ours.write_text("ours")
-        monkeypatch.setattr(os, "getpid", lambda: 1)
-        write_whole(tmp_path / "a", "theirs")
-        assert (tmp_path / "a").read_text() == "theirs"
+    write_text = Path.write_text
+
+    def while_another_writes(file: Path, text: str, **options: str) -> int:
+        written = write_text(file, text, **options)
+        if text == "ours":
+            monkeypatch.setattr(os, "getpid", lambda: 1)
+            write_whole(tmp_path / "a", "theirs")
+        return written
+
+    monkeypatch.setattr(Path, "write_text", while_another_writes)
+    write_whole(tmp_path / "a", "ours")
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("a", "ours")]
 
 

@@ -16,7 +16,6 @@ def whole_file(path: str | Path, ending: str = PART) -> Iterator[Path]:
     """Yield a name beside `path` to write to, and give the file its real name once it is whole.
 
     Whatever is raised meanwhile, a signal too, leaves what stood at `path` as it was, and nothing of the new file.
-    Processes that write the same file at once do not meet: the last one's stays.
 
     Args:
         path: of the file; its folder must exist.
@@ -26,7 +25,7 @@ def whole_file(path: str | Path, ending: str = PART) -> Iterator[Path]:
         OSError: the file cannot be written, see `everyframe.errors.writing`.
     """
     path = Path(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}{ending}")
+    part = path.with_name(f".{path.name}{ending}")
     try:
         yield part
         os.replace(part, path)
@@ -36,6 +35,6 @@ def whole_file(path: str | Path, ending: str = PART) -> Iterator[Path]:
 
 
 def write_whole(path: str | Path, text: str) -> None:
-    """Write a text file in UTF-8, whole or not at all."""
-    with whole_file(path) as part:
+    """Write a text file in UTF-8, whole or not at all; of processes that write it at once, the last one's stays."""
+    with whole_file(path, f".{os.getpid()}{PART}") as part:
         part.write_text(text, encoding="utf-8")

@@ -86,3 +86,13 @@ def test_frames_that_exif_turns_and_sizes_that_are_asked_for_count(video: VideoR
     Image.new("L", (48, 32)).save(label(video, 5))
     small = VideoRef(video.name, video.frames, height=8)
     assert look_at_masks([small], SPACE) == ""
+
+
+@pytest.mark.parametrize("read", [200, 2])
+def test_png_frames_that_exif_turns_fit_their_masks(video: VideoRef, tmp_path: Path, read: int) -> None:
+    exif = Image.Exif()
+    exif[274] = 6
+    for frame in video.frames:
+        assert frame.image is not None
+        Image.new("RGB", (16, 24)).save(frame.image, "PNG", exif=exif)
+    assert (look_at_masks([video], SPACE, read=read) == "") == (read == 200)

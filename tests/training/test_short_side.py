@@ -12,6 +12,7 @@ from torch import Tensor
 
 from everyframe.data.datamodule import ClipDataModule
 from everyframe.data.layouts import load_split
+from everyframe.data.transforms import Window, cut_images
 from everyframe.evaluate import evaluate
 from everyframe.inference.tta import Scales
 from everyframe.inference.views import view_notes, with_views
@@ -86,3 +87,17 @@ def test_a_job_says_at_which_size_it_looks() -> None:
     assert view_notes(model, with_views(model, short=0)) == []
     assert isinstance(with_views(model, short=70), Scales)
     assert view_notes(model, with_views(model, short=70)) == []
+
+
+def test_pictures_are_shrunk_as_in_training() -> None:
+    """Fine texture, which a bilinear picture without antialiasing would keep as noise."""
+    model = create_model("fcn-tiny", SPACE).eval()
+    model.short_side = 40
+    frame = torch.randint(0, 256, (1, 3, 90, 120), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    seen: list[Tensor] = []
+    encode = model.encode
+    model.encode = lambda images: (seen.append(images), encode(images))[1]  # type: ignore[method-assign, func-returns-value]
+    with_views(model).step(frame)
+    window = Window(0, 0, 90, 120, (40, 53), flip=False)
+    expected = cut_images(frame, window, (40, 53))
+    assert (seen[0].int() - expected.int()).abs().max() <= 1  # torchvision may round a half the other way

@@ -67,7 +67,7 @@ def _evenly(items: Sequence[Item], count: int) -> list[Item]:
 
 def _read(video: VideoRef, index: int, space: LabelSpace) -> None:
     try:
-        size = _frame_size(video, index)
+        size = _frame_size(video, index, turned_png=True)
     except UNREADABLE:
         size = read_frame(video, index).size  # says what is wrong
     read_labels(video, index, space, size if video.height is None else target_size(size, video.height))
@@ -84,16 +84,18 @@ def _headers_fit(video: VideoRef, index: int) -> bool:
     return mask == frame
 
 
-def _frame_size(video: VideoRef, index: int) -> tuple[int, int]:
-    """Return (H, W) of a frame as it lies on disk, upright."""
+def _frame_size(video: VideoRef, index: int, turned_png: bool = False) -> tuple[int, int]:
+    """Return (H, W) of a frame as it lies on disk, upright; see `_picture_size`."""
     image = video.frames[index].image
-    return _video_size(video.file or Path()) if image is None else _picture_size(image)
+    return _video_size(video.file or Path()) if image is None else _picture_size(image, turned_png)
 
 
-def _picture_size(path: Path) -> tuple[int, int]:
+def _picture_size(path: Path, turned_png: bool = False) -> tuple[int, int]:
+    """Return (H, W) of a picture, upright. A PNG may say only at its end that it is turned: `turned_png` reads it."""
     with Image.open(path) as picture:
         width, height = picture.size
-        turned = picture.format != "PNG" and picture.getexif().get(ORIENTATION, 1) >= 5
+        asked = turned_png or picture.format != "PNG"
+        turned = asked and picture.getexif().get(ORIENTATION, 1) >= 5
     return (width, height) if turned else (height, width)
 
 

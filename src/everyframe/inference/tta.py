@@ -92,13 +92,18 @@ class Scales(Wrapper):
         return mean_logits(members, self.score_norm, size), tuple(new_states)
 
     def _resized(self, frame: Tensor, scale: float) -> Tensor:
-        """Return uint8 [B, 3, H', W']: bilinear without antialiasing, as the published tests resize."""
+        """Return uint8 [B, 3, H', W'], bilinear.
+
+        Factors of the frame's own size are taken without antialiasing, as in the published tests. A short side is that
+        of training, whose pictures are shrunk with it.
+        """
         factor = scale if self.short is None else scale * self.short / min(frame.shape[-2:])
         sides = (-(-max(round(side * factor), 1) // self.multiple) * self.multiple for side in frame.shape[-2:])
         size = tuple(sides)
         if size == tuple(frame.shape[-2:]):
             return frame
-        resized = F.interpolate(frame.float(), size, mode="bilinear", align_corners=False)
+        shrunk_in_training = self.short is not None
+        resized = F.interpolate(frame.float(), size, mode="bilinear", align_corners=False, antialias=shrunk_in_training)
         return resized.round_().clamp_(0, 255).to(frame.dtype)
 
     def extra_repr(self) -> str:

@@ -47,17 +47,17 @@ def sample_masks(labels: Tensor, image: Tensor, classes: Tensor, points: Tensor)
         The masks, float [M, P], and whether at most half of what a point read is ignored, bool [M, P] (or [1, P]).
     """
     height, width = labels.shape[1:]
-    at = points * points.new_tensor([width, height]) - 0.5
-    upper_left = at.floor()
-    share = (at - upper_left).unbind(-1)
+    x, y = points[..., 0] * width - 0.5, points[..., 1] * height - 0.5
+    left, top = x.floor(), y.floor()
+    share = x - left, y - top
     # A border of cells that are no class and not ignored: what lies outside of the map reads as 0.
     maps = F.pad(labels.short(), (1, 1, 1, 1), value=OUTSIDE)
-    column, row = (upper_left.long() + 1).unbind(-1)
+    column, row = left.long() + 1, top.long() + 1
     cell = (image[:, None] * (height + 2) + row.clamp_(0, height)) * (width + 2) + column.clamp_(0, width)
     corners = [cell, cell + 1, cell + width + 2, cell + width + 3]
-    masks = _bilinear([(maps.take(c) == classes[:, None]).to(at.dtype) for c in corners], *share)
+    masks = _bilinear([(maps.take(c) == classes[:, None]).to(points.dtype) for c in corners], *share)
     # What is read counts against twice what is ignored of it.
-    doubt = 2 * (maps == IGNORE).to(at.dtype) - (maps != OUTSIDE).to(at.dtype)
+    doubt = 2 * (maps == IGNORE).to(points.dtype) - (maps != OUTSIDE).to(points.dtype)
     return masks, _bilinear([doubt.take(c) for c in corners], *share) <= 0
 
 

@@ -91,7 +91,7 @@ def cross_entropy(
     weights = labelled_weights(labels, class_weights, None if average == "pixels" else pixel_weights)
     if divisor is None:
         by_pixels = average == "pixels" and class_weights is None
-        divisor = weights.new_tensor(float(labels.numel())) if by_pixels else weights.sum()
+        divisor = weights.new_full((), labels.numel()) if by_pixels else weights.sum()
     if average == "pixels" and pixel_weights is not None:
         weights = weights * pixel_weights
 
@@ -280,7 +280,8 @@ def sum_over_images(
     Returns:
         Scalar float32.
     """
-    counted = torch.tensor([n for n, counts in enumerate(used) if counts], dtype=torch.long, device=logits.device)
+    counted = torch.tensor([n for n, counts in enumerate(used) if counts], dtype=torch.long)
+    counted = counted.to(logits.device, non_blocking=True)  # (with a device above, the host would wait for it)
     total: Tensor = _SumOverImages.apply(logits, loss, counted.split(together))
     return total
 

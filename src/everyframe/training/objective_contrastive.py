@@ -98,7 +98,7 @@ class ContrastiveTerm(nn.Module):
         features = self.projection(self._chosen(outcome.prediction))
         warming = outcome.step is not None and outcome.step < self.warmup
         moving = [] if warming else (~clip.still).nonzero().squeeze(1).tolist()
-        count = mean_over_processes(torch.tensor(float(len(moving)), device=features.device))
+        count = mean_over_processes(torch.full((), float(len(moving)), device=features.device))
         if not moving:
             # Every parameter gets a gradient all the same, so that processes stay in step.
             return 0 * features.sum()

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from everyframe.models.ops.deform_attn import cell_centres, ms_deform_attn
 from everyframe.models.ops.drop_path import DropPath
+from everyframe.models.ops.numbers import numbers_beside
 from everyframe.models.ops.stages import Stage, drop_path_rates, pyramid_shape, run_stages
 from everyframe.models.ops.vit_block import add_layer_scale, gelu_mlp, scaled
 
@@ -62,7 +63,7 @@ class DCNv3(nn.Module):
         steps = torch.arange(-1.0, 2.0, device=x.device)
         grid = torch.cartesian_prod(steps, steps)  # point 3i + j looks at (x, y) = (i - 1, j - 1)
         offset = self.offset(context).float().unflatten(2, (self.groups, 1, 9, 2))
-        cells = (grid + offset) * self.offset_scale / torch.tensor([w, h], device=x.device, dtype=torch.float32)
+        cells = (grid + offset) * self.offset_scale / numbers_beside(x, [w, h])
         locations = cell_centres([(h, w)], x.device)[:, None, None, None] + cells  # N HW groups 1 9 2
         weights = self.weight(context).float().unflatten(2, (self.groups, 1, 9)).softmax(-1)
         out = ms_deform_attn(value.unflatten(2, (self.groups, -1)), [(h, w)], locations, weights)

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from everyframe.errors import InputError
 from everyframe.models.ops import deform_attn_plain
+from everyframe.models.ops.numbers import numbers_beside
 
 Shapes = Sequence[tuple[int, int]]
 """(H, W) of each map of a pyramid whose cells stand row by row, map after map, in one sequence."""
@@ -200,7 +201,7 @@ class DeformableAttention(nn.Module):
         """
         # Positions in float32 whatever autocast says: a half-precision x is off by cells on a wide map.
         offsets = self.sampling_offsets(query).float().unflatten(2, (self.heads, self.levels, self.points, 2))
-        sizes = torch.tensor([(w, h) for h, w in shapes], device=query.device, dtype=torch.float32)
+        sizes = numbers_beside(query, [(w, h) for h, w in shapes])
         locations = reference.float()[:, None, None, None] + offsets / sizes[:, None]
         weights = self.attention_weights(query).float().unflatten(2, (self.heads, -1)).softmax(-1)
         weights = weights.unflatten(3, (self.levels, self.points))

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from everyframe.models.ops.numbers import numbers_beside
+
 FORMS = ("corrected", "vspw")
 
 
@@ -25,7 +27,7 @@ def warp(x: Tensor, flow: Tensor, form: str = "corrected", border: str = "zeros"
     if form not in FORMS:
         raise ValueError(f"warp: expected form 'corrected' or 'vspw', came {form!r}")
     grid = _target(flow)
-    size = torch.tensor([x.shape[3], x.shape[2]], device=x.device, dtype=grid.dtype)
+    size = numbers_beside(x, [x.shape[3], x.shape[2]], grid.dtype)
     normalised = (2 * grid + 1) / size - 1 if form == "corrected" else 2 * grid / (size - 1).clamp(min=1) - 1
     # float32 whatever autocast says: half precision holds no coordinates.
     out = F.grid_sample(x.float(), normalised, mode="bilinear", padding_mode=border, align_corners=False)
@@ -42,7 +44,7 @@ def inside(flow: Tensor) -> Tensor:
 def resize_flow(flow: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
     """Resize flow [N, 2, H, W] bilinearly to `size`, and its displacements to cells of that size."""
     height, width = flow.shape[-2:]
-    scale = torch.tensor([size[1] / width, size[0] / height], device=flow.device, dtype=flow.dtype)
+    scale = numbers_beside(flow, [size[1] / width, size[0] / height], flow.dtype)
     return F.interpolate(flow, tuple(size), mode="bilinear", align_corners=False) * scale[:, None, None]
 
 
