@@ -18,7 +18,7 @@ from everyframe.data.synthetic import SyntheticVideos
 from everyframe.data.synthetic_write import write
 from everyframe.data.transforms import Geometry
 from everyframe.errors import InputError
-from everyframe.frames import Clip, Role
+from everyframe.frames import IGNORE, Clip, Role
 
 VIDEOS = SyntheticVideos(3, 8, (48, 64))
 
@@ -109,7 +109,8 @@ def test_still_images_are_videos_of_one_frame(tmp_path: Path) -> None:
     videos, space = load_split(f"images:{root}", "train")
     clip = ClipDataset(videos, space)[0]
     assert clip.indices.tolist() == [0, 0, 0, 0]
-    assert clip.labelled.all()
+    assert clip.labelled.tolist() == [False, False, True, False], "it counts once in the losses"
+    assert (clip.labels[[0, 1, 3]] == IGNORE).all()
     assert np.array_equal(clip.labels[2].numpy(), VIDEOS[0].labels(3))
 
 

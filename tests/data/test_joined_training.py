@@ -85,7 +85,7 @@ def test_weights_of_masks_and_wrong_ones(config: dict[str, Any], monkeypatch: py
         ("[coco_stuff:/d@train+val, ade20k:/e]", ["coco_stuff:/d@train+val", "ade20k:/e"]),
         (
             "[{data: ade20k:/e, share: 0.1}]",
-            [{"data": "ade20k:/e", "share": 0.1, "mapping": None, "effective": None}],
+            [{"data": "ade20k:/e", "share": 0.1, "mapping": None, "effective": None, "budget": "all"}],
         ),
     ],
 )

@@ -17,7 +17,7 @@ from everyframe.data.joining import DataSource, join_source
 from everyframe.data.layouts import load_split
 from everyframe.data.loader import ClipLoader
 from everyframe.errors import InputError
-from everyframe.frames import Clip, Role
+from everyframe.frames import IGNORE, Clip, Role
 from everyframe.losses.class_weights import median_frequency
 
 
@@ -158,14 +158,30 @@ def test_joined_videos_share_their_label_space(home: Path) -> None:
 # -- clips -----------------------------------------------------------------------------------------------------------
 
 
-def test_still_images_are_clips_of_the_same_length_and_say_so(home: Path) -> None:
+def test_still_images_are_clips_of_the_same_length_labelled_once(home: Path) -> None:
     data = module(home, f"coco_stuff:{home / 'coco'}", queries=2, adjacent=(-1,), batch_size=6)
     for clip in batches(data, 3):
         assert clip.images.shape == (6, 3, 3, 16, 16)
         assert clip.roles == (Role.ADJACENT, Role.QUERY, Role.QUERY)
         stills = [name.startswith("also") for name in clip.videos]
         assert clip.still.tolist() == stills
-        assert all(bool(labelled.all()) for labelled, still in zip(clip.labelled, stills, strict=True) if still)
+        for labelled, labels, still in zip(clip.labelled.tolist(), clip.labels, stills, strict=True):
+            assert not still or labelled == [False, False, True]
+            assert not still or ((labels[:2] == IGNORE).all() and (labels[2] != IGNORE).any())
+
+
+def test_each_source_has_its_own_budget(home: Path, tmp_path: Path) -> None:
+    """The source is the main data set once more."""
+    whole = [len(video.labelled) for video in module(home).labelled_videos]
+    data = module(home, {"data": f"vspw:{home / 'vspw'}@train", "budget": 1})
+    counts = {video.name: len(video.labelled) for video in data.labelled_videos}
+    assert [count for name, count in counts.items() if not name.startswith("also0/")] == whole
+    assert [count for name, count in counts.items() if name.startswith("also0/")] == [1] * len(whole)
+    assert max(whole) > 1
+    data.write_budget(tmp_path)
+    manifest = str(tmp_path / "label_budget.also0.json")
+    again = module(home, {"data": f"vspw:{home / 'vspw'}@train", "budget": manifest})
+    assert [v.labelled for v in again.joined[0].videos] == [v.labelled for v in data.joined[0].videos]
 
 
 def test_concatenation_is_uniform_over_clips(home: Path) -> None:

@@ -172,6 +172,17 @@ def test_left_out_the_feature_is_the_heads_shared_map(masks: tuple) -> None:
     assert contrastive_term(pixels, None, 0).feature == "pixels"
 
 
+@pytest.mark.parametrize("name", ["netwarp-ocr-tiny", "tcb-psp-tiny"])
+def test_left_out_where_frames_meet_early_it_is_the_backbones_coarsest_map(name: str) -> None:
+    model = create_model(name, LabelSpace(("a", "b")))
+    term = contrastive_term(model, None, 0)
+    clip = Clip.stack([make_clip(2), make_clip(3)])
+    prediction = model(clip.images, clip.roles)
+    got = term(Outcome(prediction, clip))
+    torch.testing.assert_close(got, contrastive_term(model, -1, 0)(Outcome(prediction, clip)))
+    assert got.requires_grad
+
+
 def test_several_features_are_averaged_each_with_its_projection(masks: tuple) -> None:
     model, clip, prediction = masks
     names = ["memory0", "memory1", "memory2"]

@@ -207,6 +207,22 @@ def test_a_teacher_that_does_not_fit(tmp_path: Path, name: str, classes: tuple[s
         video_objective(create_model("etc-ocr-tiny", SPACE), distill_from=str(tmp_path))
 
 
+@pytest.mark.parametrize("name", ["netwarp-ocr-tiny", "tcb-psp-tiny"])
+def test_models_whose_frames_meet_early_have_logits_alone_to_imitate(tmp_path: Path, name: str) -> None:
+    create_model(name, SPACE).save_pretrained(str(tmp_path))
+    student = create_model("etc-ocr-tiny", SPACE)
+    with pytest.raises(
+        InputError, match=r"expected a teacher whose frames have pixels of their own, came \w+, .* to 0"
+    ):
+        video_objective(student, distill_from=str(tmp_path))
+    options = {"pair_distillation": 0.0, "multi_frame_distillation": 0.0}
+    objective = video_objective(student, distill_from=str(tmp_path), **options)
+    batch = clip(TWO_QUERIES)
+    assert objective(run(student, batch), batch)["distillation"].item() > 0
+    with pytest.raises(InputError, match=r"objective\.edges: expected a model whose frames have pixels of their own"):
+        video_objective(create_model(name, SPACE), edges=0.3)
+
+
 def test_a_step_on_each_term_lowers_it() -> None:
     torch.manual_seed(0)
     model = create_model("etc-ocr-tiny", SPACE)

@@ -197,10 +197,15 @@ class ClipDataModule(LightningDataModule):
         return ClassCounts.of(self._label_counts().pixels)
 
     def write_budget(self, folder: str | Path) -> Path:
-        """Write which frames keep their label to `folder/label_budget.json`, a file that `budget` reads; return it."""
+        """Write which frames keep their label to `folder/label_budget.json`, a file that `budget` reads; return it.
+
+        Those of `also` go into files of their own, `label_budget.also0.json` and so on, for `DataSource.budget`.
+        """
         path = Path(folder) / "label_budget.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_manifest(self.train_videos, path)
+        for number, source in enumerate(self.joined):
+            write_manifest(source.videos, path.with_name(f"label_budget.also{number}.json"))
         return path
 
     @property

@@ -117,6 +117,9 @@ class ClipDataset(Dataset[Clip]):
             t = len(indices)
             inside, hidden = labels[t] != IGNORE, None if self.hidden is None else labels[t + 1 :]
             labels, labelled = labels[:t], labelled[:t]
+        if len(video.frames) == 1:  # a still picture counts once in the losses, however often it is shown
+            copies = torch.arange(len(indices)) != max(i for i, role in enumerate(roles) if role is Role.QUERY)
+            labels[copies], labelled[copies] = IGNORE, False
         supported = self._supported(video)
         return Clip(images, labels, labelled, roles, torch.tensor(indices), (video.name,), inside, hidden, supported)
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from everyframe.data.budget import apply_budget
 from everyframe.data.dataset import ClipDataset
 from everyframe.data.label_counts import cache_file, count_labels
 from everyframe.data.layout import FrameRef, VideoRef
@@ -44,12 +45,14 @@ class DataSource:
         effective: keep only label maps of whose pixels more than this share has a class after the mapping; 0: all.
             None: 0.8 where classes are mapped, all where they are the same.
         share: share of all training clips that come from here; None: as its number of clips among all.
+        budget: which of the label maps that are left keep their label, see `everyframe.data.budget.apply_budget`.
     """
 
     data: str
     mapping: str | None = None
     effective: float | None = None
     share: float | None = None
+    budget: str | int = "all"
 
     def __post_init__(self) -> None:
         check_effective(0.0 if self.effective is None else self.effective, self.data)
@@ -116,7 +119,7 @@ def join_source(source: DataSource, target: tuple[str, LabelSpace], number: int 
     effective = source.effective if source.effective is not None else (0.0 if same else EFFECTIVE)
     if effective:
         videos = keep_effective(videos, target[1], effective, cache)
-    videos = [video for video in videos if video.labelled]
+    videos = [video for video in apply_budget(videos, source.budget) if video.labelled]
     if not videos:
         raise InputError(
             f"{source.data}: expected labels for training, came {labels} label maps of which none has more than "

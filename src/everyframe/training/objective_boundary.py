@@ -52,9 +52,18 @@ class EdgeOptions:
             )
 
     def terms(self, model: Segmenter) -> dict[str, tuple[float, Term]]:
-        """Return the terms "edges", "edge_attention" and "inverse_form" of a model."""
+        """Return the terms "edges", "edge_attention" and "inverse_form" of a model.
+
+        Raises:
+            InputError: the model lacks what they are for.
+        """
         if not self.edges:
             return {}
+        if not model.temporal.own_maps:
+            raise InputError(
+                f"objective.edges: expected a model whose frames have pixels of their own, came "
+                f"{type(model.temporal).__name__}, in which frames meet before the head makes them; leave edges out"
+            )
         if self.edge_attention and model.head.predicts != "logits":
             raise InputError(
                 f"objective.edge_attention: expected a head that predicts logits, came one for {model.head.predicts}; "
@@ -101,7 +110,7 @@ class EdgeTerm(nn.Module):
 
     def _detect(self, outcome: Outcome) -> Tensor:
         embedding = outcome.prediction.features.embedding
-        if "pixels" not in embedding:  # other frames join before the head makes them
+        if "pixels" not in embedding:  # of Mask2Former frames may meet on a coarser map
             raise InputError(
                 f"objective.edges: expected a model whose frames have their own pixels, came {', '.join(embedding)}; "
                 f"set model.temporal.at: pixels, or leave edges out"

@@ -162,7 +162,8 @@ def contrastive_term(
 
     Args:
         model: the model.
-        feature: what is compared, or several, whose losses are averaged; None: the head's shared map.
+        feature: what is compared, or several, whose losses are averaged; None: the head's shared map, or the coarsest
+            map of the backbone where frames meet before the head makes its own (NetWarp, TCB-PPM).
         projection: see `ContrastiveTerm`, as all others.
         **options: of `ContrastiveTerm`.
 
@@ -174,7 +175,9 @@ def contrastive_term(
         channels = feature_channels(model, one)
         return ContrastiveTerm(one, channels=channels, projection=projection, scores=model.head.semantic, **options)
 
-    chosen = model.head.shared if feature is None else feature
+    chosen = feature
+    if chosen is None:
+        chosen = model.head.shared if model.temporal.own_maps else -1
     if isinstance(chosen, str | int):
         return term(chosen)
     if not chosen:

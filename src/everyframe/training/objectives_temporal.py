@@ -85,7 +85,8 @@ def video_objective(
         contrastive: weight of the contrastive loss between the cells of a clip (0.1 in VSPW 2023), all frames of it;
             see `everyframe.losses.contrastive`.
         contrastive_feature: name in the head's embedding, or number of a backbone map (0 the finest); the mean over
-            several; left out, the head's shared map: "pixels", of Mask2Former its encoder's finest map ("memory2").
+            several; left out, the head's shared map: "pixels", of Mask2Former its encoder's finest map ("memory2"), of
+            NetWarp and TCB-PPM the backbone's coarsest map (-1).
         contrastive_temperature: by which products of features are divided, or whose it is: ContrastiveSeg's 0.1, MoCo's
             0.07, MoCo v2's 0.2.
         contrastive_positives: which cells of its class attract a cell: the clip's, its own frame's, other frames'.
@@ -126,7 +127,8 @@ def video_objective(
         terms["prototypes"] = (prototypes, PrototypeLoss(model.temporal.prototypes, model.temporal.site.key))
     terms["motion"] = (motion, MotionLoss(model, motion_mask, flow))
     if distill_from is not None:
-        teacher = DistillationTeacher(_fitting_teacher(model, distill_from))
+        features = pair_distillation > 0 or multi_frame_distillation > 0
+        teacher = DistillationTeacher(_fitting_teacher(model, distill_from, features))
         terms["distillation"] = (distillation, LogitDistillation(teacher))
         terms["pair_distillation"] = (pair_distillation, PairDistillation(teacher))
         terms["multi_frame_distillation"] = (multi_frame_distillation, SequenceDistillation(teacher))
@@ -212,11 +214,17 @@ def _along(now: Tensor, before: Tensor, flow: Tensor, mask: Tensor) -> Tensor:
     return motion_loss(upsample(now, size), warp(upsample(before, size), flow), mask)
 
 
-def _fitting_teacher(model: Segmenter, name: str) -> Segmenter:
+def _fitting_teacher(model: Segmenter, name: str, features: bool) -> Segmenter:
     """Load the teacher whose logits `model` is to imitate, channel by channel.
 
+    Args:
+        model: the student.
+        name: of the teacher.
+        features: the teacher's pixels are to be imitated too.
+
     Raises:
-        InputError: it has other classes, or the same in another order, or predicts masks.
+        InputError: it has other classes, or the same in another order, or predicts masks; or one of the two makes no
+            pixels of each frame by itself.
     """
     teacher = load_segmenter(name)
     own, other = model.label_space.names, teacher.label_space.names
@@ -232,6 +240,13 @@ def _fitting_teacher(model: Segmenter, name: str) -> Segmenter:
             f"objective.distill_from: expected a teacher that predicts {model.head.predicts}, came one for "
             f"{teacher.head.predicts} ({name}); choose one with a head of pixels (ocr, psp, ...)"
         )
+    for role, part in (("student", model), ("teacher", teacher)):
+        if features and not part.temporal.own_maps:
+            raise InputError(
+                f"objective.distill_from: expected a {role} whose frames have pixels of their own, came "
+                f"{type(part.temporal).__name__}, in which frames meet before the head makes them; choose another, or "
+                f"set objective.pair_distillation and objective.multi_frame_distillation to 0"
+            )
     return teacher
 
 

@@ -27,6 +27,7 @@ from everyframe.training.objectives_temporal import video_objective
 from everyframe.training.optim import Optimization
 from everyframe.training.recipe import CHOSEN_BY_MODEL, SECTIONS, Config, dotted, dump, read_recipe, schema
 from everyframe.training.run import Run, RunFolder, is_first_process, train
+from everyframe.training.without_effect import without_effect
 
 FREE_ON_RESUME = {
     "out", "init", "steps", "validate_every", "save_every", "data.workers", "trainer.devices", "trainer.num_nodes",
@@ -57,6 +58,7 @@ def start(config: Config, resume: str | None = None) -> Run:
     offered = {"adjacent": model.temporal.adjacent, "reference": "far_end" if model.temporal.reference else None}
     data.sampling = replace(data.sampling, **{k: v for k, v in offered.items() if k not in config["data"]})
     config["data"].update({key: getattr(data.sampling, key) for key in CHOSEN_BY_MODEL})
+    _check_frames(config, data)
     if config["init"] and checkpoint is None:
         check_run(Path(config["init"]))
     begun = start_from(model, config["init"]) if config["init"] and checkpoint is None else None
@@ -72,7 +74,8 @@ def start(config: Config, resume: str | None = None) -> Run:
         print(_summary(config, data, model), file=sys.stderr)
         if begun is not None:
             print(f"starts from {config['init']}: {begun.describe()}", file=sys.stderr)
-        for line in filter(None, (looked, changed, _nothing_to_do(checkpoint, config["steps"]))):
+        notes = (looked, without_effect(config, model), _scored(data), changed)
+        for line in filter(None, (*notes, _nothing_to_do(checkpoint, config["steps"]))):
             print(line, file=sys.stderr)
     return train(
         model,
@@ -85,6 +88,28 @@ def start(config: Config, resume: str | None = None) -> Run:
         resume=resume,
         trainer={key: value for key, value in config["trainer"].items() if value is not None},
     )
+
+
+def _check_frames(config: Config, data: ClipDataModule) -> None:
+    """Refuse a contrastive loss on clips of one frame, which leave it as still pictures do.
+
+    Raises:
+        InputError: with what to do.
+    """
+    sampling = data.sampling
+    if config["objective"]["contrastive"] and not sampling.adjacent and not sampling.reference and sampling.queries < 2:
+        raise InputError(
+            "objective.contrastive: expected clips of two frames or more, came data.queries 1 and a model that looks at "
+            "no other frames: the loss would be 0 throughout; add --data.queries 2"
+        )
+
+
+def _scored(data: ClipDataModule) -> str:
+    """Say which of the frames that validation scores are trained on; "" where none is."""
+    trained = {video.frames[index].label for video in data.labelled_videos for index in video.labelled}
+    scored = [video.frames[index].label for video in data.val_videos for index in video.labelled]
+    both = sum(label in trained for label in scored)
+    return f"{both} of the {len(scored)} label maps that validation scores are trained on as well" if both else ""
 
 
 def weighted(options: Config, data: ClipDataModule, section: str) -> Config:

@@ -45,9 +45,11 @@ class TemporalModule(nn.Module, ABC):
         adjacent: frame offsets that training clips should offer, for example (-6, -3).
         reference: whether training clips should offer a distant frame.
         windowed: sees exactly the frames at `adjacent` and the reference, not what came before them.
+        own_maps: what `embed` returns holds the head's own maps, which losses on features ask for.
     """
 
     causal: bool = True
+    own_maps: bool = True
     windowed: bool = False
     needs_image: bool = False
     adjacent: tuple[int, ...] = ()

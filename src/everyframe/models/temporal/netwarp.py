@@ -85,6 +85,7 @@ class NetWarp(TemporalModule):
     """
 
     needs_image = True
+    own_maps = False
 
     def __init__(
         self,

@@ -157,6 +157,7 @@ class PyramidBlending(TemporalModule):
     """
 
     windowed = True
+    own_maps = False
 
     def __init__(
         self,
