@@ -211,9 +211,7 @@ def test_a_teacher_that_does_not_fit(tmp_path: Path, name: str, classes: tuple[s
 def test_models_whose_frames_meet_early_have_logits_alone_to_imitate(tmp_path: Path, name: str) -> None:
     create_model(name, SPACE).save_pretrained(str(tmp_path))
     student = create_model("etc-ocr-tiny", SPACE)
-    with pytest.raises(
-        InputError, match=r"expected a teacher whose frames have pixels of their own, came \w+, .* to 0"
-    ):
+    with pytest.raises(InputError, match=r"expected a teacher whose frames have pixels of their own, came \w+"):
         video_objective(student, distill_from=str(tmp_path))
     options = {"pair_distillation": 0.0, "multi_frame_distillation": 0.0}
     objective = video_objective(student, distill_from=str(tmp_path), **options)
