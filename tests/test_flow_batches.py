@@ -13,6 +13,9 @@ from torch import Tensor
 from everyframe import flow
 from everyframe.errors import InputError
 from everyframe.flow import DISFlow, FlowPair, RAFTFlow, batch_flow, named_flow
+from everyframe.labels import LabelSpace
+from everyframe.models.zoo import create_model
+from everyframe.training.objectives_temporal import video_objective
 
 
 class Difference:
@@ -45,8 +48,25 @@ def test_one_estimator_per_name_and_device() -> None:
     assert (raft.device, raft.backward) == (torch.device("cuda:1"), False)
     assert named_flow("raft", "cuda:1") is raft is not named_flow("raft")
     assert isinstance(named_flow("dis"), DISFlow)
-    with pytest.raises(InputError, match="expected dis or raft"):
+    with pytest.raises(InputError, match=r"expected dis, raft or raft:WEIGHTS\.pth, .*, came 'farneback'"):
         named_flow("farneback")
+
+
+def test_weights_of_a_file_serve_training_and_models(tmp_path: Path) -> None:
+    named = named_flow(f"raft:{tmp_path / 'raft.pth'}")
+    assert isinstance(named, RAFTFlow)
+    assert (Path(named.weights), named.backward) == (tmp_path / "raft.pth", False)
+    frames = torch.zeros(1, 3, 5, 7, dtype=torch.uint8)
+    with pytest.raises(InputError, match=r"found no file .*raft\.pth"):
+        batch_flow(f"raft:{tmp_path / 'raft.pth'}", frames, frames)
+
+
+def test_an_unknown_name_is_refused_before_anything_is_trained() -> None:
+    space = LabelSpace(("a", "b"))
+    with pytest.raises(InputError, match="expected dis, raft or"):
+        video_objective(create_model("etc-ocr-tiny", space), motion=0.1, flow="farneback")
+    with pytest.raises(InputError, match="expected dis, raft or"):
+        create_model("netwarp-ocr-tiny", space, temporal={"flow": "farneback"})
 
 
 def test_raft_stays_in_float32_under_autocast(tmp_path: Path) -> None:

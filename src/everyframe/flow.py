@@ -199,16 +199,13 @@ def checked_flow(flow: Any, size: tuple[int, int]) -> FlowField:
     return field
 
 
-FLOWS = ("dis", "raft")
-"""Names of the estimators that options know."""
-
-
-def open_flow(flow: str | Flow, device: str | torch.device = "cpu") -> Flow:
-    """Return an estimator, with flow back, by the name that options use.
+def open_flow(flow: str | Flow, device: str | torch.device = "cpu", backward: bool = True) -> Flow:
+    """Return an estimator by the name that options use. Nothing is read or downloaded before its first pair.
 
     Args:
         flow: "dis", "raft", "raft:WEIGHTS.pth"; an estimator comes back as it is.
-        device: where RAFT runs.
+        device: where RAFT runs; DIS runs on the CPU.
+        backward: also compute the flow back.
 
     Raises:
         InputError: there is no such flow.
@@ -217,26 +214,19 @@ def open_flow(flow: str | Flow, device: str | torch.device = "cpu") -> Flow:
         return flow
     name, _, weights = flow.partition(":")
     if name == "dis" and not weights:
-        return DISFlow()
+        return DISFlow(backward=backward)
     if name == "raft":
-        return RAFTFlow(weights or "download", device=device)
-    raise InputError(f"flow: expected dis, raft or raft:WEIGHTS.pth (evaluation takes none too), came {flow!r}")
+        return RAFTFlow(weights or "download", device=device, backward=backward)
+    raise InputError(
+        f"flow: expected dis, raft or raft:WEIGHTS.pth, or an object with `between` (evaluation takes none too), came "
+        f"{flow!r}"
+    )
 
 
 @cache
 def named_flow(name: str, device: str = "cpu") -> Flow:
-    """Return the estimator of a name of `FLOWS`, one per device for the whole program, without flow back.
-
-    Args:
-        name: "dis" or "raft".
-        device: where RAFT runs; DIS runs on the CPU.
-
-    Raises:
-        InputError: there is no such name.
-    """
-    if name not in FLOWS:
-        raise InputError(f"flow: expected {' or '.join(FLOWS)}, or an object with `between`, came {name!r}")
-    return DISFlow(backward=False) if name == "dis" else RAFTFlow(device=device, backward=False)
+    """As `open_flow`, without flow back, and one for each device for the whole program."""
+    return open_flow(name, device, backward=False)
 
 
 @torch.no_grad()
@@ -244,7 +234,7 @@ def batch_flow(flow: str | Flow, first: Tensor, second: Tensor) -> Tensor:
     """Find the flow between the frames of two batches, one pair after the other.
 
     Args:
-        flow: a name of `FLOWS`, which then runs on the device of `first` where it can, or an estimator.
+        flow: a name, see `open_flow`, which then runs on the device of `first` where it can; or an estimator.
         first: the frames on whose grid the flow is, 0..255, [N, 3, H, W] RGB.
         second: the frames into which it points, likewise.
 

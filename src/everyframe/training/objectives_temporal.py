@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from everyframe.errors import InputError
-from everyframe.flow import Flow, batch_flow
+from everyframe.flow import Flow, batch_flow, open_flow
 from everyframe.losses.contrastive import Positives
 from everyframe.losses.pixel import upsample
 from everyframe.losses.temporal import MaskForm, motion_loss, photometric_mask
@@ -77,7 +77,8 @@ def video_objective(
             still take in what is labelled: empty slots are filled, and "ema" moves them as ever.
         motion: weight of ETC's motion loss between consecutive query frames (0.1 there); needs `data.queries: 2`.
         motion_mask: difference of frames by which motion is believed, see `photometric_mask`.
-        flow: where the motion comes from: "dis" (OpenCV) or "raft" (torchvision, downloads weights).
+        flow: where the motion comes from: "dis" (OpenCV), "raft" (torchvision, downloads weights), or
+            "raft:WEIGHTS.pth".
         distill_from: folder or hub id of a trained model whose predictions and features are to be imitated (ETC).
         distillation: with it, weight of the single-frame distillation of logits.
         pair_distillation: weight of the pair-wise-frames dependency loss; needs two query frames.
@@ -188,6 +189,9 @@ class MotionLoss:
     model: Segmenter
     mask: MaskForm = "absolute"
     flow: str | Flow = "dis"
+
+    def __post_init__(self) -> None:
+        open_flow(self.flow)  # an unknown name is refused here
 
     def __call__(self, outcome: Outcome) -> Tensor:
         """See `Term`."""

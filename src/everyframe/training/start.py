@@ -99,8 +99,8 @@ def _check_frames(config: Config, data: ClipDataModule) -> None:
     sampling = data.sampling
     if config["objective"]["contrastive"] and not sampling.adjacent and not sampling.reference and sampling.queries < 2:
         raise InputError(
-            "objective.contrastive: expected clips of two frames or more, came data.queries 1 and a model that asks for "
-            "no other frames: the loss would always be 0; add --data.queries 2"
+            "objective.contrastive: expected clips of two frames or more, came data.queries 1 and a model that asks "
+            "for no other frames: the loss would always be 0; add --data.queries 2"
         )
 
 

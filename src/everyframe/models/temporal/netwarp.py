@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from everyframe.flow import Flow, batch_flow
+from everyframe.flow import Flow, batch_flow, open_flow
 from everyframe.frames import Role
 from everyframe.models.heads.base import Head
 from everyframe.models.ops.conv import ConvNormAct
@@ -78,7 +78,8 @@ class NetWarp(TemporalModule):
         head: any head.
         channels: of the backbone's coarsest map.
         flow: where flow from the query to the previous frame comes from: "dis" (OpenCV, no weights), "raft"
-            (torchvision, downloads weights), or an object with `between`. It is no part of the weights.
+            (torchvision, downloads weights), "raft:WEIGHTS.pth", or an object with `between`. It is no part of the
+            weights. The VSPW code has RAFT trained on FlyingThings.
         form: "corrected": flow resized bilinearly and scaled to cells. "vspw": the authors' code, with nearest
             resizing, no scaling, and shifted sampling; see also `FlowCNN` and `warp`.
         cut_threshold: see `everyframe.models.temporal.ring.scene_change`; 2 never finds a cut.
@@ -99,6 +100,7 @@ class NetWarp(TemporalModule):
         if form not in FORMS:
             raise ValueError(f"NetWarp: expected form to be one of {', '.join(FORMS)}, came {form!r}")
         self.adjacent = (-1,)
+        open_flow(flow)  # an unknown name is refused here
         self.flow = flow
         self.form = form
         self.cut_threshold = cut_threshold
