@@ -292,7 +292,8 @@ def test_raft_runs_where_the_model_does(data: Path, monkeypatch: pytest.MonkeyPa
     class Still:
         """No motion."""
 
-        def __init__(self, weights: str, device: torch.device) -> None:
+        def __init__(self, weights: str, device: torch.device, backward: bool) -> None:
+            assert backward, "TC tells what is hidden by the flow back"
             made.append((weights, device))
 
         def between(self, first: Tensor, second: Tensor) -> FlowPair:
