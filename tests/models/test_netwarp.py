@@ -125,7 +125,7 @@ def test_unknown_names() -> None:
     with pytest.raises(InputError, match="expected form to be one of corrected, vspw, came 'x'"):
         create_model("netwarp-ocr-tiny", SPACE, temporal={"form": "x"})
     image = torch.zeros(1, 3, 8, 8)
-    with pytest.raises(InputError, match="expected dis, raft or raft:WEIGHTS.pth, .* came 'pwc'"):
+    with pytest.raises(InputError, match=r"expected dis, raft or raft:WEIGHTS\.pth, .* came 'pwc'"):
         batch_flow("pwc", image, image)
 
 

@@ -10,7 +10,10 @@ from host_copies import HostCopies
 from torch import Tensor
 from torch import multiprocessing as mp
 
+from everyframe.errors import InputError
+from everyframe.labels import LabelSpace
 from everyframe.models.temporal.prototypes import CategoryPrototypes
+from everyframe.models.zoo import create_model
 
 
 def frame(*values: float, channels: int = 2) -> tuple[Tensor, Tensor]:
@@ -194,3 +197,23 @@ def test_the_host_never_waits_for_the_device(update: str) -> None:
             prototypes.observe(*frame(value, -value))
     assert copies.found == []
     assert prototypes.filled.tolist() == [[True, True], [True, True], [False, False]]
+
+
+def test_a_model_sets_momentum_and_least_pixels() -> None:
+    options = {"update": "ema", "prototypes": 1, "prototype_momentum": 0.75, "prototype_pixels": 9}
+    model = create_model("ssltm-tiny", LabelSpace(("a", "b")), temporal=options)
+    prototypes = model.temporal.prototypes
+    assert isinstance(prototypes, CategoryPrototypes)
+    channels = prototypes.prototypes.shape[-1]
+    prototypes.observe(*frame(1.0, channels=channels))
+    pixels, labels = frame(3.0, channels=channels)
+    few = labels.clone().fill_(255)
+    few[0, :2] = 0  # 8 cells
+    before = prototypes.prototypes.detach().clone()
+    prototypes.observe(pixels, few)
+    assert torch.equal(prototypes.prototypes, before)
+    prototypes.observe(pixels, labels)
+    torch.testing.assert_close(prototypes.prototypes[0, 0, 0].item(), 0.75 * 1.0 + 0.25 * 3.0)
+    for wrong in ({"prototype_momentum": 1.0}, {"prototype_pixels": 0}):
+        with pytest.raises(InputError, match="expected a momentum from 0 up to but not 1, and 1 or more pixels"):
+            create_model("ssltm-tiny", LabelSpace(("a", "b")), temporal=wrong)

@@ -52,6 +52,11 @@ class CategoryPrototypes(nn.Module):
         super().__init__()
         if update not in UPDATES:
             raise ValueError(f"CategoryPrototypes: expected update 'mse' or 'ema', came {update!r}")
+        if not 0 <= momentum < 1 or least_pixels < 1:
+            raise ValueError(
+                f"CategoryPrototypes: expected a momentum from 0 up to but not 1, and 1 or more pixels, came "
+                f"{momentum:g} and {least_pixels}"
+            )
         self.update_rule = update
         self.momentum = momentum
         if reseed < 0:

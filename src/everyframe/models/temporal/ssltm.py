@@ -70,7 +70,9 @@ class SSLTM(TemporalModule):
         prototypes: P per class of the global category context; 0 leaves it out.
         update: how prototypes move, see `CategoryPrototypes`.
         prototype_gradient: let the segmentation loss move prototypes too; off, `update` is their only rule.
-        prototype_reseed: see `CategoryPrototypes`.
+        prototype_reseed: see `reseed` of `CategoryPrototypes`; 0, never, is this package's choice, 5000 another.
+        prototype_momentum: share of the old value that the update "ema" keeps.
+        prototype_pixels: cells of a frame that a class must cover for its mean to count.
         cut_threshold: change between two frames above which a new scene begins, see
             `everyframe.models.temporal.ring.scene_change`; 2 never finds one.
         at: map to work on, see `PixelSite`; the head's shared one when left out.
@@ -92,6 +94,8 @@ class SSLTM(TemporalModule):
         prototype_gradient: bool = False,
         cut_threshold: float = 0.3,
         prototype_reseed: int = 0,
+        prototype_momentum: float = 0.99,
+        prototype_pixels: int = 4,
         at: str | None = None,
     ) -> None:
         super().__init__()
@@ -111,8 +115,9 @@ class SSLTM(TemporalModule):
         self.global_attention: ContextAttention | None = None
         if prototypes:
             self.prototypes = CategoryPrototypes(
-                head.num_classes, site.channels, prototypes, update, reseed=prototype_reseed
-            )
+                head.num_classes, site.channels, prototypes, update, prototype_momentum, prototype_pixels,
+                prototype_reseed,
+            )  # fmt: skip
             self.global_attention = ContextAttention(site.channels, site.key_channels, site.bias, site.norm)
         self.site = site
 
