@@ -52,6 +52,12 @@ def test_ways_without_memory_agree() -> None:
         torch.testing.assert_close(runner.clip(2), alone)
 
 
+@pytest.mark.parametrize("prototypes", [0, 2])
+def test_models_without_contexts_are_measured_all_three_ways(prototypes: int) -> None:
+    model = create_model("ssltm-tiny", SPACE, temporal={"context": "none", "prototypes": prototypes})
+    assert set(measure(model, (32, 48), 1, device="cpu")["seconds"]) == {"frame", "stream", "clip"}
+
+
 def test_saved_folder_is_measured(tmp_path: Path) -> None:
     create_model("fcn-tiny", SPACE).save_pretrained(str(tmp_path / "model"))
     file = tmp_path / "cost.json"

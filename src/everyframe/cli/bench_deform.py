@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from everyframe.cli.bench_predict import machine
 from everyframe.cli.parser import Parser
-from everyframe.cli.timing import add_run_options, timed
+from everyframe.cli.timing import add_run_options, in_turns
 from everyframe.errors import InputError
 from everyframe.inference.stream import pick_device, pick_dtype
 from everyframe.models.ops.deform_attn import cell_centres
@@ -112,8 +113,6 @@ def measure(
         difference to the plain form, over its largest value}.
     """
     given = [x.clone().requires_grad_() for x in (value, locations, weights)]
-    seconds: dict[str, dict[str, list[float]]] = {name: {part: [] for part in PASSES} for name in candidates}
-    outputs: dict[str, Tensor] = {}
     upstream = torch.randn(value.shape[0], locations.shape[1], value.shape[2] * value.shape[3]).to(value)
 
     def forward(form: Form) -> Tensor:
@@ -123,21 +122,13 @@ def measure(
     def both(form: Form) -> None:
         torch.autograd.grad(form(given[0], shapes, given[1], given[2]), given, upstream)
 
-    names = list(candidates)
-    for turn in range(rounds + 1):
-        start = turn % len(names)  # whoever comes first finds another cache
-        for name in (*names[start:], *names[:start]):
-            form = candidates[name]
-            took = {"forward": timed(lambda f=form: forward(f), value.device)}
-            took["both"] = timed(lambda f=form: both(f), value.device)
-            if turn:
-                for part in PASSES:
-                    seconds[name][part].append(took[part])
-            else:
-                outputs[name] = forward(form).float()
-    medians = {name: {part: statistics.median(times[part]) for part in PASSES} for name, times in seconds.items()}
+    passes = {"forward": forward, "both": both}
+    calls = {(name, part): partial(passes[part], form) for name, form in candidates.items() for part in PASSES}
+    seconds = in_turns(calls, rounds, value.device)
+    medians = {name: {part: statistics.median(seconds[name, part]) for part in PASSES} for name in candidates}
+    outputs = {name: forward(form).float() for name, form in candidates.items()}
     largest = outputs["plain"].abs().max()
-    others = [name for name in names if name != "plain"]
+    others = [name for name in candidates if name != "plain"]
     return {
         "seconds": medians,
         **{

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from everyframe.cli.bench_predict import machine, moving
 from everyframe.cli.parser import Parser
-from everyframe.cli.timing import add_run_options, timed
+from everyframe.cli.timing import add_run_options, in_turns
 from everyframe.errors import InputError
 from everyframe.frames import Role
 from everyframe.inference.stream import pick_device, pick_dtype
@@ -102,20 +103,15 @@ def measure(
         model.to(memory_format=torch.channels_last)  # as `Stream` does
     adjacent, reference = tuple(model.temporal.adjacent), bool(model.temporal.reference)
     fill = max((-offset for offset in adjacent), default=0) + 1
-    video = [frame.image[None].to(place) for frame in moving(fill + 2 + frames, size)]
+    video = [frame.image[None].to(place) for frame in moving(fill + 3 + frames, size)]
     runner = _Runner(model, Segmenter(model.backbone, model.head, model.label_space).to(place).eval(), video)
-    seconds: dict[str, list[float]] = {way: [] for way in ways}
+    coming = {way: iter(range(fill + 2, len(video))) for way in ways}  # a stream's frames follow one another
+    calls = {way: partial(_next, getattr(runner, way), coming[way]) for way in ways}
     with torch.inference_mode(), torch.autocast(place.type, precision, enabled=precision is not torch.float32):
         if "stream" in ways:
             for index in range(fill + 2):  # the first steps fill the state, one more is the first of full size
                 runner.stream(index)
-        for number, index in enumerate(range(fill + 2, len(video))):
-            turn = number % len(ways)  # whoever comes first finds another cache
-            for way in (*ways[turn:], *ways[:turn]):
-                call = getattr(runner, way)
-                if number == 0 and way != "stream":
-                    call(index)
-                seconds[way].append(timed(partial(call, index), place))
+        seconds = in_turns(calls, frames, place)
     medians = {way: statistics.median(times) for way, times in seconds.items()}
     numbers: dict[str, Any] = {
         "size": list(size), "frames": frames, "device": str(place), "dtype": dtype, "classes": len(model.label_space),
@@ -130,6 +126,10 @@ def measure(
         if {way, "frame"} <= set(ways):
             numbers[f"ratio_{way}_to_frame"] = medians[way] / medians["frame"]
     return numbers
+
+
+def _next(call: Callable[[int], Tensor], coming: Iterator[int]) -> None:
+    call(next(coming))
 
 
 class _Runner:

@@ -6,9 +6,11 @@ import argparse
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+
+Name = TypeVar("Name")
 
 
 def add_run_options(parser: argparse.ArgumentParser, dtype_of: str = "") -> None:
@@ -35,13 +37,13 @@ def wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def in_turns(calls: Mapping[str, Callable[[], Any]], rounds: int, device: torch.device) -> dict[str, list[float]]:
+def in_turns(calls: Mapping[Name, Callable[[], Any]], rounds: int, device: torch.device) -> dict[Name, list[float]]:
     """Time calls in turns, beginning with another one each time: whoever comes first finds other caches.
 
     Returns:
         Seconds of each call in `rounds` rounds; one more comes first, for what is loaded, compiled or allocated once.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    seconds: dict[Name, list[float]] = {name: [] for name in calls}
     names = list(calls)
     for turn in range(rounds + 1):
         start = turn % len(names)

@@ -169,18 +169,21 @@ class OCRHead(Head):
         self.neck = ConvNormAct(joined_channels(channels, index), width, 3, bias=bias, norm=norm)
         self.auxiliary = auxiliary
         self.attention = ObjectAttention(width, key_width, bias, norm)
+        self.attends = True
         self.fuse = ConvNormAct(2 * width, width, bias=bias, norm=norm)
         self.dropout = nn.Dropout2d(dropout)
         self.classifier = classifier(width, num_classes)
 
     def embed(self, maps: Sequence[Tensor]) -> Embedding:
-        """See `Head.embed`: "pixels", "regions" and "auxiliary" as the class describes them."""
+        """See `Head.embed`: "pixels", "regions" (unless left out) and "auxiliary" as the class describes them."""
         pixels = self.neck(join_maps(maps, self.index, self.align_corners))
         coarse = self.auxiliary(maps)
         size = max(pixels.shape[-2:], coarse.shape[-2:])
-        pixels = resize(pixels, size, self.align_corners)
-        regions = gather_regions(pixels, resize(coarse, size, self.align_corners))
-        return {"pixels": pixels, "regions": regions, "auxiliary": coarse}
+        embedding = {"pixels": resize(pixels, size, self.align_corners), "auxiliary": coarse}
+        if self.attends:
+            coarse = resize(coarse, size, self.align_corners)
+            embedding["regions"] = gather_regions(embedding["pixels"], coarse)
+        return embedding
 
     def late_map(self, maps: Sequence[Tensor]) -> Tensor:
         """See `Head.late_map`: pixels joined with their contexts, before the classifier."""
@@ -197,6 +200,7 @@ class OCRHead(Head):
             keep_query: keep the pixels' query vectors, to which the module's further contexts speak.
         """
         assert self.attention is not None
+        self.attends = False
         self.attention = self.attention.without_contexts() if keep_query else None
 
     def join_context(self, embedding: Embedding) -> Tensor:
