@@ -49,18 +49,26 @@ METHODS = {
     "ssltm-ema": Method("ssltm", {"update": "ema"}),
     "ssltm-without-contexts": Method("ssltm", {"context": "none", "prototypes": 0}),
     "netwarp": Method("netwarp-ocr"),
+    "tcb-ppm": Method("tcb-psp"),
+    "tcb": Method("tcb-ocr"),
     "tcb-memory": Method("tcb-ocr-memory"),
     "etc": Method("etc-ocr", objective={"motion": 0.1}, queries=2),
+    "deeplab": Method("deeplab"),
+    "ocr": Method("ocr"),
+    "psp": Method("psp"),
     "segmenter": Method("segmenter"),
+    "uper": Method("uper"),
     # Points of masks are drawn at random, and queries' classes weighed, within each process.
     "mask2former": Method("mask2former", splits=False),
+    "mask2former-ssltm": Method("mask2former-ssltm", splits=False),
 }
 
 
 def build(method: Method, split: bool) -> Segmenter:
     """Return the model; to be split, one without dropout and batch statistics, which depend on how batches are cut."""
     torch.manual_seed(7)
-    head = {"queries": 6, "decoder_layers": 1, "encoder_layers": 1} if method.system == "mask2former" else {"width": 16}
+    masks = method.system.startswith("mask2former")
+    head = {"queries": 6, "decoder_layers": 1, "encoder_layers": 1} if masks else {"width": 16}
     model = create_model(
         f"{method.system}-tiny", SPACE, backbone={"width": 8, "stem_width": 8}, head=head, temporal=method.temporal
     )
@@ -128,7 +136,7 @@ def fit(
     *,
     split: bool = False,
     batch_size: int = 2,
-    unlabelled: int = 1,
+    unlabelled: int = 2,
     model: Segmenter | None = None,
     optimizer: str = "adamw",
     save_every: int = 100,

@@ -46,7 +46,7 @@ def test_two_processes_equal_one_with_the_joint_batch(
     method = METHODS[name]
     monkeypatch.setattr(MeanTeacher, "on_before_optimizer_step", record)
     monkeypatch.setattr(MeanTeacher, "on_train_end", keep)
-    fit(tmp_path, method, 2, split=True, batch_size=4, unlabelled=2, optimizer="sgd")
+    fit(tmp_path, method, 2, split=True, batch_size=4, unlabelled=4, optimizer="sgd")
     out = two() / name
     first, second = weights_of(out, 0), weights_of(out, 1)
     assert any(key.startswith("teacher.model.") for key in first)
