@@ -13,6 +13,7 @@ from everyframe.data.dataset import ClipDataset
 from everyframe.data.layout import Split
 from everyframe.data.layouts import load_split
 from everyframe.data.photometric import Photometric
+from everyframe.data.reading import read_frames
 from everyframe.data.sampling import ClipSampling
 from everyframe.data.synthetic import SyntheticVideos
 from everyframe.data.synthetic_write import write
@@ -152,3 +153,25 @@ def test_no_label_at_all_is_refused(split: Split) -> None:
 def test_positions_outside_end_an_iteration(split: Split) -> None:
     with pytest.raises(IndexError):
         ClipDataset(*split)[3]
+
+
+def test_a_reference_frame_may_be_cut_by_a_draw_of_its_own(split: Split) -> None:
+    """All else stays as it is, and labels of the reference are cut as its picture is."""
+    videos, space = split
+    differ = 0
+    for position in range(len(videos)):
+        same, own = (
+            ClipDataset(videos, space, geometry=Geometry(16, (1, 1), flip=0), reference_crop=crop)[position]
+            for crop in ("same", "own")
+        )
+        others = [t for t, role in enumerate(same.roles) if role is not Role.REFERENCE]
+        (reference,) = set(range(len(same.roles))) - set(others)
+        assert torch.equal(same.images[others], own.images[others])
+        assert torch.equal(same.labels, own.labels) == torch.equal(same.labels[reference], own.labels[reference])
+        differ += not torch.equal(same.images[reference], own.images[reference])
+        whole = read_frames(videos[position], [int(own.indices[reference])])[0].image
+        windows = whole.unfold(1, 16, 1).unfold(2, 16, 1)  # 3 rows columns 16 16
+        assert (windows == own.images[reference][:, None, None]).all(dim=(0, 3, 4)).any(), "a window of that frame"
+    assert differ > 0
+    with pytest.raises(InputError, match="expected one of same, own, came 'other'"):
+        ClipDataset(videos, space, reference_crop="other")  # type: ignore[arg-type]

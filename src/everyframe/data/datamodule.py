@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from everyframe.data.balance import Balance
 from everyframe.data.budget import apply_budget, write_manifest
-from everyframe.data.dataset import ClipDataset
+from everyframe.data.dataset import ClipDataset, ReferenceCrop
 from everyframe.data.joining import DataSource, Joined, clip_order, join_source
 from everyframe.data.label_counts import LabelCounts, cache_file, count_parts
 from everyframe.data.layout import Split, VideoRef, in_space
@@ -66,6 +66,7 @@ class ClipDataModule(LightningDataModule):
         base: short side that scale 1 gives, also in validation; None: as the frames are.
         cat_max_ratio: largest share of one class in a crop.
         flip: probability of the horizontal flip.
+        reference_crop: "same": the reference frame is cut like the others; "own": by a draw of its own.
         photometric: change colours.
         per: one clip per "video" and epoch, or every labelled "frame".
         repeat_threshold: clips of classes that fewer than this share of the clips hold come more often, see
@@ -100,6 +101,7 @@ class ClipDataModule(LightningDataModule):
         base: int | None = None,
         cat_max_ratio: float = 0.75,
         flip: float = 0.5,
+        reference_crop: ReferenceCrop = "same",
         photometric: bool = True,
         per: Per = "video",
         repeat_threshold: float = 0.0,
@@ -117,6 +119,7 @@ class ClipDataModule(LightningDataModule):
         strides = stride if isinstance(stride, int) else tuple(stride)
         self.sampling = ClipSampling(tuple(adjacent), reference, queries, strides, anchor, mirror)
         self.geometry = Geometry(crop, scale, base, cat_max_ratio, flip)
+        self.reference_crop = reference_crop
         self.photometric = Photometric() if photometric else None
         self.per, self.batches_per_epoch, self.workers, self.seed = per, batches_per_epoch, workers, seed
         self.balance = Balance(repeat_threshold, rare_class_temperature)
@@ -276,6 +279,7 @@ class ClipDataModule(LightningDataModule):
                 self._loaders[name].load_state_dict(state)
 
     def _dataset(self, videos: Sequence[VideoRef], photometric: Photometric | None, **options: Any) -> ClipDataset:
+        options["reference_crop"] = self.reference_crop
         return ClipDataset(videos, self.label_space, self.sampling, self.geometry, photometric, **options)
 
     def _loader(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Literal, Protocol, get_args
 
 import numpy as np
 import torch
@@ -31,6 +31,9 @@ class ColorChange(Protocol):
     def __call__(self, images: Tensor, rng: np.random.Generator) -> Tensor: ...  # noqa: D102
 
 
+ReferenceCrop = Literal["same", "own"]
+
+
 class ClipDataset(Dataset[Clip]):
     """Clips of partly labelled videos; the same code for one label per video, all labels, none, and still images.
 
@@ -48,6 +51,8 @@ class ClipDataset(Dataset[Clip]):
         seed: first part of the key of all draws.
         hidden: the same videos with labels that training must not see. Where an unlabelled query has one, the clip
             carries it as `Clip.hidden`, cut like the frames, to measure pseudo-labels by. None: nothing is read.
+        reference_crop: "same": the reference frame is cut like all others; "own": by a draw of its own, so that what it
+            shows does not depend on where the query is looked at.
 
     Clips of unlabelled queries record which pixels are no padding (`Clip.inside`).
 
@@ -66,7 +71,13 @@ class ClipDataset(Dataset[Clip]):
         per: Per = "video",
         seed: int = 0,
         hidden: Sequence[VideoRef] | None = None,
+        reference_crop: ReferenceCrop = "same",
     ) -> None:
+        if reference_crop not in get_args(ReferenceCrop):
+            raise InputError(
+                f"reference_crop: expected one of {', '.join(get_args(ReferenceCrop))}, came {reference_crop!r}"
+            )
+        self.reference_crop = reference_crop
         self.videos = list(videos)
         self.hidden = None if hidden is None else list(hidden)
         self.label_space = label_space
@@ -110,7 +121,11 @@ class ClipDataset(Dataset[Clip]):
             labels, labelled = torch.cat([labels, maps]), torch.cat([labelled, torch.ones(len(maps), dtype=torch.bool)])
         if self.geometry is not None:
             anchor = indices.index(query, roles.index(Role.QUERY))
+            whole = images, labels, labelled
             images, labels = self.geometry(images, labels, anchor, rng, labelled)
+            for t in (t for t, role in enumerate(roles) if role is Role.REFERENCE and self.reference_crop == "own"):
+                image, label, known = (x[t : t + 1] for x in whole)
+                images[t : t + 1], labels[t : t + 1] = self.geometry(image, label, 0, rng, known)
         if self.photometric is not None:
             images = self.photometric(images, rng)
         if self.which == "unlabelled":
