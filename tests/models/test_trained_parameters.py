@@ -38,7 +38,7 @@ OTHERS: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-def trained(model: Segmenter) -> list[str]:
+def trained(model: Segmenter, **weights: float) -> list[str]:
     """Names of the parameters that stay without a gradient in a training step on the clips that the model asks for."""
     roles = ClipSampling(model.temporal.adjacent, "far_end" if model.temporal.reference else None).roles
     shape = (2, len(roles), 32, 48)
@@ -50,7 +50,7 @@ def trained(model: Segmenter) -> list[str]:
         indices=torch.arange(len(roles)).expand(shape[:2]),
         videos=("a", "b"),
     )
-    objective = video_objective(model.train(), MaskOptions(points=16))
+    objective = video_objective(model.train(), MaskOptions(points=16), **weights)
     objective(model(clip.images, roles), clip)["loss"].backward()
     return [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
 
@@ -105,3 +105,15 @@ def test_a_training_clip_equals_the_stream_whatever_the_options(options: dict[st
     clip = video(now + 1)
     got, want = of_training(model, clip, now), run(model, clip)[0][:, now]
     close(got, want)
+
+
+@pytest.mark.parametrize(
+    ("system", "rests"),
+    [("psp", True), ("uper", False), ("ocr", False), ("psp-ssltm", False), ("tcb-psp", True), ("netwarp-psp", True)],
+)
+def test_an_auxiliary_head_without_a_loss_rests_unless_regions_are_made_by_it(system: str, rests: bool) -> None:
+    model = create_model(f"{system}-tiny", SPACE, backbone={"width": 8, "stem_width": 8}, head={"width": 16})
+    assert trained(model, auxiliary=0.0) == []
+    frozen = [name for name, p in model.named_parameters() if not p.requires_grad and "prototypes" not in name]
+    assert bool(frozen) == rests
+    assert all(name.startswith("head.auxiliary.") for name in frozen)

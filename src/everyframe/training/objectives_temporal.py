@@ -18,6 +18,7 @@ from everyframe.losses.contrastive import Positives
 from everyframe.losses.pixel import upsample
 from everyframe.losses.temporal import MaskForm, motion_loss, photometric_mask
 from everyframe.models.checkpoint import load_segmenter
+from everyframe.models.heads.ocr import OCRHead
 from everyframe.models.ops.warp import inside, warp
 from everyframe.models.segmenter import Segmenter
 from everyframe.models.temporal.prototypes import CategoryPrototypes
@@ -106,6 +107,8 @@ def video_objective(
         edge_radius: pixels to each side of a border that are edge.
         **options: of `pixel_objective`.
 
+    An auxiliary head that serves its loss alone is frozen where that has no weight.
+
     Raises:
         InputError: an option is out of range, or the model lacks what it is for.
     """
@@ -151,7 +154,19 @@ def video_objective(
             ),
         )
     terms |= EdgeOptions(edges, edge_attention, inverse_form, edge_regressor, edge_radius).terms(model)
-    return Objective(terms)
+    objective = Objective(terms)
+    if "auxiliary" not in objective.terms:
+        _rest_auxiliary(model)
+    return objective
+
+
+def _rest_auxiliary(model: Segmenter) -> None:
+    """Freeze an auxiliary head that served its loss alone: distributed training would wait for its gradients."""
+    head, temporal = model.head, model.temporal
+    by_head = isinstance(head, OCRHead) and head.attends
+    by_time = isinstance(temporal, SSLTM) and temporal.context != "none"
+    if head.auxiliary is not None and not (by_head or by_time):  # else its scores gather regions
+        head.auxiliary.requires_grad_(False)
 
 
 @dataclass(frozen=True)
