@@ -112,18 +112,13 @@ def video_objective(
     Raises:
         InputError: an option is out of range, or the model lacks what it is for.
     """
-    terms: dict[str, tuple[float, Term]]
     if model.head.predicts == "masks":
         if motion or distill_from is not None:
             raise InputError(
                 "objective: expected a head that predicts logits for motion and distill_from, came one for masks; "
                 "leave them out"
             )
-        _refuse_pixel_options(options)
-        chosen = masks or MaskOptions()
-        terms = chosen.terms()
-        if model.head.auxiliary is not None or isinstance(model.temporal, SSLTM):
-            terms["auxiliary"] = (chosen.auxiliary, AuxiliaryCrossEntropy())
+        terms = _mask_terms(model, masks or MaskOptions(), options)
     else:
         pixels = pixel_objective(**options)  # (a call of its own: the command line reads its options here)
         terms = dict(pixels.terms)
@@ -131,11 +126,8 @@ def video_objective(
         terms["prototypes"] = (prototypes, PrototypeLoss(model.temporal.prototypes, model.temporal.site.key))
     terms["motion"] = (motion, MotionLoss(model, motion_mask, flow))
     if distill_from is not None:
-        features = pair_distillation > 0 or multi_frame_distillation > 0
-        teacher = DistillationTeacher(_fitting_teacher(model, distill_from, features))
-        terms["distillation"] = (distillation, LogitDistillation(teacher))
-        terms["pair_distillation"] = (pair_distillation, PairDistillation(teacher))
-        terms["multi_frame_distillation"] = (multi_frame_distillation, SequenceDistillation(teacher))
+        weights = distillation, pair_distillation, multi_frame_distillation
+        terms |= _distillation_terms(model, distill_from, weights)
     if contrastive:
         terms["contrastive"] = (
             contrastive,
@@ -158,6 +150,28 @@ def video_objective(
     if "auxiliary" not in objective.terms:
         _rest_auxiliary(model)
     return objective
+
+
+def _mask_terms(model: Segmenter, masks: MaskOptions, options: Mapping[str, Any]) -> dict[str, tuple[float, Term]]:
+    """Return what a head that predicts masks costs; refuse `options` of `pixel_objective`."""
+    _refuse_pixel_options(options)
+    terms = masks.terms()
+    if model.head.auxiliary is not None or isinstance(model.temporal, SSLTM):
+        terms["auxiliary"] = (masks.auxiliary, AuxiliaryCrossEntropy())
+    return terms
+
+
+def _distillation_terms(
+    model: Segmenter, name: str, weights: tuple[float, float, float]
+) -> dict[str, tuple[float, Term]]:
+    """Return ETC's terms of a teacher: of single frames, of pairs and of several frames, by their weights."""
+    single, pairs, several = weights
+    teacher = DistillationTeacher(_fitting_teacher(model, name, features=pairs > 0 or several > 0))
+    return {
+        "distillation": (single, LogitDistillation(teacher)),
+        "pair_distillation": (pairs, PairDistillation(teacher)),
+        "multi_frame_distillation": (several, SequenceDistillation(teacher)),
+    }
 
 
 def _rest_auxiliary(model: Segmenter) -> None:

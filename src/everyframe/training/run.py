@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
@@ -200,35 +200,24 @@ def train(
     module = MeanTeacher(model, teacher, seed, **common) if teacher and teacher.weight else Supervised(model, **common)
     best = BestModel(folder.model, folder.best, MONITOR)
     with _quiet(), StopSignals() as signals:
+        # The order matters: a broken loss is found before the checkpoint is written, and the best model is known before
+        # the scores are shown.
+        callbacks = [
+            SeedEachStep(seed),
+            StopOnNonFiniteLoss(),
+            Throughput(),
+            LastCheckpoint(folder.last, save_every, validate_every, signals),
+            ClassTable(folder.logs / "val_classes.csv"),
+            best,
+            *([Progress(steps)] if options.get("enable_progress_bar", True) else []),
+        ]
         lightning = _trainer(
-            **{
-                "log_every_n_steps": min(50, validate_every, steps),
-                "precision": native_precision(),
-                "sync_batchnorm": on_cuda(options),  # several processes only; torch has it for CUDA alone
-                **options,
-            },
-            logger=[CsvLogger(folder.logs), EventLogger(folder.logs)],
-            # The order matters: a broken loss is found before the checkpoint is written, and the best model is known
-            # before the scores are shown.
-            callbacks=[
-                SeedEachStep(seed),
-                StopOnNonFiniteLoss(),
-                Throughput(),
-                LastCheckpoint(folder.last, save_every, validate_every, signals),
-                ClassTable(folder.logs / "val_classes.csv"),
-                best,
-                *([Progress(steps)] if options.get("enable_progress_bar", True) else []),
-            ],
+            {"log_every_n_steps": min(50, validate_every, steps), **options},
+            folder,
+            callbacks,
             max_steps=steps,
-            max_epochs=-1,
             val_check_interval=validate_every * accumulate,
-            check_val_every_n_epoch=None,
-            num_sanity_val_steps=0,
             limit_val_batches=limit if validates else 0,
-            enable_checkpointing=False,  # `LastCheckpoint` and `BestModel` do it
-            enable_model_summary=False,
-            default_root_dir=folder.root,
-            use_distributed_sampler=False,  # the data module deals out clips and videos
         )
         try:
             lightning.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
@@ -249,14 +238,37 @@ def train(
     return run
 
 
-def _trainer(**options: Any) -> Trainer:
-    """Build Lightning's trainer.
+def _trainer(options: Mapping[str, Any], folder: RunFolder, callbacks: list[Callback], **limits: Any) -> Trainer:
+    """Build Lightning's trainer for one long epoch.
+
+    Args:
+        options: Lightning's, as the user gave them.
+        folder: of the run.
+        callbacks: in their order.
+        **limits: of steps and validation.
 
     Raises:
         InputError: options that this machine or Lightning does not take.
     """
+    chosen = {
+        "precision": native_precision(),
+        "sync_batchnorm": on_cuda(options),  # several processes only; torch has it for CUDA alone
+        **options,
+    }
     try:
-        return Trainer(**options)
+        return Trainer(
+            **chosen,
+            **limits,
+            logger=[CsvLogger(folder.logs), EventLogger(folder.logs)],
+            callbacks=callbacks,
+            max_epochs=-1,
+            check_val_every_n_epoch=None,
+            num_sanity_val_steps=0,
+            enable_checkpointing=False,  # `LastCheckpoint` and `BestModel` do it
+            enable_model_summary=False,
+            default_root_dir=folder.root,
+            use_distributed_sampler=False,  # the data module deals out clips and videos
+        )
     except (MisconfigurationException, ValueError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"trainer: expected options that fit this machine, came others: {reason}") from None
