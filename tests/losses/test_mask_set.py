@@ -214,6 +214,22 @@ def test_class_weights_and_no_object() -> None:
     assert class_loss(loss, logits, matches, [True]).item() == pytest.approx(want.item(), rel=1e-6)
 
 
+def test_class_weights_of_masks_by_hand() -> None:
+    given, factors = batch(), torch.tensor([1.0, 2.0, 3.0, 4.0])
+    logits, embeddings, pixels, labels = given
+    loss = MaskSetLoss(points=16, class_weights=factors.tolist(), weigh_masks=True)
+    torch.manual_seed(5)
+    got = loss(*given)
+    torch.manual_seed(5)
+    presence = class_presence(labels)
+    matches = loss.match(logits, embeddings, pixels, labels, presence)
+    parts = loss.mask_losses(matches, embeddings, pixels, labels)
+    for name, part in zip(("mask", "dice"), parts, strict=True):
+        want = (part * factors[matches.klass]).sum() / count_masks(presence, Q)
+        assert got[name].item() == pytest.approx(want.item(), rel=1e-6)
+        assert got[name].item() != pytest.approx((part.sum() / count_masks(presence, Q)).item(), rel=1e-2)
+
+
 # -- what is not known -------------------------------------------------------------------------------------------------
 
 

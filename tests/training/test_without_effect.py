@@ -35,6 +35,7 @@ def test_recipes_as_they_are_say_nothing() -> None:
     [
         ("ocr-tiny", {"masks__mask": 2.0}, "masks.mask (the model predicts no masks)"),
         ("ocr-tiny", {"masks__class_weights": "inverse-sqrt"}, "masks.class_weights (the model predicts no masks)"),
+        ("mask2former-tiny", {"masks__weigh_masks": True}, "masks.weigh_masks (masks.class_weights are not set)"),
         ("ocr-tiny", {"objective__prototypes": 0.5}, "objective.prototypes (the model has no class prototypes)"),
         (
             "ssltm-tiny",

@@ -70,6 +70,7 @@ class MaskSetLoss:
         cost_dice: weight of the Dice loss in the matching.
         no_object: weight of "no object" in the class loss.
         class_weights: factor of each of the K classes in the class loss, or None.
+        weigh_masks: the same factors multiply the losses of the masks matched with the classes.
         points: at which masks are compared.
         oversample: candidates for the uncertain points, as a multiple of `points`.
         importance: share of the points that are the most uncertain of the candidates; the others are random.
@@ -85,6 +86,7 @@ class MaskSetLoss:
     cost_dice: float = 5.0
     no_object: float = 0.1
     class_weights: Sequence[float] | None = None
+    weigh_masks: bool = False
     points: int = 12_544
     oversample: float = 3.0
     importance: float = 0.75
@@ -128,6 +130,9 @@ class MaskSetLoss:
             presence = class_presence(labels)
             matches = self.match(class_logits, mask_embeddings, pixels, labels, presence, draw)
             mask, dice = self.mask_losses(matches, mask_embeddings, pixels, labels, draw)
+            if self.weigh_masks:
+                factors = self.target_weights(class_logits.shape[-1] - 1, mask.device)[matches.klass]
+                mask, dice = mask * factors, dice * factors
             share = self.known_share(mask_embeddings, pixels, labels, draw) if self.spare_ignored else None
             classes, weights = self.class_losses(class_logits, matches, presence.any(1), share, supported)
             masks = count_masks(presence, class_logits.shape[2])

@@ -56,6 +56,7 @@ def _needs(now: Mapping[str, Any], model: Segmenter) -> Iterator[tuple[bool, str
         "objective.distill_from is not set",
         ("objective.distillation", "objective.*_distillation"),
     )
+    yield now["masks.class_weights"] is None, "masks.class_weights are not set", ("masks.weigh_masks",)
     yield not objective["edges"], "objective.edges is 0", ("objective.edge_*", "objective.inverse_form")
     yield not objective["ohem"], "objective.ohem is off", ("objective.ohem_*",)
     yield (
