@@ -73,7 +73,11 @@ def voted_logits(members: Sequence[Tensor], size: tuple[int, int] | None = None,
 
 
 class Members(nn.Module, ABC):
-    """Several predictors, one step each, joined: what `Ensemble`, `Vote` and `Specialists` have in common."""
+    """Several predictors, one step each, joined: what `Ensemble`, `Vote` and `Specialists` have in common.
+
+    Like a model's own, `step` takes frames as they are; what runs it brings them to the short side of the members'
+    training. Members that were trained at several come from `everyframe.inference.views.with_views`, one by one.
+    """
 
     def __init__(self, members: Sequence[Predictor], score_norm: ScoreNorm, full_resolution: bool) -> None:
         super().__init__()

@@ -13,6 +13,7 @@ from everyframe.frames import Frame
 from everyframe.inference.predictor import Predictor
 from everyframe.inference.scores import ScoreNorm, check_norm
 from everyframe.inference.stream import Stream, check_answers_at_once, pick_device
+from everyframe.inference.views import with_views
 from everyframe.io.score_maps import ScoreFolder
 from everyframe.labels import LabelSpace
 
@@ -46,7 +47,7 @@ class LiveMember:
 
     Args:
         name: for tables.
-        predictor: a model or wrapper.
+        predictor: a model or wrapper; frames are brought to the short side of its training, see `with_views`.
         device: see `Stream`.
         dtype: see `Stream`.
     """
@@ -57,8 +58,8 @@ class LiveMember:
         check_answers_at_once(predictor)
         self.name = name
         self.label_space = predictor.label_space
-        self.predictor = predictor
-        self._stream = Stream(predictor, device, dtype)
+        self.predictor = with_views(predictor)
+        self._stream = Stream(self.predictor, device, dtype)
         self.device = self._stream.device
 
     def start(self, video: str) -> None:

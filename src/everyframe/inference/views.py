@@ -17,6 +17,7 @@ from everyframe.inference.scores import ScoreNorm, own_norm
 from everyframe.inference.smoothing import FlowSmoothing
 from everyframe.inference.specialist_choice import SpecialistChoice
 from everyframe.inference.specialists import Specialists
+from everyframe.inference.trained_side import OwnSide, TrainedSide, trained_side
 from everyframe.inference.tta import Flip, Scales
 from everyframe.inference.window import Window
 
@@ -70,7 +71,8 @@ def with_views(
         stride: distance of two windows.
         short: pixels of the short side at which frames are looked at, the sides rounded up to a multiple of
             `SIDES_OF`; label maps keep the frame's own size. None: that of the model's training
-            (`Segmenter.short_side`), rounded as there, to whole pixels; 0: frames as they are. See `Scales`.
+            (`Segmenter.short_side`), rounded as there, to whole pixels, also of a model that came wrapped; 0: frames as
+            they are. See `Scales`.
         scales: average over resized frames, each cut into windows, see `Scales`.
         flip: average with the mirrored frame, see `Flip`.
         score_norm: what scales and flip average; None: probabilities of logits, and the sums of heads that predict
@@ -85,7 +87,8 @@ def with_views(
         smooth_flow: optical flow along which is smoothed.
 
     Raises:
-        InputError: the model cannot be loaded, or the options do not fit it or each other.
+        InputError: the model cannot be loaded, the options do not fit it or each other, or it is an ensemble whose
+            members were trained at several short sides and `short` says nothing.
     """
     if stride is not None and window is None:
         raise InputError(f"stride: expected a window as well, came stride {stride} alone; add --window")
@@ -112,19 +115,25 @@ def with_views(
         predictor: Predictor = Specialists(parts, choice.alphas, cast(ScoreNorm, choice.score_norm))
     else:
         predictor = loaded(model)
-        side = getattr(predictor, "short_side", None) if short is None else short or None
         if offline:
             predictor = _offline(predictor)
         if window is not None:
             predictor = Window(predictor, window, stride)
-        if scales or side is not None:
-            multiple = SIDES_OF if short else 1
-            predictor = Scales(predictor, scales or (1.0,), multiple, score_norm, short=side)
+        predictor = _sized(predictor, short, scales, score_norm)
         if flip:
             predictor = Flip(predictor, score_norm)
     if prior is not None:
         predictor = LogitAdjustment(predictor, read_class_pixels(prior), logit_adjustment, own_norm(predictor))
     return FlowSmoothing(predictor, smooth, smooth_flow, score_norm=own_norm(predictor)) if smooth else predictor
+
+
+def _sized(predictor: Predictor, short: int | None, scales: Sequence[float], score_norm: ScoreNorm | None) -> Predictor:
+    """Let a predictor see frames at the short side asked for, else at that of its training, and at these scales."""
+    if short is None and (side := trained_side(predictor)) is not None:
+        return TrainedSide(predictor, scales or (1.0,), score_norm=score_norm, short=side)
+    if scales or short:
+        predictor = Scales(predictor, scales or (1.0,), SIDES_OF if short else 1, score_norm, short=short or None)
+    return OwnSide(predictor) if short == 0 else predictor  # else what takes the result next would ask for it again
 
 
 def check_specialists(model: str | Path | Predictor, file: str | Path | None) -> None:
@@ -242,10 +251,9 @@ def view_notes(model: str | Path | Predictor, predictor: Predictor) -> list[str]
         notes.append(f"{model} is the folder of a run: its model, {model_path(model)}, was taken")
     parts = list(predictor.modules()) if hasattr(predictor, "modules") else []
     notes += dict.fromkeys(part.describe() for part in parts if isinstance(part, Offline))
-    trained = {getattr(part, "short_side", None) for part in parts}
     notes += dict.fromkeys(
         f"frames are looked at with a short side of {part.short} pixels, that of training; --short 0: as they are"
         for part in parts
-        if isinstance(part, Scales) and part.short is not None and part.short in trained
+        if isinstance(part, TrainedSide)
     )
     return notes
