@@ -12,6 +12,7 @@ from inference.predictors import Remember, video
 from PIL import Image
 
 from everyframe.errors import InputError
+from everyframe.inference.member_text import member_views
 from everyframe.inference.predictor import scores_of
 from everyframe.inference.prior import LogitAdjustment
 from everyframe.inference.smoothing import FlowSmoothing
@@ -85,6 +86,16 @@ def test_members_of_a_choice_look_at_frames_as_they_did_when_it_was_made(run: Pa
     assert isinstance(special, Flip)
     assert isinstance(special.predictor, Scales)
     assert special.predictor.short == 64
+
+
+def test_a_window_of_a_members_own_has_the_stride_of_its_own() -> None:
+    common = {"window": 480, "stride": 320, "flip": False}
+    assert member_views(common, {"window": 256})["stride"] is None  # type: ignore[arg-type]
+    assert member_views(common, {"window": 256, "stride": 128})["stride"] == 128  # type: ignore[arg-type]
+    assert member_views(common, {"short": 256})["stride"] == 320  # type: ignore[arg-type]
+    small = with_views(Remember(), **member_views(common, {"window": 256}))  # type: ignore[arg-type]
+    assert isinstance(small, Window)
+    assert small.stride == (170, 170)
 
 
 def test_specialists_of_another_model_are_refused(run: Path, tmp_path: Path) -> None:

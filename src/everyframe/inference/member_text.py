@@ -53,6 +53,8 @@ def member_views(common: Views, own: Views) -> Views:
         own: what `read_member` found.
     """
     views: Views = {**common, **own}
+    if own.get("window") is not None and "stride" not in own:
+        views["stride"] = None  # that of all is the stride of another window
     if not (views.get("flip") or views.get("scales")):
         views["score_norm"] = None  # a single view is no average
     return views
