@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,11 @@ from everyframe.data.predictions import foreign_classes, label_file, label_files
 from everyframe.data.reading import iter_frames, read_labels
 from everyframe.errors import InputError, writing
 from everyframe.frames import Frame
-from everyframe.inference.ensemble import check_same_classes, voted_logits, weighted_logits
+from everyframe.inference.ensemble import check_kinds, check_same_classes, voted_logits, weighted_logits
 from everyframe.inference.labelmap import label_map
 from everyframe.inference.members import LiveMember, Member
 from everyframe.inference.outputs import save_classes
-from everyframe.inference.scores import ScoreNorm, normalized
+from everyframe.inference.scores import ScoreNorm, normalized, view_norm
 from everyframe.inference.specialist_choice import ALPHAS, SpecialistChoice
 from everyframe.inference.specialists import Fusion, shared_classes
 from everyframe.inference.stream import to_numpy
@@ -194,8 +195,9 @@ def store(
         member: whose scores.
         videos: of what; score maps that are there are replaced.
         out: folder.
-        layout: norm, dtype and stride; None: shares in uint8 at the finest stride at which a 480p frame takes 6 MB or
-            less. A larger one is warned of.
+        layout: norm, dtype and stride; None: `view_norm` of the model (shares of logits, sums of masks as they come) in
+            uint8 at the finest stride at which a 480p frame takes 6 MB or less. A larger one is warned of. The kind is
+            the member's, whatever it says.
         progress: called after each frame.
 
     Returns:
@@ -204,7 +206,10 @@ def store(
     Raises:
         InputError: a frame cannot be read, or the folder not be written.
     """
-    layout = layout or ScoreFormat(stride=finest_stride(len(member.label_space)))
+    if layout is None:
+        kept = view_norm(member.predictor)
+        layout = ScoreFormat(kept, stride=finest_stride(len(member.label_space), kept))
+    layout = replace(layout, kind=member.predicts)
     if warning := layout.too_large(len(member.label_space)):
         log.warning("%s", warning)
     folder = ScoreFolder.create(out, member.label_space, layout)
@@ -251,8 +256,9 @@ def choose_specialists(
         progress: see `joined`; goes through the videos twice.
 
     Raises:
-        InputError: members without such classes, or videos without labels.
+        InputError: members without such classes or of two kinds that `norm` does not fit, or videos without labels.
     """
+    check_kinds([member.predicts for member in members], norm)
     general, specialists = members[0].label_space, [member.label_space for member in members[1:]]
     if classes is None and below is not None:  # the measurement says in which of the classes they are asked
         classes = [name for name in general.names if any(name in special.names for special in specialists)]

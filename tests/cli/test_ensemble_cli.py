@@ -187,7 +187,7 @@ def test_bad_windows_and_norms(root: Path, tmp_path: Path, capsys: pytest.Captur
     assert run(tmp_path, "run", f"{one}@big", two, "--data", data) == 1
     assert "expected settings short, window" in capsys.readouterr().err
     assert run(tmp_path / "maps", "store", one, data) == 0
-    assert run(tmp_path, "run", str(tmp_path / "maps"), two, "--data", data, "--score-norm", "l1") == 1
+    assert run(tmp_path, "run", str(tmp_path / "maps"), two, "--data", data, "--score-norm", "none") == 1
     assert "say --score-norm softmax" in capsys.readouterr().err
 
 

@@ -77,6 +77,14 @@ def test_scores_as_they_come_survive_in_bytes(tmp_path: Path) -> None:
     assert torch.equal(folder.read("v", "1")[0][0], flat)
 
 
+def test_sums_of_masks_keep_their_ratio_however_large_they_are(tmp_path: Path) -> None:
+    scores = torch.tensor([40.0, 10.0, 0.0]).view(3, 1, 1)
+    for kind, expected in (("masks", [40, 10, 0]), ("logits", [40, 24, 24])):
+        folder = ScoreFolder.create(tmp_path / kind, SPACE, ScoreFormat("none", kind=kind))  # type: ignore[arg-type]
+        folder.write("v", "0", scores, (4, 4))
+        assert folder.read("v", "0")[0].flatten().tolist() == pytest.approx(expected, abs=0.1)
+
+
 def test_finer_scores_are_averaged_down_and_coarser_ones_stay(tmp_path: Path) -> None:
     folder = ScoreFolder.create(tmp_path, SPACE, ScoreFormat(norm="none", dtype="float16", stride=4))
     folder.write("v", "fine", torch.full((3, 9, 10), 2.0), (9, 10))

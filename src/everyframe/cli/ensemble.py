@@ -114,8 +114,10 @@ def parser() -> argparse.ArgumentParser:
             help="one half of the split's videos, by name: choose on one, score on the other (all)",
         )
         action.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the results")
+        norm = "softmax" if action is not store else None
+        unsaid = norm or "softmax; of heads that predict masks none, which can be joined by any"
         action.add_argument(
-            "--score-norm", choices=SCORE_NORMS, default="softmax", help="what is averaged (default: %(default)s)"
+            "--score-norm", choices=SCORE_NORMS, default=norm, help=f"what is averaged (default: {unsaid})"
         )
         action.add_argument("--flip", action="store_true", help="models look at the mirrored frame too")
         action.add_argument("--scales", type=float, nargs="+", default=(), metavar="FACTOR", help="and at these sizes")
@@ -138,14 +140,15 @@ def main(arguments: list[str]) -> int:
 def _store(options: argparse.Namespace) -> int:
     from everyframe.ensemble import store
     from everyframe.inference.members import LiveMember
+    from everyframe.inference.scores import view_norm
     from everyframe.io.score_maps import ScoreFormat, finest_stride
 
     videos, _, _ = videos_of(options)
     (member,) = members_of(options)
     if not isinstance(member, LiveMember):
         raise InputError(f"{options.members[0]}: expected a model, came score maps that are stored already")
-    norm, dtype, stride = options.score_norm, options.dtype_stored, options.stride_stored
-    norm = "none" if dtype == "float16" else norm
+    dtype, stride = options.dtype_stored, options.stride_stored
+    norm = "none" if dtype == "float16" else options.score_norm or view_norm(member.predictor)
     stride = finest_stride(len(member.label_space), norm, dtype) if stride is None else stride
     layout = ScoreFormat(norm, dtype, stride)
     with progress(options.quiet) as options.told.show:
@@ -268,13 +271,9 @@ def _measured(
     `special` members differ in classes; `notes` are what a reader of a join's figures must know.
     """
     from everyframe.ensemble import measure
-    from everyframe.inference.ensemble import check_kinds
-    from everyframe.inference.members import LiveMember
 
     videos, space, called = videos_of(options)
     members = special or members_of(options)
-    if special is None:
-        check_kinds([member.predictor for member in members if isinstance(member, LiveMember)], options.score_norm)
     with progress(options.quiet) as options.told.show:
         results = measure(members, videos, space, joins, save, options.told, special is None, bootstrap)
     for name, note in (notes or {}).items():

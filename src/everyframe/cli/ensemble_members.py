@@ -18,7 +18,12 @@ if TYPE_CHECKING:
 
 
 def members_of(options: argparse.Namespace) -> list[Member]:
-    """Open what the arguments name."""
+    """Open what the arguments name.
+
+    Raises:
+        InputError: a member that cannot be opened, or members of two kinds that the norm does not fit.
+    """
+    from everyframe.inference.ensemble import check_kinds
     from everyframe.inference.member_text import member_views, read_member
     from everyframe.inference.members import LiveMember, StoredMember
     from everyframe.inference.views import with_views
@@ -35,9 +40,10 @@ def members_of(options: argparse.Namespace) -> list[Member]:
                     f"{text}: expected score maps alone, came settings behind the @; how the model looked at frames "
                     f"was chosen when they were stored: everyframe ensemble store MODEL@{text.rpartition('@')[2]} ..."
                 )
-            members.append(StoredMember(where, options.score_norm, device))
+            members.append(StoredMember(where, options.score_norm or "softmax", device))
             continue
         members.append(LiveMember(name, with_views(where, **member_views(common, own)), device, options.dtype))
+    check_kinds([member.predicts for member in members], options.score_norm or "softmax")
     return members
 
 

@@ -85,7 +85,7 @@ class Members(nn.Module, ABC):
         if not members:
             raise InputError("ensemble: expected one or more models, came none")
         self._check_classes(members)
-        check_kinds(members, score_norm)
+        check_kinds([scores_of(member) for member in members], score_norm)
         if len({timing(member) for member in members}) > 1:
             raise InputError(
                 f"ensemble: expected members that look equally far ahead, came {[timing(m) for m in members]}; run all "
@@ -194,19 +194,23 @@ def check_same_classes(names: Sequence[str], others: Sequence[str]) -> None:
     raise InputError(f"ensemble: expected models of the same classes in the same order, came {came}")
 
 
-def check_kinds(members: Sequence[Predictor], norm: ScoreNorm) -> None:
+def check_kinds(kinds: Sequence[Scored | None], norm: ScoreNorm) -> None:
     """Refuse to average the scores of two kinds of heads by a norm that fits one of them alone.
 
     The softmax of sums of masks, which lie in 0..1, is nearly flat: beside probabilities they would have no say.
 
+    Args:
+        kinds: of each member; None: nobody knows, which fits any.
+        norm: by which they are averaged.
+
     Raises:
         InputError: says which norm takes both.
     """
-    kinds = [scores_of(member) for member in members]
-    if norm != "l1" and len(set(kinds)) > 1:
+    known = [kind for kind in kinds if kind is not None]
+    if norm != "l1" and len(set(known)) > 1:
         raise InputError(
             f"ensemble: expected members whose scores are of one kind under score_norm {norm}, came "
-            f"{', '.join(kinds)}; l1 (--score-norm l1) takes sums of masks by their shares and logits by their softmax"
+            f"{', '.join(known)}; l1 (--score-norm l1) takes sums of masks by their shares and logits by their softmax"
         )
 
 

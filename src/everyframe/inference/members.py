@@ -10,7 +10,7 @@ from torch import Tensor
 
 from everyframe.errors import InputError
 from everyframe.frames import Frame
-from everyframe.inference.predictor import Predictor
+from everyframe.inference.predictor import Predictor, Scored, scores_of
 from everyframe.inference.scores import ScoreNorm, check_norm
 from everyframe.inference.stream import Stream, check_answers_at_once, pick_device
 from everyframe.inference.views import with_views
@@ -24,12 +24,14 @@ class Member(Protocol):
     Attributes:
         name: for tables.
         label_space: its classes.
+        predicts: what its scores are, or were before they were stored; None where nobody wrote it.
         needs_frames: whether the frames must be decoded for it.
         device: where its logits come to lie.
     """
 
     name: str
     label_space: LabelSpace
+    predicts: Scored | None
     needs_frames: bool
     device: torch.device
 
@@ -59,6 +61,7 @@ class LiveMember:
         self.name = name
         self.label_space = predictor.label_space
         self.predictor = with_views(predictor)
+        self.predicts: Scored | None = scores_of(predictor)
         self._stream = Stream(self.predictor, device, dtype)
         self.device = self._stream.device
 
@@ -78,7 +81,8 @@ class StoredMember:
 
     Args:
         root: the folder.
-        score_norm: what the ensemble averages; must be the one that the maps were stored with.
+        score_norm: what the ensemble averages; must be the one that the maps were stored with, unless they hold scores
+            as they come, or shares of logits, which are the same under "softmax" and "l1".
         device: where the maps go once they are read; see `Stream`.
 
     Raises:
@@ -93,8 +97,10 @@ class StoredMember:
         self.folder = ScoreFolder(root)
         self.name = self.folder.root.resolve().name
         self.label_space = self.folder.label_space
+        self.predicts: Scored | None = self.folder.format.kind
         stored = self.folder.format.norm
-        if stored not in ("none", score_norm):  # scores as they come can still be normalised either way
+        either = stored == "none" or (self.predicts == "logits" and score_norm != "none")
+        if stored != score_norm and not either:
             raise InputError(
                 f"{root}: expected score maps of norm {score_norm} or none, came {stored}; say --score-norm {stored}"
             )

@@ -1,6 +1,6 @@
 """Score maps on disk: what a model thinks of every class in every cell of a frame, small enough to keep a test set.
 
-A folder holds `score_maps.json` (format, norm, dtype, stride), `labels.json` (the classes) and of each frame
+A folder holds `score_maps.json` (format, norm, dtype, stride, kind), `labels.json` (the classes) and of each frame
 <video>/<frame>.safetensors, whose metadata name the frame's height and width. What is in it, by dtype and norm, with
 its size for 124 classes at 480x853:
 
@@ -8,8 +8,9 @@ its size for 124 classes at 480x853:
   uint8 [K, h, w] = round(255 * share / peak). A share is peak * max(ratio, 1/4) / 255: exact to 0.2 % of its cell's
   peak; a ratio of 0 stands for "little", not for "never", so that its logarithm stays moderate.
 - "uint8", norm "none" (3.3 MB at stride 4): peak and low float16 [h, w], the highest and the lowest score of each cell,
-  low at most `SPAN` below peak, and ratio uint8 [K, h, w] = round(255 * (score - low) / (peak - low)). A score is low +
-  (peak - low) * ratio / 255: exact to 0.03; one further down reads as low, e^-16 of the best.
+  low at most `SPAN` below peak (of sums of masks the lowest as it is: 0 has to stay 0), and ratio uint8 [K, h, w] =
+  round(255 * (score - low) / (peak - low)). A score is low + (peak - low) * ratio / 255: exact to 0.03; one further
+  down reads as low, e^-16 of the best.
 - "float16", norm "none" (4.1 MB at stride 5): scores float16 [K, h, w] as the model gave them.
 
 Why not whole frames: 124 x 480 x 853 in float16 is 102 MB a frame, 2.9 TB for the VSPW test set. A frame of 480x853 is
@@ -36,6 +37,7 @@ from everyframe.labels import LabelSpace
 FORMAT = "everyframe score maps 1"
 DESCRIPTION = "score_maps.json"
 ScoreDtype = Literal["uint8", "float16"]
+ScoreKind = Literal["logits", "masks"]
 FLOOR = 0.25
 """What a ratio of 0 is read as, in steps of 1/255, where ratios are of shares."""
 SPAN = 16.0
@@ -53,11 +55,14 @@ class ScoreFormat:
         norm: what was done to the model's scores: "softmax" or "l1" for shares, "none" for scores as they come.
         dtype: "uint8", or "float16" for scores as they come.
         stride: pixels per cell, at least; coarser scores stay as they are.
+        kind: what the model's scores were: "logits", or "masks" for sums of mask probabilities; None: nobody wrote it,
+            as in folders of older releases.
     """
 
     norm: str = "softmax"
     dtype: ScoreDtype = "uint8"
     stride: int = 4
+    kind: ScoreKind | None = None
 
     def __post_init__(self) -> None:
         if self.norm not in ("softmax", "l1", "none") or self.dtype not in get_args(ScoreDtype):
@@ -65,6 +70,8 @@ class ScoreFormat:
                 f"score maps: expected norm softmax, l1 or none and dtype uint8 or float16, came norm {self.norm} and "
                 f"dtype {self.dtype}"
             )
+        if self.kind not in (None, *get_args(ScoreKind)):
+            raise InputError(f"score maps: expected the kind logits or masks, came {self.kind}")
         if self.dtype == "float16" and self.norm != "none":
             raise InputError(f"score maps: expected norm none with float16, came norm {self.norm}; store uint8")
         if self.stride < 1:
@@ -186,7 +193,10 @@ class ScoreFolder:
             return {"scores": scores.clamp(-limit, limit).half()}
         if self.format.norm == "none":
             peak = scores.amax(0).clamp(-limit, limit).half()
-            low = torch.maximum(scores.amin(0).clamp_min(-limit), peak.float() - SPAN).half()
+            low = scores.amin(0).clamp_min(-limit)
+            if self.format.kind != "masks" or bool((low < 0).any()):
+                low = torch.maximum(low, peak.float() - SPAN)
+            low = low.half()
             step = (peak.float() - low.float()).clamp_min_(torch.finfo(torch.float32).tiny) / 255
             return {"peak": peak, "low": low, "ratio": _bytes((scores - low.float()) / step)}
         peak = scores.amax(0).clamp_min(torch.finfo(torch.float16).smallest_normal)
