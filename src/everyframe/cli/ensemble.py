@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
-from everyframe.cli.ensemble_members import absolute, join_of, members_of, seen, short_names, videos_of
+from everyframe.cli.ensemble_chosen import Chosen
+from everyframe.cli.ensemble_members import (
+    Footage,
+    absolute,
+    join_of,
+    looking_as,
+    members_of,
+    short_names,
+    tau_of,
+    videos_of,
+)
 from everyframe.cli.parser import Parser
 from everyframe.cli.predict import progress
 from everyframe.cli.stopped import Told, tell_stopped
@@ -23,7 +34,7 @@ from everyframe.inference.specialist_choice import ALPHAS
 if TYPE_CHECKING:
     from everyframe.ensemble import Join
     from everyframe.inference.members import Member
-    from everyframe.inference.scores import ScoreNorm
+    from everyframe.metrics.results import Results
 
 EPILOG = """\
 A MEMBER is a saved model's folder or hub id, which runs on the frames, or a folder that `store` wrote, which is read.
@@ -104,6 +115,10 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--specialists-from", type=Path, metavar="FILE", help="the weights of this specialists.json")
     run.set_defaults(run=_run)
 
+    unsaid = {
+        store: "; of heads that predict masks none, which can be joined by any",
+        run: ", or under which the --tau-from or --specialists-from was chosen",
+    }
     for action in (store, sweep, special, run):
         if action is not store:
             action.add_argument("--data", required=True, help="LAYOUT:ROOT")
@@ -114,10 +129,11 @@ def parser() -> argparse.ArgumentParser:
             help="one half of the split's videos, by name: choose on one, score on the other (all)",
         )
         action.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the results")
-        norm = "softmax" if action is not store else None
-        unsaid = norm or "softmax; of heads that predict masks none, which can be joined by any"
         action.add_argument(
-            "--score-norm", choices=SCORE_NORMS, default=norm, help=f"what is averaged (default: {unsaid})"
+            "--score-norm",
+            choices=SCORE_NORMS,
+            default=None if action in unsaid else "softmax",
+            help=f"what is averaged (default: softmax{unsaid.get(action, '')})",
         )
         action.add_argument("--flip", action="store_true", help="models look at the mirrored frame too")
         action.add_argument("--scales", type=float, nargs="+", default=(), metavar="FACTOR", help="and at these sizes")
@@ -130,6 +146,7 @@ def main(arguments: list[str]) -> int:
     """Run one action; returns 0, or 130 and 143 when Ctrl-C and SIGTERM stopped it."""
     options = parser().parse_args(arguments)
     options.told = Told("after {frames} frames, at {done} of {total} of video {video}")
+    options.words = arguments
     run: Callable[[argparse.Namespace], int] = options.run
     try:
         return run(options)
@@ -143,7 +160,7 @@ def _store(options: argparse.Namespace) -> int:
     from everyframe.inference.scores import view_norm
     from everyframe.io.score_maps import ScoreFormat, finest_stride
 
-    videos, _, _ = videos_of(options)
+    videos = videos_of(options).videos
     (member,) = members_of(options)
     if not isinstance(member, LiveMember):
         raise InputError(f"{options.members[0]}: expected a model, came score maps that are stored already")
@@ -164,14 +181,16 @@ def _sweep(options: argparse.Namespace) -> int:
     from everyframe.report.sweep import sweep_svg
 
     names = short_names(options.members)
-    results, data = _measured(options, sweep_joins(options.score_norm), bootstrap=0)
-    sweep = Sweep.of((names[0], names[1]), data, options.score_norm, results)
+    footage = videos_of(options)
+    results = _measured(options, footage, sweep_joins(options.score_norm), bootstrap=0)
+    one, two = looking_as(options)
+    sweep = Sweep.of((one, two), footage.called, options.score_norm, results)
     print(sweep.table())
     with writing(options.out):
         options.out.mkdir(parents=True, exist_ok=True)
         sweep.save(options.out / "sweep.json")
         ends = f"tau 0: {names[1]}", f"tau 1: {names[0]}"
-        plot = sweep_svg(sweep.taus, sweep.miou, sweep.best, f"mIoU (%) over tau, {Path(data).name}", ends)
+        plot = sweep_svg(sweep.taus, sweep.miou, sweep.best, f"mIoU (%) over tau, {Path(footage.called).name}", ends)
         write_whole(options.out / "sweep.svg", plot)
     print(f"best tau {sweep.best:g}; written: {options.out}/sweep.json and sweep.svg")
     where = "on another split" if options.half is None else "on the other half"
@@ -206,9 +225,13 @@ def _run(options: argparse.Namespace) -> int:
     names = short_names(options.members)
     if options.specialists_from is not None:
         return _run_specialists(options, names)
-    name, join, note = join_of(options)
+    tau, chosen = tau_of(options)
+    options.score_norm = chosen.norm(options.score_norm) if chosen else options.score_norm or "softmax"
+    name, join = join_of(options, tau)
+    footage = videos_of(options)
+    notes = _notes(options, chosen, looking_as(options), footage) if chosen else []
     joins = {name: join, **{member: single(i) for i, member in enumerate(names)}}
-    results, _ = _measured(options, joins, (name, options.out), notes={name: note})
+    results = _measured(options, footage, joins, (name, options.out), notes=notes)
     return _report(options, name, results)
 
 
@@ -218,27 +241,34 @@ def _run_specialists(options: argparse.Namespace, names: Sequence[str]) -> int:
     from everyframe.inference.specialist_choice import SpecialistChoice
     from everyframe.inference.specialists import Fusion
 
-    choice = SpecialistChoice.load(options.specialists_from)
+    file = options.specialists_from
+    choice = SpecialistChoice.load(file)
     if options.method or options.tau is not None or options.tau_from is not None:
         raise InputError("ensemble run: expected --specialists-from alone, came --method or a tau with it")
     if len(names) != len(choice.members):
         raise InputError(
-            f"ensemble run: expected the {len(choice.members)} members of {options.specialists_from} "
-            f"({', '.join(choice.members)}), came {len(names)}"
+            f"ensemble run: expected the {len(choice.members)} members of {file} ({', '.join(choice.members)}), came "
+            f"{len(names)}"
         )
+    chosen = Chosen(f"the say of {file}", file, choice.members, choice.score_norm, choice.data, choice.videos)
+    options.score_norm = chosen.norm(options.score_norm)
+    footage = videos_of(options)
+    notes = _notes(options, chosen, [absolute(text) for text in options.members], footage)
     members = members_of(options)
     spaces = [member.label_space for member in members]
     fused = f"with {len(names) - 1} specialist{'s' * (len(names) > 2)}"
-    joins = {
-        fused: Fusion(spaces[0], spaces[1:], choice.alphas, cast("ScoreNorm", choice.score_norm)),
-        names[0]: single(0),
-    }
-    note = seen(options, f"the say of {options.specialists_from}", choice.data, choice.videos)
-    results, _ = _measured(options, joins, (fused, options.out), members, notes={fused: note})
+    joins = {fused: Fusion(spaces[0], spaces[1:], choice.alphas, options.score_norm), names[0]: single(0)}
+    results = _measured(options, footage, joins, (fused, options.out), members, notes=notes)
     return _report(options, fused, results)
 
 
-def _report(options: argparse.Namespace, name: str, results: Mapping[str, Any]) -> int:
+def _notes(options: argparse.Namespace, chosen: Chosen, members: Sequence[str], footage: Footage) -> list[str]:
+    """What a reader of the figures must know of a choice: of other members, or on these videos."""
+    notes = chosen.other_members(members, options.members), chosen.seen(options.data, footage.videos)
+    return [note for note in notes if note]
+
+
+def _report(options: argparse.Namespace, name: str, results: Mapping[str, Results]) -> int:
     """Write the results of a join, and print them beside its members'."""
     file = "results.json" if options.half is None else f"results-{options.half}.json"  # both halves share a folder
     with writing(options.out):
@@ -253,31 +283,59 @@ def _report(options: argparse.Namespace, name: str, results: Mapping[str, Any]) 
         interval = f"   {miou.low:.2%} .. {miou.high:.2%}" if miou and None not in (miou.low, miou.high) else ""
         print(f"{row:{width}}" + "".join("         -" if v != v else f"{v:10.2%}" for v in values) + interval)
     print(f"written: {options.out}, label maps by {name} and {file}")
-    scored = f"--data {options.data} --split {options.split}"
-    print(f"next, TC and the report: everyframe evaluate --pred {options.out} {scored} --out report")
+    _print_next(options)
     return 0
+
+
+def _print_next(options: argparse.Namespace) -> None:
+    """Print what scores the label maps; of one half of the videos first what labels the other into the same folder."""
+    words = ["--pred", str(options.out), "--data", options.data, "--split", options.split, "--out", "report"]
+    report = f"TC and the report: everyframe evaluate {shlex.join(words)}"
+    if options.half is None or all((options.out / f"results-{half}.json").exists() for half in HALVES):
+        print(f"next, {report}")
+        return
+    (other,) = set(HALVES) - {options.half}
+    values = {"--half": other}
+    for option, file in (("--tau-from", options.tau_from), ("--specialists-from", options.specialists_from)):
+        if file is not None:  # chosen on the other half, so of no use there
+            values[option] = f"CHOSEN_ON_THE_{options.half.upper()}_HALF/{file.name}"
+    more = shlex.join(_with_values(options.words, values))
+    print(f"next, the other half into the same folder: everyframe ensemble {more}")
+    print(f"then {report}")
+
+
+def _with_values(words: Sequence[str], values: Mapping[str, str]) -> list[str]:
+    """Return the words of a command with other values of some options, written `--option value` or `--option=value`."""
+    found: list[str] = []
+    pending = None  # the value that the next word is replaced by
+    for word in words:
+        name, equals, _ = word.partition("=")
+        value = next((new for option, new in values.items() if len(name) > 2 and option.startswith(name)), None)
+        found.append(pending or (f"{name}={value}" if equals and value else word))
+        pending = None if pending or equals else value
+    return found
 
 
 def _measured(
     options: argparse.Namespace,
+    footage: Footage,
     joins: Mapping[str, Join],
     save: tuple[str, Path] | None = None,
     special: list[Member] | None = None,
     bootstrap: int = 1000,
-    notes: Mapping[str, str] | None = None,
-) -> tuple[dict[str, Any], str]:
-    """Run all joins in one pass; returns results and what the data are called.
+    notes: Sequence[str] = (),
+) -> dict[str, Results]:
+    """Run all joins in one pass.
 
-    `special` members differ in classes; `notes` are what a reader of a join's figures must know.
+    `special` members differ in classes; `notes` are what a reader of the figures of the join that is saved must know.
     """
     from everyframe.ensemble import measure
 
-    videos, space, called = videos_of(options)
     members = special or members_of(options)
     with progress(options.quiet) as options.told.show:
-        results = measure(members, videos, space, joins, save, options.told, special is None, bootstrap)
-    for name, note in (notes or {}).items():
-        results[name].notes += [note] if note else []
+        results = measure(members, footage.videos, footage.space, joins, save, options.told, special is None, bootstrap)
+    if save is not None:
+        results[save[0]].notes += notes
     for note in dict.fromkeys(note for result in results.values() for note in result.notes):
         print(f"note: {note}", file=sys.stderr)
-    return results, called
+    return results

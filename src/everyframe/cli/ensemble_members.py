@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+from everyframe.cli.ensemble_chosen import Chosen
 from everyframe.errors import InputError
 
 if TYPE_CHECKING:
@@ -65,8 +66,34 @@ def absolute(member: str) -> str:
     return str(Path(where).resolve()) + member[len(where) :] if Path(where).exists() else member
 
 
-def videos_of(options: argparse.Namespace) -> tuple[list[VideoRef], LabelSpace, str]:
-    """The videos that the options name, their classes, and what they are called from whatever folder."""
+def looking_as(options: argparse.Namespace) -> tuple[str, ...]:
+    """The members as `absolute` has them, with --flip and --scales written behind those that these hold for."""
+    from everyframe.inference.member_text import read_member, spelled_out
+    from everyframe.io.score_maps import is_score_folder
+
+    common: Views = {"flip": options.flip, "scales": options.scales}
+    return tuple(
+        absolute(text if is_score_folder(read_member(text)[0]) else spelled_out(text, common))
+        for text in options.members
+    )
+
+
+class Footage(NamedTuple):
+    """What the members are run on.
+
+    Attributes:
+        videos: all of a split, or half of them.
+        space: their classes.
+        called: their name from whatever folder.
+    """
+
+    videos: list[VideoRef]
+    space: LabelSpace
+    called: str
+
+
+def videos_of(options: argparse.Namespace) -> Footage:
+    """The videos that the options name."""
     from everyframe.data.held_out import half_of
     from everyframe.data.layouts import load_split, parse_spec
 
@@ -74,32 +101,36 @@ def videos_of(options: argparse.Namespace) -> tuple[list[VideoRef], LabelSpace, 
     layout, root = parse_spec(options.data)
     called = f"{layout}:{root.resolve()}, {options.split}"
     if options.half is None:
-        return list(videos), space, called
-    return half_of(videos, options.half), space, f"{called} ({options.half} half)"
+        return Footage(list(videos), space, called)
+    return Footage(half_of(videos, options.half), space, f"{called} ({options.half} half)")
 
 
-def seen(options: argparse.Namespace, what: str, data: str, chosen_on: Collection[str]) -> str:
-    """A sentence where what was chosen on videos of `data` is scored on some of them; else ""."""
-    from everyframe.data.held_out import seen_note
+def tau_of(options: argparse.Namespace) -> tuple[float | None, Chosen | None]:
+    """The weight of two models that the options name, and the sweep that chose it.
 
-    return seen_note(what, data, chosen_on, options.data, videos_of(options)[0])
+    Raises:
+        InputError: two weights, or no sweep.
+    """
+    from everyframe.inference.sweep import best_tau
+
+    if options.tau_from is None:
+        return options.tau, None
+    if options.tau is not None:
+        raise InputError("ensemble run: expected --tau or --tau-from, came both; leave one out")
+    best = best_tau(options.tau_from)
+    what = f"tau {best.tau:g} of {options.tau_from}"
+    return best.tau, Chosen(what, options.tau_from, best.members, best.score_norm, best.data, best.videos)
 
 
-def join_of(options: argparse.Namespace) -> tuple[str, Join, str]:
-    """The join that the options ask for, its name, and a note where it was chosen on the videos that it is scored on.
+def join_of(options: argparse.Namespace, tau: float | None) -> tuple[str, Join]:
+    """The join that the options ask for, and its name.
 
     Raises:
         InputError: options that contradict each other.
     """
     from everyframe.ensemble import vote, weighted
-    from everyframe.inference.sweep import best_tau
 
-    count, tau, note = len(options.members), options.tau, ""
-    if options.tau_from is not None:
-        if tau is not None:
-            raise InputError("ensemble run: expected --tau or --tau-from, came both; leave one out")
-        tau, data, videos = best_tau(options.tau_from)
-        note = seen(options, f"tau {tau:g} of {options.tau_from}", data, videos)
+    count = len(options.members)
     method = options.method or ("mean" if tau is None else "soft")
     if method == "soft" and (tau is None or not 0 <= tau <= 1 or count != 2):
         raise InputError(
@@ -109,7 +140,7 @@ def join_of(options: argparse.Namespace) -> tuple[str, Join, str]:
     if method != "soft" and tau is not None:
         raise InputError(f"ensemble run: expected tau with --method soft alone, came --method {method}")
     if method == "vote":
-        return f"vote of {count}", vote(options.score_norm), ""
-    if method == "soft":
-        return f"soft sum, tau {tau:g}", weighted((tau, 1 - tau), options.score_norm), note
-    return f"mean of {count}", weighted((1.0,) * count, options.score_norm), ""
+        return f"vote of {count}", vote(options.score_norm)
+    if tau is not None:
+        return f"soft sum, tau {tau:g}", weighted((tau, 1 - tau), options.score_norm)
+    return f"mean of {count}", weighted((1.0,) * count, options.score_norm)

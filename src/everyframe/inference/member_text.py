@@ -60,6 +60,15 @@ def member_views(common: Views, own: Views) -> Views:
     return views
 
 
+def spelled_out(text: str, common: Views) -> str:
+    """Return a member with the common flip and scales written behind its @, where it says nothing of them itself."""
+    own = read_member(text)[1]
+    more = ["flip"] if common.get("flip") and "flip" not in own else []
+    if (scales := common.get("scales")) and "scales" not in own:
+        more.append(f"scales={'+'.join(f'{factor:g}' for factor in scales)}")
+    return text + ("," if own else "@") + ",".join(more) if more else text
+
+
 def _setting(item: str, text: str, where: str) -> list[tuple[str, Any]]:
     """Read KEY=VALUE, "flip", or WINDOW/STRIDE."""
     name, equals, value = item.partition("=")

@@ -12,6 +12,7 @@ import numpy as np
 
 from everyframe.errors import InputError
 from everyframe.files import write_whole
+from everyframe.inference.scores import SCORE_NORMS
 from everyframe.metrics.results import Results
 
 TAUS = tuple(round(0.1 * i, 1) for i in range(11))
@@ -23,7 +24,7 @@ class Sweep:
     """What a sweep of tau found: P = tau P1 + (1 - tau) P2.
 
     Attributes:
-        members: names of P1 and P2.
+        members: P1 and P2 as they were named, with how each looked at frames.
         data: data set and split that it was measured on.
         score_norm: what was averaged.
         videos: names of the videos that it was measured on.
@@ -82,11 +83,15 @@ class BestTau(NamedTuple):
         tau: weight of the first model.
         data: data set and split.
         videos: names of the videos; none where the file is of an older release.
+        members: P1 and P2, see `Sweep`; short names where the file is of an older release.
+        score_norm: what was averaged; "" where the file does not say.
     """
 
     tau: float
     data: str
     videos: tuple[str, ...]
+    members: tuple[str, ...] = ()
+    score_norm: str = ""
 
 
 def best_tau(path: str | Path) -> BestTau:
@@ -97,7 +102,11 @@ def best_tau(path: str | Path) -> BestTau:
     """
     try:
         found = json.loads(Path(path).read_text(encoding="utf-8"))
-        return BestTau(float(found["best"]), str(found.get("data", "")), tuple(map(str, found.get("videos", ()))))
+        norm = str(found.get("score_norm", ""))
+        if norm not in ("", *SCORE_NORMS):
+            raise ValueError(f"score_norm {norm}")
+        videos, members = (tuple(map(str, found.get(key, ()))) for key in ("videos", "members"))
+        return BestTau(float(found["best"]), str(found.get("data", "")), videos, members, norm)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{path}: expected the sweep.json that `everyframe ensemble sweep` writes, came {error!r}"
