@@ -152,6 +152,9 @@ def test_the_order_of_specialists_does_not_matter_and_models_of_other_folders_go
     with pytest.raises(InputError, match="f: expected A first, as it was chosen, came B; say A B C"):
         chosen.other_members(["/y/b", "/y/all", "/y/c"], ["B", "A", "C"])
     assert chosen.norm("none") == "none"
+    trained = Chosen("it", Path("f"), ("/x/a", "/x/b"), "", "d", ())
+    assert trained.other_members(["/x/a@flip=no", "/x/b"], ["a", "b"]) == ""
+    assert "other ways" in trained.other_members(["/x/a@short=0", "/x/b"], ["a", "b"])  # not that of training
 
 
 def test_the_split_is_listed_once(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -100,8 +100,8 @@ def _parts(member: str) -> tuple[str, dict[str, object]]:
         where, views = member, {}
     if where and Path(where).exists():
         where = str(Path(model_path(where)).resolve())
-    pairs = {name: 2 * [side] if isinstance(side, int) else side for name, side in views.items() if name in SIDES}
-    return where, {**{name: value for name, value in views.items() if value not in (False, ())}, **pairs}
+    written = {name: 2 * [side] if name in SIDES and isinstance(side, int) else side for name, side in views.items()}
+    return where, {name: value for name, value in written.items() if value is not False}
 
 
 def _model_and_settings(member: str) -> str:
