@@ -5,15 +5,31 @@ from __future__ import annotations
 import fnmatch
 import inspect
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from everyframe.cli.parser import Parser
 from everyframe.errors import InputError
 
 
+class Listed(NamedTuple):
+    """One line of the list.
+
+    Attributes:
+        name: of the model.
+        recipe: whose options of the model these are; None: none are needed, the name says all.
+        options: of `create_model`.
+    """
+
+    name: str
+    recipe: str | None = None
+    options: Mapping[str, Any] = MappingProxyType({})
+
+
 def main(arguments: list[str]) -> int:
     """Print a table, or JSON, of the named models (default: those that come with a recipe)."""
-    from everyframe.models.cost import Cost, model_cost
+    from everyframe.models.cost import model_cost
     from everyframe.models.zoo import MODELS
 
     default = {name: p.default for name, p in inspect.signature(model_cost).parameters.items()}
@@ -22,7 +38,8 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument(
         "names", nargs="*", metavar="NAME",
-        help="models to show: names, patterns such as 'uper-*', SYSTEM-timm:NAME (default: those that have a recipe)",
+        help="models to show: names, patterns such as 'uper-*', SYSTEM-timm:NAME (default: those that have a recipe). "
+        "A recipe with options of its own for the model has a line of its own",
     )  # fmt: skip
     parser.add_argument("--names", action="store_true", dest="only_names", help="print all names and count nothing")
     parser.add_argument("--json", action="store_true", help="a JSON list instead of a table")
@@ -41,17 +58,16 @@ def main(arguments: list[str]) -> int:
     if options.only_names:
         print("\n".join(_named(options.names) if options.names else MODELS))
         return 0
-    names = _named(options.names) if options.names else _with_recipe()
-    costs: list[Cost] = []
-    if not options.json:
-        print(f"{'model':34s} {'params':>10s} {'GMACs':>8s}   ({options.classes} classes, {size[0]}x{size[1]} frame)")
-    for name in names:
-        cost = model_cost(name, options.classes, size)
-        costs.append(cost)
-        if not options.json:
-            print(f"{name:34s} {cost.params / 1e6:8.2f} M {cost.macs / 1e9:8.2f}", flush=True)
+    listed = _asked_for(_named(options.names)) if options.names else _with_recipe()
     if options.json:
-        print(json.dumps([cost.to_dict() for cost in costs], indent=1))
+        costs = ((line, model_cost(line.name, options.classes, size, line.options)) for line in listed)
+        print(json.dumps([{**cost.to_dict(), "recipe": line.recipe} for line, cost in costs], indent=1))
+        return 0
+    print(f"{'model':34s} {'params':>10s} {'GMACs':>8s}   ({options.classes} classes, {size[0]}x{size[1]} frame)")
+    for line in listed:
+        cost = model_cost(line.name, options.classes, size, line.options)
+        as_in = f"   recipe {line.recipe}" if line.recipe else ""
+        print(f"{line.name:34s} {cost.params / 1e6:8.2f} M {cost.macs / 1e9:8.2f}{as_in}", flush=True)
     return 0
 
 
@@ -68,10 +84,23 @@ def _named(words: Sequence[str]) -> list[str]:
     return list(names)
 
 
-def _with_recipe() -> list[str]:
+def _with_recipe() -> list[Listed]:
+    """Return what the recipes train, by name; those that train the same model share a line."""
     from everyframe.training.recipe import read_recipe, recipes
 
-    return sorted({read_recipe(name)["model"]["name"] for name in recipes()})
+    lines: list[Listed] = []
+    for recipe in recipes():
+        given = read_recipe(recipe)["model"]
+        options = {key: value for key, value in given.items() if key not in ("name", "pretrained")}
+        if all((given["name"], options) != (line.name, line.options) for line in lines):
+            lines.append(Listed(given["name"], recipe if options else None, options))
+    return sorted(lines, key=lambda line: (line.name, line.recipe or ""))
+
+
+def _asked_for(names: Iterable[str]) -> list[Listed]:
+    """Return the named models as `create_model` builds them, each before those of recipes that say more of it."""
+    of_recipes = [line for line in _with_recipe() if line.recipe]
+    return [line for name in names for line in (Listed(name), *(more for more in of_recipes if more.name == name))]
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -77,12 +78,20 @@ def count_operations(call: Callable[[], object]) -> int:
     return int(counter.get_total_flops())
 
 
-def model_cost(name: str, classes: int = 124, size: tuple[int, int] = (480, 853)) -> Cost:
+def model_cost(
+    name: str, classes: int = 124, size: tuple[int, int] = (480, 853), options: Mapping[str, Any] | None = None
+) -> Cost:
     """Build a model by name on the "meta" device, where tensors have no numbers, and count.
 
+    Args:
+        name: see `create_model`.
+        classes: K.
+        size: (H, W) of a frame.
+        options: further arguments of `create_model`, such as {"head": {"width": 512}}.
+
     Raises:
-        InputError: unknown name.
+        InputError: unknown name or option.
     """
     with torch.device("meta"):
-        model = create_model(name, LabelSpace(tuple(str(k) for k in range(classes))))
+        model = create_model(name, LabelSpace(tuple(str(k) for k in range(classes))), **(options or {}))
     return Cost(name, count_parameters(model), count_macs(model, size), size, classes)
