@@ -15,6 +15,7 @@ from everyframe.evaluate import evaluate
 from everyframe.inference.member_text import read_member
 from everyframe.inference.views import with_views
 from everyframe.labels import LabelSpace
+from everyframe.models.cost import count_parameters
 from everyframe.models.zoo import create_model
 from everyframe.reproduce.experiment import Row
 from everyframe.reproduce.grid import find
@@ -108,6 +109,23 @@ def parse(step: Step) -> None:
 @cache
 def _typed(recipe: str, **options: str) -> None:
     resolve(read_recipe(recipe), {**options, **NEEDED}, recipe)
+
+
+OF_UPERNET = {"UperNet, FocalNet-B": 125.7, "UperNet, Swin-L": 233.8, "UperNet, InternImage-XL": 367.7}
+"""Row -> millions of parameters of the published model, of 150 classes."""
+
+
+@pytest.mark.parametrize("label", OF_UPERNET)
+def test_backbones_train_under_the_head_that_they_were_published_with(label: str) -> None:
+    row = next(row for row in trained("backbones") if row.label == label)
+    config = config_of(row.recipe, *row.overrides.items())
+    given = {key: value for key, value in config["model"].items() if key in ("name", "backbone", "head")}
+    with torch.device("meta"):
+        model = create_model(**given, label_space=LabelSpace(tuple(map(str, range(150)))))
+    assert round(count_parameters(model) / 1e6, 1) == OF_UPERNET[label]
+    assert config["optimizer"]["head_lr_factor"] == 1.0
+    assert config["data"]["crop"] == config["data"]["base"] == (640 if "Intern" in label else 512)
+    assert config["data"]["budget"] == "all"
 
 
 def options_by_model() -> dict[str, Config]:

@@ -55,8 +55,8 @@ def backbones() -> tuple[Row, ...]:
     """
     eva = {**PLAIN, "model.name": "mask2former-eva-adapter-giant", "model.pretrained": False}
     return (
-        row("UperNet, FocalNet-B", "uper-swin-small", ALL_LABELS, {"model.name": "uper-focalnet-base"}),
-        row("UperNet, Swin-L", "uper-swin-small", ALL_LABELS, {"model.name": "uper-swin-large"}),
+        row("UperNet, FocalNet-B", "uper-focalnet-base", ALL_LABELS),
+        row("UperNet, Swin-L", "uper-swin-large", ALL_LABELS),
         row("UperNet, InternImage-XL", "uper-internimage-xl", ALL_LABELS),
         row("Mask2Former, EVA-g adapter", CONTRASTIVE, ALL_LABELS, eva, look=at(480)),
         contrastive_row("Mask2Former, BEiTv2-L adapter", 1, 0.0),
