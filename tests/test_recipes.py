@@ -13,7 +13,7 @@ import yaml
 from everyframe.data.synthetic import SyntheticVideos
 from everyframe.data.synthetic_write import write
 from everyframe.models.zoo import BACKBONES, find_parts
-from everyframe.training.recipe import read_recipe, recipes, resolve
+from everyframe.training.recipe import Config, read_recipe, recipes, resolve
 from everyframe.training.start import start
 from everyframe.training.supervised import Supervised
 
@@ -52,9 +52,8 @@ def untrained(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("name", recipes())
-def test_recipe_trains(name: str, videos: Path, tmp_path: Path, untrained: set[str]) -> None:
-    """Two steps, in which every parameter has a gradient: distributed training would stop at one that has none."""
+def small_run(name: str, videos: Path, out: Path, **more: object) -> Config:
+    """Return a recipe on a small backbone and the videos: two steps on a CPU."""
     recipe = read_recipe(name)
     parts = find_parts(recipe["model"]["name"])
     overrides = {
@@ -70,17 +69,44 @@ def test_recipe_trains(name: str, videos: Path, tmp_path: Path, untrained: set[s
         "validate_every": 2,
         "trainer.accelerator": "cpu",
         "trainer.precision": "32-true",
-        "out": str(tmp_path / "run"),
+        "out": str(out),
+        **more,
     }
     if "width" in recipe["model"].get("head", {}):
         overrides["model.head.width"] = 32  # a published head of 512 channels takes most of the time
-    run = start(resolve(recipe, overrides, name))
+    return resolve(recipe, overrides, name)
+
+
+@pytest.mark.parametrize("name", recipes())
+def test_recipe_trains(name: str, videos: Path, tmp_path: Path, untrained: set[str]) -> None:
+    """Two steps, in which every parameter has a gradient: distributed training would stop at one that has none."""
+    run = start(small_run(name, videos, tmp_path / "run"))
     assert run.steps == 2
     assert untrained == set()
     assert run.score is not None
     for file in (run.folder.config, run.folder.last, run.folder.model / "model.safetensors"):
         assert file.is_file()
     assert (run.folder.root / "label_budget.json").is_file()
+
+
+def test_fresh_class_layers_under_the_published_layer_decay_are_told_of(
+    videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At the start of a run from nothing alone: not where it goes on, nor from a trained head, nor corrected."""
+    name, out = "vspw2023-contrastive", tmp_path / "a"
+    line = "cls_embed, mask_embed, level_embed, query_embed, query_feat start fresh, and the published layer decay"
+    told = []
+    for number, (more, resume) in enumerate(
+        (({}, None), ({}, "auto"), ({"init": str(out)}, None), ({"optimizer.layer_decay_form": "corrected"}, None))
+    ):
+        folder = out if number < 2 else tmp_path / str(number)
+        start(small_run(name, videos, folder, steps=1, validate_every=1, **more), resume)
+        told.append([text for text in capsys.readouterr().err.splitlines() if "start fresh" in text])
+    assert [len(lines) for lines in told] == [1, 0, 0, 0]
+    assert told[0][0].startswith(line)
+    # 4 blocks in this backbone: 0.9^5 of 2e-5
+    assert "at 0.59 times the rate (1.2e-05)" in told[0][0]
+    assert told[0][0].endswith("--init MODEL, or add --optimizer.layer_decay_form corrected")
 
 
 @pytest.mark.parametrize("name", recipes())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from everyframe.models.cost import count_parameters
 from everyframe.models.zoo import create_model
 from everyframe.reproduce.experiment import Row
 from everyframe.reproduce.grid import find
-from everyframe.reproduce.plan import Setting, plan
+from everyframe.reproduce.plan import Setting, overrides_of, plan
 from everyframe.reproduce.steps import Step, as_member, look_words
 from everyframe.reproduce.vspw2023_full import NOT_TRAINED
 from everyframe.reproduce.vspw2023_grids import VSPW2023_EXPERIMENTS
@@ -64,6 +65,16 @@ def test_heads_of_masks_train_by_the_papers_recipes_and_losses(name: str) -> Non
         assert changed <= {"contrastive"}
         assert mine["objective"]["contrastive"] in (0.0, loss_of_the_paper())
         assert row.look["window"] == mine["data"]["crop"]
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_fresh_heads_train_at_their_full_rate_and_trained_ones_as_published(name: str) -> None:
+    for extra, form in ((ALSO, "corrected"), ({**ALSO, "init": "m"}, "published")):
+        setting = replace(full(name), extra=extra)
+        for row in trained(name):
+            optimizer = config_of(row.recipe, *overrides_of(setting, row).items())["optimizer"]
+            expected = form if row.recipe.startswith("vspw2023") else "corrected"
+            assert (row.label, optimizer["layer_decay_form"]) == (row.label, expected)
 
 
 def loss_of_the_paper() -> float:

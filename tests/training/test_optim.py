@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tiny_run import tiny_model
@@ -60,6 +62,22 @@ def test_published_layer_decay_scales() -> None:
     assert published[id(model.cls_embed.weight)] == pytest.approx(0.0718, abs=5e-5)
     assert published[id(model.pixel_decoder.weight)] == 1
     assert corrected[id(model.cls_embed.weight)] == 1
+
+
+def test_published_layer_decay_says_what_it_holds_back() -> None:
+    """0.9^25 of 2e-5 is 1.4e-6; nothing is said of other heads, of trained ones, or of the corrected form."""
+    with torch.device("meta"):
+        model = create_model("mask2former-beitv2-adapter-large", LabelSpace(("a", "b")))
+        pixels = create_model("uper-beitv2-adapter-large", LabelSpace(("a", "b")))
+    published = Optimization(lr=2e-5, head_lr_factor=1.0, layer_decay=0.9, layer_decay_form="published")
+    names = [name for name, _ in model.named_parameters()]
+    assert "level_embed, query_embed, query_feat start fresh" in (text := published.slow_start(model, names))
+    assert "at 0.0718 times the rate (1.4e-06)" in text
+    assert published.slow_start(model, ["head.cls_embed.weight", *names[:9]]).startswith("cls_embed start fresh")
+    assert published.slow_start(model, ()) == ""
+    assert published.slow_start(pixels, [name for name, _ in pixels.named_parameters()]) == ""
+    assert replace(published, layer_decay_form="corrected").slow_start(model, names) == ""
+    assert replace(published, layer_decay=None).slow_start(model, names) == ""
 
 
 def test_swin_layers_count_through_the_stages() -> None:

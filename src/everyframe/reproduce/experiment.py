@@ -41,6 +41,7 @@ class Row:
         look: how the trained model looks at frames when it is scored, alone or joined: options of
             `everyframe.inference.views.with_views`, such as {"short": 896, "window": 896, "stride": 512}.
         needs: options that the caller must give for this row, with what to write for them.
+        fresh: dotted options besides, where the caller gives no model to start from (`--init`).
         x: where the row stands on the horizontal axis of a line plot.
         series: which line of that plot it belongs to.
     """
@@ -55,6 +56,7 @@ class Row:
     views: tuple[str, ...] = ()
     look: Overrides = field(default_factory=dict)
     needs: Mapping[str, str] = field(default_factory=dict)
+    fresh: Overrides = field(default_factory=dict)
     x: float | None = None
     series: str = ""
 

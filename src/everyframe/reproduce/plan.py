@@ -151,7 +151,8 @@ def pick(cells: Sequence[Cell], patterns: Sequence[str]) -> list[Cell]:
 def overrides_of(setting: Setting, row: Row) -> dict[str, Any]:
     """Return the options of a row's training, later ones winning: scale, row, the caller's."""
     extra = {key: value for key, value in setting.extra.items() if key not in row.without}
-    return {**SCALES[setting.scale].overrides, **row.overrides, **extra}
+    fresh = {} if "init" in extra else row.fresh
+    return {**SCALES[setting.scale].overrides, **row.overrides, **fresh, **extra}
 
 
 def check(setting: Setting) -> None:

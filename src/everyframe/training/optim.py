@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -100,6 +100,33 @@ class Optimization:
         # On a GPU the default is one kernel for many tensors; on a CPU it is a loop, a tenth of a small network's step.
         on_cpu = all(p.device.type == "cpu" for group in groups for p in group["params"])
         return torch.optim.AdamW(groups, lr=self.lr, betas=self.betas, fused=True if fused and on_cpu else None)
+
+    def slow_start(self, model: nn.Module, fresh: Container[str]) -> str:
+        """Say which parts of a mask head start fresh and would nearly stay so; "" where there are none.
+
+        The published layer decay was used on heads that were trained before: it holds `QUERY_NAMES` at the patch
+        embedding's rate.
+
+        Args:
+            model: see `optimizer`.
+            fresh: names of the model's weights that start from random numbers.
+
+        Raises:
+            InputError: see `layer_ids`.
+        """
+        if self.layer_decay is None or self.layer_decay_form != "published":
+            return ""
+        ids = layer_ids((name for name, _ in model.named_parameters()), published=True)
+        held = [name for name, layer in ids.items() if not layer and not name.startswith("backbone.") and name in fresh]
+        parts = [part for part in QUERY_NAMES if any(part in name for name in held)]
+        if not parts:
+            return ""
+        factor = self.layer_decay ** max(ids.values())
+        return (
+            f"{', '.join(parts)} start fresh, and the published layer decay trains them at {factor:.3g} times the rate "
+            f"({self.lr * self.head_lr_factor * factor:.2g}), which is very slow; give a trained head by --init MODEL, "
+            "or add --optimizer.layer_decay_form corrected"
+        )
 
     def schedule(self, optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LambdaLR:
         """Build the schedule of a run of `steps` optimiser steps; to be stepped after each."""

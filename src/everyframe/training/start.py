@@ -62,8 +62,12 @@ def start(config: Config, resume: str | None = None) -> Run:
     if config["init"] and checkpoint is None:
         check_run(Path(config["init"]))
     begun = start_from(model, config["init"]) if config["init"] and checkpoint is None else None
+    optimization = Optimization(**config["optimizer"])
+    slow = ""
     if checkpoint is not None:
         _check_same_model(folder, checkpoint, model)
+    else:
+        slow = optimization.slow_start(model, model.state_dict() if begun is None else begun.fresh)
     if is_first_process():
         looked = look_at_masks(data.val_videos, data.label_space)
         changed = _changed(folder, config) if checkpoint is not None else ""
@@ -74,7 +78,7 @@ def start(config: Config, resume: str | None = None) -> Run:
         print(_summary(config, data, model), file=sys.stderr)
         if begun is not None:
             print(f"starts from {config['init']}: {begun.describe()}", file=sys.stderr)
-        notes = (looked, without_effect(config, model), _scored(data), changed)
+        notes = (slow, looked, without_effect(config, model), _scored(data), changed)
         for line in filter(None, (*notes, _nothing_to_do(checkpoint, config["steps"]))):
             print(line, file=sys.stderr)
     return train(
@@ -82,7 +86,7 @@ def start(config: Config, resume: str | None = None) -> Run:
         data,
         folder.root,
         video_objective(model, MaskOptions(**losses["masks"]), **losses["objective"]),
-        Optimization(**config["optimizer"]),
+        optimization,
         Teaching(**config["teacher"]),
         **{key: value for key, value in config.items() if key not in (*SECTIONS, "out", "init")},
         resume=resume,
