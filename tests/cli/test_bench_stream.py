@@ -11,7 +11,9 @@ import torch
 from everyframe.cli.__main__ import main
 from everyframe.cli.bench_stream import _Runner, measure
 from everyframe.errors import InputError
+from everyframe.inference.views import Views
 from everyframe.labels import LabelSpace
+from everyframe.models.cost import count_macs
 from everyframe.models.segmenter import Segmenter
 from everyframe.models.zoo import create_model
 
@@ -64,6 +66,36 @@ def test_saved_folder_is_measured(tmp_path: Path) -> None:
     words = ["--model", str(tmp_path / "model"), "--size", "32", "48", "--ways", "stream", "--frames", "1"]
     assert main(["bench", "stream", *words, "--json", str(file)]) == 0
     assert json.loads(file.read_text())["classes"] == 3
+
+
+def test_frames_are_looked_at_as_for_the_scores() -> None:
+    """80x96 at a short side of 64 is 64x96 (77 rounded up to 32s): three windows of 64x64, 16 apart."""
+    model = create_model("fcn-tiny", SPACE).eval()
+    seen: list[tuple[int, int]] = []
+    model.backbone.register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape[-2:])))
+    look: Views = {"short": 64, "window": 64, "stride": 16}
+    numbers = measure(model, (80, 96), 2, ("stream",), "cpu", look=look)
+    assert set(seen) == {(64, 64)}
+    assert len(seen) % 3 == 0
+    assert numbers["gmacs"] == pytest.approx(3 * count_macs(model, (64, 64)) / 1e9, abs=6e-4)
+    model.short_side = 40  # that of training, as `data.base` leaves it
+    seen.clear()
+    assert measure(model, (80, 96), 2, ("stream",), "cpu")["gmacs"] == pytest.approx(
+        count_macs(model, (40, 48)) / 1e9, abs=6e-4
+    )
+    assert (80, 96) not in seen
+    with pytest.raises(InputError, match=r"the stream alone where frames are resized .* came frame, stream, clip; add"):
+        measure(model, (80, 96), 2, device="cpu")
+    assert set(measure(model, (80, 96), 1, device="cpu", look={"short": 0})["seconds"]) == {"frame", "stream", "clip"}
+
+
+def test_look_reaches_the_stream(tmp_path: Path) -> None:
+    words = ["--model", "fcn-tiny", "--size", "80", "96", "--ways", "stream", "--frames", "1", "--device", "cpu"]
+    macs = []
+    for look in ([], ["--short", "64", "--window", "64", "--stride", "16"]):
+        assert main(["bench", "stream", *words, *look, "--json", str(tmp_path / "cost.json")]) == 0
+        macs.append(json.loads((tmp_path / "cost.json").read_text())["gmacs"])
+    assert macs[1] / macs[0] == pytest.approx(3 * 64 * 64 / (80 * 96), rel=0.05)
 
 
 def test_no_frames_is_refused() -> None:

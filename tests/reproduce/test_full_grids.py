@@ -157,6 +157,17 @@ def test_every_model_can_be_built(name: str, options: Config) -> None:
     assert sum(weight.numel() for weight in model.parameters()) > 80e6
 
 
+@pytest.mark.parametrize("name", PAPER)
+def test_speed_is_that_of_frames_looked_at_as_for_the_scores(name: str) -> None:
+    for cell in plan(full(name)):
+        steps = {step.name: step for step in cell.steps}
+        if "cost" in steps:
+            options = bench_stream.parser().parse_args(steps["cost"].words[2:])
+            scored = _parser(evaluate).parse_args(steps["evaluate"].words[1:])
+            for part in ("short", "window", "stride"):
+                assert getattr(options, part) == getattr(scored, part, None) == cell.row.look.get(part)
+
+
 def test_models_are_looked_at_alike_alone_and_joined() -> None:
     look = {"short": 896, "window": (896, 640), "stride": 512}
     assert look_words(look) == ("--short", "896", "--window", "896", "640", "--stride", "512")

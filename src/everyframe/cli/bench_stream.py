@@ -5,6 +5,9 @@ Three ways to label every frame with the same weights, in turns within one run:
 frame    backbone and head alone, each frame for itself (OCRNet, for SSLTM)
 stream   `step`: each frame is encoded once, the temporal module sees earlier ones through its state
 clip     `forward`: reference and adjacent frames are encoded again for every output
+
+With --short, --window and --stride, and for models trained at a short side of their own, the stream alone: each frame
+is resized and cut as `everyframe evaluate` does it.
 """
 
 from __future__ import annotations
@@ -23,9 +26,13 @@ from torch import Tensor
 from everyframe.cli.bench_predict import machine, moving
 from everyframe.cli.parser import Parser
 from everyframe.cli.timing import add_run_options, in_turns
+from everyframe.cli.views import add_look
 from everyframe.errors import InputError
 from everyframe.frames import Role
+from everyframe.inference.predictor import Predictor
 from everyframe.inference.stream import pick_device, pick_dtype
+from everyframe.inference.trained_side import OwnSide
+from everyframe.inference.views import Views, with_views
 from everyframe.labels import LabelSpace
 from everyframe.models.checkpoint import load_segmenter
 from everyframe.models.cost import count_macs, count_parameters
@@ -47,6 +54,7 @@ def parser() -> argparse.ArgumentParser:
     add("--size", type=int, nargs=2, default=(480, 853), metavar=("H", "W"), help="of a frame (480 853)")
     add("--frames", type=int, default=9, help="timed outputs of each way (%(default)s)")
     add("--ways", nargs="+", choices=WAYS, default=WAYS, help="which to time (default: all)")
+    add_look(made)
     add_run_options(made)
     return made
 
@@ -62,10 +70,11 @@ def main(arguments: list[str]) -> int:
         model = load_segmenter(options.model)
     else:
         model = create_model(options.model, LabelSpace(tuple(f"class {k}" for k in range(options.classes))))
+    look: Views = {"short": options.short, "window": options.window, "stride": options.stride}
     numbers = {
         "machine": machine(),
         "model": options.model,
-        **measure(model, tuple(options.size), options.frames, options.ways, options.device, options.dtype),
+        **measure(model, tuple(options.size), options.frames, options.ways, options.device, options.dtype, look),
     }
     print(", ".join(f"{name} {value}" for name, value in numbers["machine"].items()))
     print(describe(numbers))
@@ -81,6 +90,7 @@ def measure(
     ways: tuple[str, ...] = WAYS,
     device: str = "auto",
     dtype: str = "float32",
+    look: Views | None = None,
 ) -> dict[str, Any]:
     """Time the ways in turns, once the stream's state has its full size.
 
@@ -91,11 +101,21 @@ def measure(
         ways: some of `WAYS`.
         device: see `Stream`.
         dtype: see `Stream`.
+        look: how the stream looks at a frame, see `with_views`.
 
     Returns:
         Seconds per way, the ratios `ratio_stream_to_frame` and `ratio_clip_to_frame` where both ways were timed,
         `state_bytes` and whether they stayed the same, parameters and multiply-accumulates of a step.
+
+    Raises:
+        InputError: frames are to be resized or cut for other ways than the stream.
     """
+    predictor = with_views(model, **(look or {}))
+    if not isinstance(predictor, Segmenter | OwnSide) and set(ways) != {"stream"}:
+        raise InputError(
+            f"bench stream: expected the stream alone where frames are resized or cut into windows, came "
+            f"{', '.join(ways)}; add --ways stream, or --short 0 and no --window"
+        )
     place = pick_device(device)
     precision = pick_dtype(dtype, place)
     model.to(place).eval()
@@ -104,7 +124,8 @@ def measure(
     adjacent, reference = tuple(model.temporal.adjacent), bool(model.temporal.reference)
     fill = max((-offset for offset in adjacent), default=0) + 1
     video = [frame.image[None].to(place) for frame in moving(fill + 3 + frames, size)]
-    runner = _Runner(model, Segmenter(model.backbone, model.head, model.label_space).to(place).eval(), video)
+    plain = Segmenter(model.backbone, model.head, model.label_space).to(place).eval()
+    runner = _Runner(model, plain, video, predictor)
     coming = {way: iter(range(fill + 2, len(video))) for way in ways}  # a stream's frames follow one another
     calls = {way: partial(_next, getattr(runner, way), coming[way]) for way in ways}
     with torch.inference_mode(), torch.autocast(place.type, precision, enabled=precision is not torch.float32):
@@ -115,7 +136,7 @@ def measure(
     medians = {way: statistics.median(times) for way, times in seconds.items()}
     numbers: dict[str, Any] = {
         "size": list(size), "frames": frames, "device": str(place), "dtype": dtype, "classes": len(model.label_space),
-        "params": count_parameters(model), "gmacs": round(count_macs(model, size) / 1e9, 3),
+        "params": count_parameters(model), "gmacs": round(count_macs(predictor, size) / 1e9, 3),
         "adjacent": list(adjacent), "reference": reference,
         "seconds": medians, "frames_per_second": {way: 1 / value for way, value in medians.items()},
     }  # fmt: skip
@@ -139,10 +160,14 @@ class _Runner:
         model: with its temporal module.
         plain: the same backbone and head without it.
         video: frames [1, 3, H, W].
+        predictor: what the stream steps; the model itself when left out.
     """
 
-    def __init__(self, model: Segmenter, plain: Segmenter, video: list[Tensor]) -> None:
+    def __init__(
+        self, model: Segmenter, plain: Segmenter, video: list[Tensor], predictor: Predictor | None = None
+    ) -> None:
         self.model, self.plain, self.video = model, plain, video
+        self.predictor = model if predictor is None else predictor
         self.state: Memory = None
         self.sizes: list[int] = []
 
@@ -150,7 +175,7 @@ class _Runner:
         return self.plain.step(self.video[index])[0]
 
     def stream(self, index: int) -> Tensor:
-        logits, self.state = self.model.step(self.video[index], self.state)
+        logits, self.state = self.predictor.step(self.video[index], self.state)
         self.sizes.append(state_bytes(self.state))
         return logits
 

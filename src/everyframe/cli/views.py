@@ -13,8 +13,8 @@ RUNS_MODEL = (*Views.__annotations__, "device", "dtype")
 """Options that only a model takes."""
 
 
-def add_views(group: argparse._ArgumentGroup) -> None:
-    """Add the options of `with_views`; what is not given keeps its default."""
+def add_look(group: argparse._ActionsContainer) -> None:
+    """Add --short, --window and --stride: at which size and in which parts a frame is looked at."""
     group.add_argument(
         "--short", type=int, metavar="PIXELS",
         help="look at frames resized to this short side (default: that of training, `data.base`; 0: as they are)",
@@ -26,6 +26,11 @@ def add_views(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--stride", type=int, nargs="+", action=_SideOrPair, metavar="PIXELS", help="of the window (default: 2/3 of it)"
     )
+
+
+def add_views(group: argparse._ArgumentGroup) -> None:
+    """Add the options of `with_views`; what is not given keeps its default."""
+    add_look(group)
     group.add_argument("--flip", action="store_const", const=True, help="average with the mirrored frame")
     group.add_argument(
         "--scales", type=float, nargs="+", metavar="FACTOR",

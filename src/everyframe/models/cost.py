@@ -11,7 +11,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from everyframe.labels import LabelSpace
-from everyframe.models.segmenter import Segmenter
 from everyframe.models.zoo import create_model
 
 
@@ -50,17 +49,21 @@ def count_parameters(model: torch.nn.Module) -> int:
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
-def count_macs(model: Segmenter, size: tuple[int, int] = (480, 853)) -> int:
-    """Return the multiply-accumulates of one `Segmenter.step` that already has a state, in eval mode.
+def count_macs(model: Any, size: tuple[int, int] = (480, 853)) -> int:
+    """Return the multiply-accumulates of one step that already has a state, in eval mode.
 
     Counted by `torch.utils.flop_counter` (two operations each) on matrix products, convolutions and attention;
-    element-wise work is left out, as in the papers' figures. The model may lie on the "meta" device.
+    element-wise work is left out, as in the papers' figures.
+
+    Args:
+        model: a `Segmenter`, which may lie on the "meta" device, or a module around one that steps as it does.
+        size: (H, W) of the frame.
     """
     was_training = model.training
     trainable = [p for p in model.parameters() if p.requires_grad]
     model.eval().requires_grad_(False)  # the counter hooks gradients of what enters a module, which may be a weight
     try:
-        frame = torch.zeros(1, 3, *size, dtype=torch.uint8, device=model.mean.device)
+        frame = torch.zeros(1, 3, *size, dtype=torch.uint8, device=next(model.parameters()).device)
         with torch.no_grad():
             _, state = model.step(frame)
             return count_operations(lambda: model.step(frame, state)) // 2

@@ -214,7 +214,7 @@ def _cell(setting: Setting, row: Row, seed: int) -> Cell:
     steps = [
         train,
         Step("evaluate", evaluate, report / "results.json"),
-        Step("cost", ("bench", "stream", *model, *measure), cost),
+        Step("cost", ("bench", "stream", *model, *measure, *look_words(row.look)), cost),
     ]
     for subset in SUBSETS if setting.experiment.noisy else ():
         if not any(is_noisy == (subset == "noisy") for of in setting.noisy.values() for is_noisy in of.values()):

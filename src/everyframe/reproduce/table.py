@@ -209,8 +209,8 @@ def markdown(setting: Setting, lines: Sequence[Line], failed: Sequence[CellRecor
         "",
         f"{setting.data}, split {setting.split}, scale {setting.scale}{_extra(setting)}. Mean ± standard deviation "
         f"over seeds; mIoU in percent over the classes in the ground truth, its interval by the bootstrap over videos "
-        f"(mean of the seeds' ends); GMACs and frames/s of one step on {setting.size[0]}x{setting.size[1]} frames; "
-        f"hours of training.",
+        f"(mean of the seeds' ends); GMACs and frames/s of one {setting.size[0]}x{setting.size[1]} frame of a "
+        f"stream, resized and cut into windows as for the scores; hours of training.",
         "",
         _row(titles),
         "|---|" + "---:|" * (len(titles) - 1),
