@@ -12,6 +12,7 @@ import yaml
 
 from everyframe.data.synthetic import SyntheticVideos
 from everyframe.data.synthetic_write import write
+from everyframe.errors import InputError
 from everyframe.models.zoo import BACKBONES, find_parts
 from everyframe.training.recipe import Config, read_recipe, recipes, resolve
 from everyframe.training.start import start
@@ -107,6 +108,41 @@ def test_fresh_class_layers_under_the_published_layer_decay_are_told_of(
     # 4 blocks in this backbone: 0.9^5 of 2e-5
     assert "at 0.59 times the rate (1.2e-05)" in told[0][0]
     assert told[0][0].endswith("--init MODEL, or add --optimizer.layer_decay_form corrected")
+
+
+NEEDED = {"data.data": "d", "out": "o"}
+
+
+def weights(recipe: str | Config, **options: object) -> tuple[float, ...]:
+    """Weights of classes, masks, Dice and the contrastive loss of a recipe with options."""
+    config = resolve(read_recipe(recipe) if isinstance(recipe, str) else recipe, {**NEEDED, **options})
+    assert "preset" not in config
+    return (*(config["masks"][part] for part in ("classification", "mask", "dice")), config["objective"]["contrastive"])
+
+
+def test_preset_vspw2023_is_the_papers_weights() -> None:
+    assert weights("mask2former-swin-small") == (2.0, 5.0, 5.0, 0.0)
+    assert weights("mask2former-swin-small", preset="vspw2023") == (2.0, 1.0, 5.0, 0.1)
+    assert weights("vspw2023-contrastive") == weights("vspw2023-contrastive-tiny") == (2.0, 1.0, 5.0, 0.1)
+    assert weights("vspw2023-multi-dataset") == (2.0, 1.0, 5.0, 0.0)
+
+
+def test_what_is_said_wins_over_a_preset_and_a_preset_of_the_command_over_the_recipe() -> None:
+    assert weights("mask2former-swin-small", **{"preset": "vspw2023", "masks.mask": "3"}) == (2.0, 3.0, 5.0, 0.1)
+    recipe = {"model": {"name": "mask2former-tiny"}, "masks": {"mask": 4.0, "dice": 7.0}}
+    assert weights({**recipe, "preset": "vspw2023"}) == (2.0, 4.0, 7.0, 0.1)
+    assert weights(recipe, preset="vspw2023") == (2.0, 1.0, 5.0, 0.1)
+    assert weights({**recipe, "preset": "vspw2023"}, **{"masks.mask": 3.0}) == (2.0, 3.0, 7.0, 0.1)
+    with pytest.raises(InputError, match=r"^--preset: expected a preset of vspw2023, came 'vspw'$"):
+        weights(recipe, preset="vspw")
+    with pytest.raises(InputError, match=r"^recipe: 'preset': expected a preset of vspw2023, came 'x'$"):
+        weights({**recipe, "preset": "x"})
+
+
+def test_published_mask_recipes_count_ignored_pixels_against_every_mask() -> None:
+    published = {name for name in recipes() if name.startswith("vspw2023")} | {"mask2former-beitv2-adapter-large"}
+    kept = {name for name in recipes() if not resolve(read_recipe(name), NEEDED)["masks"]["respect_ignore"]}
+    assert kept == published
 
 
 @pytest.mark.parametrize("name", recipes())

@@ -29,6 +29,7 @@ from everyframe.semi.pseudo import Teaching
 from everyframe.training.objectives_mask import MaskOptions
 from everyframe.training.objectives_temporal import video_objective
 from everyframe.training.optim import Optimization
+from everyframe.training.presets import PRESET_HELP, Preset, with_preset
 from everyframe.training.run import TRAINER_OWNED, RunFolder, check_lengths, train
 
 Config = dict[str, Any]
@@ -109,10 +110,10 @@ def resolve(recipe: Mapping[str, Any], overrides: Mapping[str, Any] | None = Non
     Raises:
         InputError: an option that does not exist, of the wrong type, or missing.
     """
-    given = dict(dotted(recipe))
+    given = with_preset(dict(dotted(recipe)), f"{source}: 'preset'")
     for key in given:
         _check_key(key, f"{source}: {key!r}")
-    changes = {SHORT.get(name, name): value for name, value in (overrides or {}).items()}
+    changes = with_preset({SHORT.get(name, name): value for name, value in (overrides or {}).items()}, "--preset")
     for key, value in changes.items():
         _check_key(key, f"--{key}")
         given = {k: v for k, v in given.items() if not k.startswith(f"{key}.")}  # replaced as a whole
@@ -131,6 +132,7 @@ def resolve(recipe: Mapping[str, Any], overrides: Mapping[str, Any] | None = Non
         config = schema().parse_object(_nested(given)).as_dict()
     except (ArgumentError, ValueError, TypeError) as error:
         raise InputError(f"{source}: {_one_line(error)}") from None
+    del config["preset"]  # its options stand there now
     check_lengths(config["steps"], config["validate_every"], config["save_every"])
     if not Teaching(**config["teacher"]).weight:
         config["data"]["unlabeled_batch_size"] = 0  # nobody would look at these clips
@@ -154,6 +156,7 @@ def schema() -> ArgumentParser:
     skip = {"model", "data", "objective", "optimization", "teacher", "trainer", "resume"}
     parser.add_function_arguments(train, skip=skip, fail_untyped=False)
     parser.add_argument("--init", type=str | None, default=None, help=INIT_HELP)
+    parser.add_argument("--preset", type=Preset | None, default=None, help=PRESET_HELP)
     parser.add_function_arguments(create_model, "model", skip={"label_space"}, fail_untyped=False)
     parser.add_class_arguments(ClipDataModule, "data")
     parser.add_class_arguments(Optimization, "optimizer")
