@@ -157,15 +157,29 @@ def test_published_sizes(name: str) -> None:
     assert count_parameters(model) / 1e6 == pytest.approx(millions, abs=0.51 if millions > 100 else 0.08)
 
 
-def test_eva_with_relative_positions_has_its_published_size() -> None:
+EVA_SETS: dict[str, tuple[int, dict[str, Any]]] = {
+    "A": (8, {}),
+    "B": (9, {"backbone": {"relative_positions": True, "layer_scale": 1.0}, "head": {"decoder_layers": 9}}),
+}
+"""Published set of weights of Mask2Former on EVA-01 -> layers of its decoder, the options by which it is named here."""
+
+
+@pytest.mark.parametrize("name", EVA_SETS)
+def test_eva_is_a_published_set_by_name_and_the_other_by_options(name: str) -> None:
+    """B has 1305.6 M with the layer that mmseg never uses; A lacks tables, layer scales and a layer of the decoder."""
+    layers, options = EVA_SETS[name]
     with torch.device("meta"):
-        model = create_model(
-            "mask2former-eva-adapter-giant",
-            LabelSpace(tuple(map(str, range(150)))),
-            backbone={"relative_positions": True, "layer_scale": 1.0},
-            head={"queries": 200},
-        )
-    assert count_parameters(model) / 1e6 == pytest.approx(1305.6, abs=0.5)
+        model = create_model("mask2former-eva-adapter-giant", LabelSpace(tuple(map(str, range(150)))), **options)
+    width, hidden = 1024, 4096
+    table, scales = (111 * 111 + 3) * 16, 2 * 1408
+    layer = 2 * (4 * width + 4) * width + (2 * width + 1) * hidden + width + 3 * 2 * width
+    unused = 150 * (width + 1)
+    both = count_parameters(model) + unused + (40 * (table + scales) + layer if name == "A" else 0)
+    assert both / 1e6 == pytest.approx(1305.6, abs=0.05)
+    names = [key for key, _ in model.named_parameters()]
+    assert len({key.split(".")[2] for key in names if key.startswith("head.layers.")}) == layers
+    assert any("relative_position_bias_table" in key for key in names) == (name == "B")
+    assert dict(model.named_parameters())["head.query_feat.weight"].shape == (200, width)
 
 
 @pytest.mark.parametrize("name", [name for name in BACKBONES if name.endswith("micro")])

@@ -68,6 +68,11 @@ HEADS: dict[str, Callable[..., Head]] = {
 }
 """Head -> builder."""
 
+PUBLISHED_HEADS: dict[tuple[str, str], Options] = {
+    ("mask2former", "eva-adapter-giant"): {"queries": 200, "decoder_layers": 8},
+}
+"""(Head, backbone) -> options that the pair was published with, where they are not the head's own; given ones win."""
+
 HEADS["hmsa-ocr"] = partial(hmsa, HEADS["ocr"])
 
 SEVERAL_SCALES = ("hmsa-ocr",)
@@ -247,6 +252,7 @@ def create_model(
     else:
         body = _build(BACKBONES[parts.backbone], name, "backbone", pretrained, **options["backbone"])
     shape, chosen = (body.channels, body.strides, len(label_space)), dict(options["head"])
+    chosen = {**PUBLISHED_HEADS.get((parts.head, parts.backbone), {}), **chosen}
     if isinstance(chosen.get("auxiliary"), Mapping):
         chosen["auxiliary"] = _build(FCNHead, name, "auxiliary head", *shape, **chosen["auxiliary"])
     top = _build(HEADS[parts.head], name, "head", *shape, **chosen)
