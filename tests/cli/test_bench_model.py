@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch import nn
 
-from everyframe.cli.__main__ import main
+from everyframe.cli.__main__ import VERBS, main
+from everyframe.cli.bench import BENCHES
 from everyframe.cli.bench_model import RecipeRun, noise_clip
 from everyframe.cli.peak_memory import PeakMemory
 from everyframe.cli.timing import in_turns
@@ -163,3 +164,8 @@ def test_peak_memory_is_that_of_the_work_alone() -> None:
             time.sleep(0.02)
             del more
     assert 80 * 2**20 < peak.extra < 140 * 2**20
+
+
+def test_help_names_every_bench() -> None:
+    named = VERBS["bench"].partition("(bench ")[2].rstrip(")").split(", ")
+    assert sorted(named) == sorted(BENCHES)

@@ -21,7 +21,7 @@ VERBS = {
     "reproduce": "the papers' experiments as restartable grids: tables and plots",
     "convert": "turn a published checkpoint into a saved model",
     "models": "list the models with parameters and cost",
-    "bench": "measure speed and memory (bench predict, metrics, stream, contrastive, deform)",
+    "bench": "measure speed and memory (bench predict, model, metrics, stream, contrastive, deform)",
 }
 """Verb -> one line of help. The verb's file is `everyframe/cli/VERB.py` with `main(arguments: list[str]) -> int`."""
 
@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one verb and return the exit status.
 
     0 done, 1 the input cannot be used or a part failed, 2 bad usage, 130 stopped by Ctrl-C, 143 by SIGTERM; 0 after a
-    SIGTERM for those that go on with the same command (`train`, `self-train`, `reproduce`).
+    SIGTERM for those that go on with the same command (`train`, `self-train`, `reproduce`) once training has begun.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     verb, *rest = arguments or [""]
