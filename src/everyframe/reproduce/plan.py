@@ -15,7 +15,7 @@ from everyframe.errors import InputError
 from everyframe.reproduce.experiment import SCALES, Experiment, Row
 from everyframe.reproduce.grid import find
 from everyframe.reproduce.steps import Step, joined_steps, look_words
-from everyframe.reproduce.subsets import SUBSETS, link_subset
+from everyframe.reproduce.subsets import SUBSETS, Compared, frames_of, link_subset
 
 TIMED_FRAMES = 9
 """Steps of the stream that frames/s is the median of."""
@@ -52,7 +52,7 @@ class Setting:
         seeds: how many; they are 0, 1, 2, …
         extra: options of every training, by the caller's choice; they win over row and scale.
         size: (H, W) of the frames that frames/s is measured on.
-        noisy: video -> labelled frame -> whether its classes differ from its reference's; see `subsets`.
+        compared: how the classes of labelled frames compare with their reference's; see `subsets`.
     """
 
     name: str
@@ -62,7 +62,7 @@ class Setting:
     seeds: int = 3
     extra: Mapping[str, Any] = field(default_factory=dict)
     size: tuple[int, int] = (480, 853)
-    noisy: Mapping[str, Mapping[str, bool]] = field(default_factory=dict)
+    compared: Compared = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         find(self.name)
@@ -217,7 +217,7 @@ def _cell(setting: Setting, row: Row, seed: int) -> Cell:
         Step("cost", ("bench", "stream", *model, *measure, *look_words(row.look)), cost),
     ]
     for subset in SUBSETS if setting.experiment.noisy else ():
-        if not any(is_noisy == (subset == "noisy") for of in setting.noisy.values() for is_noisy in of.values()):
+        if not frames_of(subset, setting.compared):
             continue  # nothing to score: the data hold no such frame
         part = folder / f"labels-{subset}"
         words = ("evaluate", "--pred", str(part), *scored, "--allow-missing", "--flow", "none", "--worst", "0",
@@ -226,10 +226,10 @@ def _cell(setting: Setting, row: Row, seed: int) -> Cell:
     return Cell(row, seed, folder, tuple(steps))
 
 
-def prepare(cell: Cell, step: Step, noisy: Mapping[str, Mapping[str, bool]]) -> None:
+def prepare(cell: Cell, step: Step, compared: Compared) -> None:
     """Make what a step reads and no command writes: the folder of a subset's label maps."""
     if step.name in SUBSETS:
-        link_subset(cell.folder / "labels", cell.folder / f"labels-{step.name}", noisy, step.name == "noisy")
+        link_subset(cell.folder / "labels", cell.folder / f"labels-{step.name}", compared, step.name)
 
 
 def _words(options: Mapping[str, Any]) -> list[str]:

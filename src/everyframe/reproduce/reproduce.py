@@ -15,7 +15,7 @@ from everyframe.files import write_whole
 from everyframe.reproduce.plan import Cell, Setting, check, pick, plan
 from everyframe.reproduce.plots import write_plots
 from everyframe.reproduce.runner import PROGRAM, CellRecord, read_record, run_grid
-from everyframe.reproduce.subsets import noisy_frames
+from everyframe.reproduce.subsets import compare_frames
 from everyframe.reproduce.table import gather, write_table
 from everyframe.reproduce.video import write_side_by_side
 
@@ -90,7 +90,7 @@ def prepared(
         raise InputError(f"{data}: expected videos in split {setting.split!r} to score on, found none")
     setting = replace(setting, size=read_frame(videos[0], 0).size)
     if setting.experiment.noisy:
-        setting = replace(setting, noisy=noisy_frames(videos, space))
+        setting = replace(setting, compared=compare_frames(videos, space))
     return setting
 
 
@@ -101,7 +101,7 @@ def report(setting: Setting, cells: Sequence[Cell]) -> None:
     write_plots(setting, lines)
     write_whole(setting.out / "commands.sh", commands(cells))
     if setting.experiment.noisy:
-        write_whole(setting.out / "noisy.json", json.dumps(setting.noisy, indent=1) + "\n")
+        write_whole(setting.out / "noisy.json", json.dumps(setting.compared, indent=1) + "\n")
     _write_video(setting, cells)
 
 

@@ -165,7 +165,7 @@ class _Worker:
                 continue
             self.say(f"$ {step}")
             try:
-                prepare(cell, step, self.setting.noisy)
+                prepare(cell, step, self.setting.compared)
                 status = self._command(cell, step, record)
             except OSError as error:
                 record.status, record.message = "failed", f"{step.name}: {error}"

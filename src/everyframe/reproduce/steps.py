@@ -17,7 +17,7 @@ class Step:
     """One command of a cell.
 
     Attributes:
-        name: "train", "evaluate", "cost", "noisy" or "clean"; of joined models "join", or "choose first", "choose
+        name: "train", "evaluate", "cost", those of `SUBSETS`; of joined models "join", or "choose first", "choose
             second", "join second" and "join first", and "evaluate"; of one that is scored once more "count".
         words: the command behind `everyframe`.
         produces: file whose presence says that it reached its end: training ends with status 0 after SIGTERM too.

@@ -1,7 +1,8 @@
 """Noisy and clean references: which frames hold the classes of the frame that a stream takes as its reference.
 
 A query is noisy when the set of its classes is not that of the reference frame, ignored pixels aside (SSLTM, CVPR 2023,
-fig. 4b). On a stream the reference is the first frame; where that has no label map, the first one that has stands in.
+fig. 4b). One-sided, it matters only what the reference lacks: what has left the picture since does no harm. On a stream
+the reference is the first frame; where that has no label map, the first one that has stands in.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -17,23 +19,37 @@ from everyframe.data.reading import read_labels
 from everyframe.frames import IGNORE
 from everyframe.labels import LabelSpace
 
-SUBSETS = ("noisy", "clean")
+Comparison = Literal["same", "left", "lacking"]
+"""The frame's classes are the reference's; some of those have left; or the reference lacks one of the frame's."""
+
+SUBSETS: dict[str, tuple[Comparison, ...]] = {
+    "noisy": ("left", "lacking"),
+    "clean": ("same",),
+    "lacking": ("lacking",),
+    "covered": ("same", "left"),
+}
+"""Subset -> which frames it holds. The first two are the paper's, the others the one-sided form."""
+
+Compared = Mapping[str, Mapping[str, Comparison]]
+"""Video name -> frame name -> how its classes compare with the reference's; the reference itself is left out."""
 
 
-def noisy_frames(videos: Sequence[VideoRef], space: LabelSpace) -> dict[str, dict[str, bool]]:
-    """Compare the classes of every labelled frame with those of its video's reference.
-
-    Returns:
-        Video name -> frame name -> whether the sets differ. The reference itself is left out.
-    """
-    found: dict[str, dict[str, bool]] = {}
+def compare_frames(videos: Sequence[VideoRef], space: LabelSpace) -> dict[str, dict[str, Comparison]]:
+    """Compare the classes of every labelled frame with those of its video's reference."""
+    found: dict[str, dict[str, Comparison]] = {}
     for video in videos:
         if len(video.labelled) < 2:
             continue
         reference, *queries = video.labelled
-        expected = _classes(video, reference, space)
-        found[video.name] = {video.frames[i].name: _classes(video, i, space) != expected for i in queries}
+        held = _classes(video, reference, space)
+        found[video.name] = {video.frames[i].name: _compared(_classes(video, i, space), held) for i in queries}
     return found
+
+
+def _compared(frame: set[int], reference: set[int]) -> Comparison:
+    if frame - reference:
+        return "lacking"
+    return "left" if reference - frame else "same"
 
 
 def _classes(video: VideoRef, index: int, space: LabelSpace) -> set[int]:
@@ -42,20 +58,23 @@ def _classes(video: VideoRef, index: int, space: LabelSpace) -> set[int]:
     return set(np.unique(labels).tolist()) - {IGNORE}
 
 
-def link_subset(labels: Path, folder: Path, noisy: Mapping[str, Mapping[str, bool]], wanted: bool) -> None:
+def frames_of(subset: str, compared: Compared) -> list[tuple[str, str]]:
+    """Return the frames of a subset, each (video name, frame name)."""
+    return [(v, frame) for v, frames in compared.items() for frame, how in frames.items() if how in SUBSETS[subset]]
+
+
+def link_subset(labels: Path, folder: Path, compared: Compared, subset: str) -> None:
     """Make a folder of predictions that holds the frames of one subset, as links to those of all frames.
 
     Args:
         labels: label maps of all frames, <video>/<frame>.png, with `labels.json`.
         folder: made anew.
-        noisy: see `noisy_frames`.
-        wanted: True for the noisy frames, False for the clean ones.
+        compared: see `compare_frames`.
+        subset: one of `SUBSETS`.
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     shutil.copy(labels / "labels.json", folder / "labels.json")
-    for video, frames in noisy.items():
+    for video, frame in frames_of(subset, compared):
         (folder / video).mkdir(parents=True, exist_ok=True)
-        for frame, is_noisy in frames.items():
-            if is_noisy == wanted:
-                (folder / video / f"{frame}.png").symlink_to((labels / video / f"{frame}.png").resolve())
+        (folder / video / f"{frame}.png").symlink_to((labels / video / f"{frame}.png").resolve())

@@ -50,6 +50,8 @@ COLUMNS = (
     Column("mIoU", "mIoU", _percent),
     Column("mIoU noisy", "mIoU noisy", _percent, optional=True),
     Column("mIoU clean", "mIoU clean", _percent, optional=True),
+    Column("mIoU lacking", "mIoU lacking", _percent, optional=True),
+    Column("mIoU covered", "mIoU covered", _percent, optional=True),
     Column("VC8", "VC8", _percent),
     Column("VC16", "VC16", _percent),
     Column("TC", "TC", _percent),
