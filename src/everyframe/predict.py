@@ -200,6 +200,7 @@ class OverlayWriter:
         self.rate = rate
         self._video: VideoWriter | None = None
         self._size = (0, 0)
+        self._slots: list[int] = []
 
     def __enter__(self) -> Self:
         return self
@@ -212,7 +213,7 @@ class OverlayWriter:
         if item.frame.size != self._size:
             image = F.interpolate(image[None].float(), self._size, mode="bilinear", antialias=True)[0].round().byte()
             labels = F.interpolate(labels[None, None], self._size, mode="nearest-exact")[0, 0]
-        painted = overlay_with_legend(image, labels.numpy(), self.space)
+        painted = overlay_with_legend(image, labels.numpy(), self.space, slots=self._slots)
         with output(self.path):
             if self._video is None:
                 self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from everyframe.data.held_out import half_of, seen_note
@@ -26,3 +28,12 @@ def test_a_choice_on_videos_that_are_scored_is_told() -> None:
     assert seen_note(*chosen, "vspw:/other", videos("a", "b")) == ""  # videos of one name are not one video
     told = seen_note(*chosen, "vspw:/data", videos("b", "c"))
     assert told.startswith("tau 0.4 was chosen on 1 of the 2 videos that are scored here: the figures are an upper")
+
+
+def test_a_bare_path_is_the_same_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for scored in ("mine", "./mine", "folder:mine", str(tmp_path / "mine")):
+        told = seen_note("tau 0.4", f"folder:{tmp_path / 'mine'}, val", ("a",), scored, videos("a"))
+        assert "chosen on 1 of the 1 videos" in told, scored
+    assert seen_note("tau 0.4", f"folder:{tmp_path / 'mine'}, val", ("a",), "other", videos("a")) == ""

@@ -39,14 +39,36 @@ def test_inside_covers_a_quarter_at_most(size: tuple[int, int]) -> None:
     assert (drawn.any(2).mean()) <= LARGEST_SHARE
 
 
-def test_only_present_classes_are_named() -> None:
+def test_all_classes_stand_still_where_there_is_room_for_them() -> None:
     size = (120, 400)
     legend = Legend(SPACE.names, SPACE.palette, size, "bottom")
     image = np.zeros((*size, 3), np.uint8)
-    for present, absent in ((0, 1), (1, 0)):
-        strip = legend.draw(image, np.full(size, present, np.uint8))[size[0] :].reshape(-1, 3)
-        assert (strip == SPACE.palette[present]).all(1).sum() > 30
-        assert not (strip == SPACE.palette[absent]).all(1).any()
+    strips = [legend.draw(image, np.full(size, present, np.uint8))[size[0] :] for present in (0, 1, IGNORE)]
+    assert all((strips[0].reshape(-1, 3) == color).all(1).sum() > 30 for color in SPACE.palette)
+    assert np.array_equal(strips[0], strips[1])
+    assert np.array_equal(strips[0], strips[2])
+
+
+def test_a_class_that_stays_does_not_move_when_others_come_and_go() -> None:
+    size = (100, 320)
+    legend = Legend(MANY.names, MANY.palette, size, "bottom")
+    image, slots = np.zeros((*size, 3), np.uint8), []
+
+    def places(*present: int) -> dict[int, tuple[int, int]]:
+        """Where the colour of each class is first seen in the strip."""
+        labels = np.resize(np.array(present, np.uint8), size)
+        strip = legend.draw(image, labels, slots)[size[0] :]
+        seen = {i: np.argwhere((strip == MANY.palette[i]).all(-1)) for i in range(len(MANY))}
+        return {i: tuple(at[0].tolist()) for i, at in seen.items() if len(at) > 20}
+
+    first = places(3, 7, 9)
+    assert set(first) == {3, 7, 9}
+    second = places(1, 3, 9)  # 7 went, 1 came: into its place
+    assert (second[3], second[9], second[1]) == (first[3], first[9], first[7])
+    third = places(9)
+    assert third == {9: first[9]}
+    crowded = places(*range(60))  # those that are left out are counted in the last place
+    assert 9 not in crowded or crowded[9] == first[9]
 
 
 def test_the_largest_classes_stay_when_there_is_no_room() -> None:

@@ -114,3 +114,16 @@ def test_going_on_with_another_model_or_other_classes_is_refused_and_changes_not
 
     space.save(out / "labels.json")
     assert start(resolve(read_recipe("fcn-tiny"), {**options, "steps": 2}), resume="auto").steps == 2
+
+
+def test_a_run_that_has_nothing_left_to_do_keeps_its_record(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(SyntheticVideos(2, frames=2, size=(32, 48)), tmp_path / "videos", "vspw", "train")
+    options = {
+        "data.data": f"vspw:{tmp_path / 'videos'}", "data.val_split": "null", "data.crop": 24, "data.batch_size": 2,
+        "data.workers": 0, "steps": 1, "out": str(tmp_path / "run"), "trainer.enable_progress_bar": False,
+    }  # fmt: skip
+    start(resolve(read_recipe("fcn-tiny"), options))
+    before = RunFolder(tmp_path / "run").config.read_bytes()
+    start(resolve(read_recipe("fcn-tiny"), {**options, "data.batch_size": 3}), resume="auto")
+    assert "already at step 1 of 1" in capsys.readouterr().err
+    assert RunFolder(tmp_path / "run").config.read_bytes() == before

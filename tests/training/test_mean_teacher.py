@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,11 +23,12 @@ from everyframe.labels import LabelSpace
 from everyframe.models.zoo import MODELS, create_model
 from everyframe.semi.pseudo import Teaching
 from everyframe.training.last_checkpoint import Interrupted
-from everyframe.training.mean_teacher import MeanTeacher, query_logits
+from everyframe.training.mean_teacher import STUDENT_MONITOR, MeanTeacher, query_logits
 from everyframe.training.objective import pixel_objective
 from everyframe.training.objectives_mask import MaskOptions
 from everyframe.training.objectives_temporal import video_objective
 from everyframe.training.run import train
+from everyframe.training.validation import MONITOR
 
 TEACHING = {"weight": 1.0, "threshold": 0.6, "ramp": 0.5}
 
@@ -345,3 +347,23 @@ def test_two_processes_equal_one_with_the_joint_batch(tmp_path: Path) -> None:
         torch.testing.assert_close(b[name], value, rtol=1e-4, atol=1e-6, msg=name)
     rows = [columns(p / "logs" / "val.csv") for p in (one, two)]
     assert rows[0] == rows[1]
+
+
+def test_a_teacher_that_fails_is_told_at_the_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(tmp_path / "unsure", 2, teacher={**TEACHING, "threshold": 1.0}, unlabelled=3)
+    assert "at most 0.0% of the pixels reached teacher.threshold 1: next to nothing" in capsys.readouterr().err
+    run(tmp_path / "sure", 2, teacher={**TEACHING, "threshold": 0.0}, unlabelled=3)
+    assert "next to nothing" not in capsys.readouterr().err
+    run(tmp_path / "unsure", 2, teacher={**TEACHING, "threshold": 1.0}, unlabelled=3, resume="auto")
+    assert "next to nothing" not in capsys.readouterr().err, "no step was taken"
+
+
+def test_a_teacher_behind_its_student_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = MeanTeacher(tiny_model(), Teaching(weight=1.0, momentum=0.99), objective=pixel_objective(), steps=10)
+    for student, said in ((0.49, False), (0.568, True)):
+        metrics = {MONITOR: torch.tensor(0.4851), STUDENT_MONITOR: torch.tensor(student)}
+        monkeypatch.setattr(MeanTeacher, "trainer", SimpleNamespace(callback_metrics=metrics))
+        told = made.failings()
+        assert len(told) == said
+    assert "it scores 48.51 mIoU in the last validation, its student 56.80" in told[0]
+    assert "= 100 steps" in told[0]

@@ -31,10 +31,11 @@ from everyframe.io.label_png import read_label, read_raw, write_label
 from everyframe.labels import LabelSpace
 from everyframe.models.zoo import create_model
 from everyframe.predict import predict
+from everyframe.semi.iterative import Stage
 from everyframe.training import self_training
 from everyframe.training.labelling import _sure_labels, label_videos, with_ignore
 from everyframe.training.recipe import Config, read_recipe
-from everyframe.training.self_training import self_train
+from everyframe.training.self_training import advice, self_train
 from everyframe.training.start import start
 
 SIZE = (32, 48)
@@ -118,6 +119,28 @@ def test_threshold_zero_keeps_every_pixel(videos: Path, tmp_path: Path) -> None:
     model = create_model("fcn-gru-tiny", data.label_space)
     results = label_videos(model, data.train_videos[:1], tmp_path, threshold=0, scales=(), flip=False, device="cpu")
     assert results == {"frames": 3, "coverage": 1.0}
+
+
+def test_frames_of_which_nothing_is_sure_get_no_label_map(videos: Path, tmp_path: Path) -> None:
+    """An empty map would be trained on as a labelled frame."""
+    data = ClipDataModule(f"vspw:{videos}", budget=1)
+    model = create_model("fcn-gru-tiny", data.label_space)
+    results = label_videos(model, data.train_videos, tmp_path, threshold=1, scales=(), flip=False, device="cpu")
+    assert results == {"frames": 0, "coverage": 0.0}
+    assert list(tmp_path.glob("*/*.png")) == []
+
+
+def test_what_went_wrong_without_an_error_is_said() -> None:
+    def stages(coverage: float, *scores: float | None) -> list[Stage]:
+        trained = [Stage(f"round{i}/train", "done", results={"mIoU": score}) for i, score in enumerate(scores)]
+        return [trained[0], Stage("round1/label", "done", results={"coverage": coverage}), *trained[1:]]
+
+    assert advice(stages(0.6, 0.4, 0.5), 0.9) == []
+    assert advice(stages(0.6, None, None), 0.9) == []
+    few, worse = advice(stages(0.0064, 0.4566, 0.1152), 0.9)
+    assert few.startswith("round1/label: the model was sure of 0.6% of the pixels (threshold 0.9)")
+    assert "below the model of round0/train on the validation videos (11.52 and 45.66 mIoU)" in worse
+    assert worse.endswith("which lies in round0/run/model")
 
 
 def test_masks_are_held_against_the_threshold_by_what_is_missing_to_one(videos: Path, tmp_path: Path) -> None:

@@ -124,6 +124,7 @@ def show_picture(out: Path) -> None:
     from everyframe.io.label_png import read_label
     from everyframe.io.video import VideoReader
     from everyframe.labels import LabelSpace
+    from everyframe.report.legend import Legend
     from everyframe.report.overlay import overlay, side_by_side
 
     labels = out / "one-label" / "labels"
@@ -138,6 +139,8 @@ def show_picture(out: Path) -> None:
             np.vstack([cv2.resize(x, None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC) for x in (image, painted)])
         )
     joined = side_by_side(columns, [f"{frame.time:.1f} s" for frame in shown])
+    size = (joined.shape[0], joined.shape[1])
+    joined = Legend(space.names, space.palette, size, "bottom").draw(joined, np.zeros(size, np.uint8))
     Image.fromarray(joined).save(out / "picture.jpg", quality=85, optimize=True)
 
 

@@ -57,7 +57,7 @@ def main(arguments: list[str]) -> int:
     known, rest = parser().parse_known_args(arguments)
     recipe, options = split_options(rest)
     from everyframe.training.recipe import read_recipe
-    from everyframe.training.self_training import LoopStopped, self_train
+    from everyframe.training.self_training import LoopStopped, advice, self_train
 
     out = options.pop("out", None)
     if out is None:
@@ -68,6 +68,6 @@ def main(arguments: list[str]) -> int:
         again = shlex.join(["everyframe", "self-train", *arguments])
         print(f"{stopped}; to go on: {again}", file=sys.stderr)
         return 0 if stopped.signal is signal.SIGTERM else 130
-    print("\n".join(map(str, stages)))
+    print("\n".join([*map(str, stages), *advice(stages, known.threshold)]))
     print(f"{out}/model: the last student")
     return 0

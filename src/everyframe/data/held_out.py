@@ -36,10 +36,10 @@ def seen_note(what: str, data: str, chosen_on: Collection[str], scored_data: str
         what: was chosen, "tau 0.4 of sweep.json".
         data: that it was chosen on, "LAYOUT:ROOT, SPLIT"; a video of another split may be the same one.
         chosen_on: names of its videos.
-        scored_data: "LAYOUT:ROOT".
+        scored_data: "LAYOUT:ROOT", or a bare path.
         scored: videos of that.
     """
-    roots = {Path(text.partition(":")[2]).resolve() for text in (data.rpartition(", ")[0], str(scored_data))}
+    roots = {_root(text) for text in (data.rpartition(", ")[0], str(scored_data))}
     both = sum(video.name in chosen_on for video in scored)
     if not both or len(roots) > 1:
         return ""
@@ -47,3 +47,9 @@ def seen_note(what: str, data: str, chosen_on: Collection[str], scored_data: str
         f"{what} was chosen on {both} of the {len(scored)} videos that are scored here: the figures are an upper "
         f"bound; choose on another split, or on one half of this one (ensemble --half first) and score the other"
     )
+
+
+def _root(data: str) -> Path:
+    """Return the folder of "LAYOUT:ROOT" or of a bare path, from whatever folder it was named."""
+    _, colon, root = data.partition(":")
+    return Path(root if colon and not Path(data).exists() else data).expanduser().resolve()

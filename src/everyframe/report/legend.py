@@ -19,6 +19,8 @@ BACKGROUND = (24, 24, 24)
 TEXT = (240, 240, 240)
 LARGEST_SHARE = 0.25
 """A legend takes at most this share of the picture's area; a strip below small pictures may take two lines."""
+EMPTY = -1000
+"""A place of a legend where no class stands."""
 LONGEST_NAME = 14
 """Longer class names are cut to about this many letters' width."""
 
@@ -26,8 +28,8 @@ LONGEST_NAME = 14
 class Legend:
     """Names and colours of the classes present in a label map, added to pictures of one size.
 
-    The result has the same size for every label map, so that pictures of a video fit together. Where there are more
-    classes than room, the largest ones are shown and the rest is counted ("+7 more").
+    The result has the same size for every label map, so that pictures of a video fit together. Where there is room for
+    all classes, all are shown, whatever is present. Else the largest ones are, and the rest is counted ("+7 more").
 
     Args:
         names: class names by train id.
@@ -74,13 +76,21 @@ class Legend:
         added = {"bottom": (strip_height, 0), "right": (0, strip_width), "inside": (0, 0)}[self.place]
         return height + added[0], width + added[1]
 
-    def draw(self, image: Picture, labels: NDArray[np.uint8]) -> Picture:
-        """Return `image`, uint8 [3, H, W] tensor or [H, W, 3] array, with the legend of `labels`."""
+    def draw(self, image: Picture, labels: NDArray[np.uint8], slots: list[int] | None = None) -> Picture:
+        """Return `image`, uint8 [3, H, W] tensor or [H, W, 3] array, with the legend of `labels`.
+
+        Args:
+            image: to draw on.
+            labels: uint8 [H, W], train ids.
+            slots: of a video, one list for all of its frames, empty at first: which class stands where, so that one
+                that stays does not move when others come and go.
+        """
         height, width = self.image_size
         planes = planes_of(image)
         if planes[0].shape != self.image_size or labels.shape != self.image_size:
             raise ValueError(f"Legend: expected {height}x{width}, came {planes[0].shape} and {labels.shape}")
-        strip = self._strip(self._shown(labels))
+        shown = self._shown(labels)
+        strip = self._strip(shown if slots is None else self._settled(shown, slots))
         out = [np.empty(self.size, np.uint8) for _ in planes]
         for channel, plane in enumerate(planes):
             out[channel][:height, :width] = plane
@@ -93,8 +103,22 @@ class Legend:
                 corner[:] = cv2.addWeighted(corner, 0.15, np.ascontiguousarray(strip[..., channel]), 0.85, 0)
         return like(image, out)
 
+    def _settled(self, shown: tuple[int, ...], slots: list[int]) -> tuple[int, ...]:
+        """Put what is shown where it stood before, and what is new into free places; EMPTY between them."""
+        classes, left_out = [i for i in shown if i >= 0], [i for i in shown if i < 0]
+        places = self._rows * self._columns - len(left_out)
+        slots[:] = [i if i in classes else EMPTY for i in slots[:places]]
+        for train_id in (i for i in classes if i not in slots):
+            if EMPTY in slots:
+                slots[slots.index(EMPTY)] = train_id
+            else:
+                slots.append(train_id)
+        return (*slots, *(EMPTY for _ in range(places - len(slots) if left_out else 0)), *left_out)
+
     def _shown(self, labels: NDArray[np.uint8]) -> tuple[int, ...]:
         """Train ids to show in rising order, and minus the number of those left out as a last item."""
+        if len(self.names) <= self._rows * self._columns:
+            return tuple(range(len(self.names)))
         areas = cv2.calcHist([np.ascontiguousarray(labels)], [0], None, [256], [0, 256]).ravel()[: len(self.names)]
         present = np.flatnonzero(areas)
         cells = self._rows * self._columns
@@ -125,6 +149,8 @@ class Legend:
         pen = ImageDraw.Draw(picture)
         swatch, margin = round(0.8 * self._font_size), self._font_size // 3
         for cell, train_id in enumerate(shown):
+            if train_id == EMPTY:
+                continue
             # Side by side in strips below, one under the other elsewhere.
             row, column = divmod(cell, columns) if self.place == "bottom" else divmod(cell, rows)[::-1]
             left, top = column * self._column + margin, row * self._line + margin

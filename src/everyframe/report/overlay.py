@@ -59,10 +59,11 @@ def overlay_with_legend(
     *,
     boundaries: bool = False,
     place: Place = "auto",
+    slots: list[int] | None = None,
 ) -> Picture:
-    """Blend the class colours and add a legend of the classes present, see `overlay` and `Legend`."""
+    """Blend the class colours and add a legend, see `overlay`, `Legend` and, for `slots` of a video, `Legend.draw`."""
     painted = overlay(image, labels, space, alpha, boundaries=boundaries)
-    return _legend(space.names, space.palette, labels.shape, place).draw(painted, labels)
+    return _legend(space.names, space.palette, labels.shape, place).draw(painted, labels, slots)
 
 
 def side_by_side(images: Sequence[Tensor | NDArray[np.uint8]], captions: Sequence[str] = ()) -> NDArray[np.uint8]:

@@ -42,7 +42,8 @@ def label_videos(
 ) -> dict[str, float]:
     """Write OUT/<video>/<frame>.png for all frames that have no label map, and OUT/labels.json.
 
-    A video that an earlier call has finished is left as it is; one that it left half done starts over.
+    Frames of which the model is sure nowhere get none. A video that an earlier call has finished is left as it is; one
+    that it left half done starts over.
 
     Args:
         model: a saved model's folder, or a built one.
@@ -135,7 +136,8 @@ def _label_video(
     labelled = set(video.labelled)
 
     def write(item: Labelled) -> None:
-        writer.write(item)
+        if (item.labels != IGNORE).any():  # a map of nothing would be trained on as a labelled frame
+            writer.write(item)
         known = None if truth is None else read_labels(truth, item.frame.index, stream.label_space, item.frame.size)
         counts.update(count_pixels(item.labels, known))
 
@@ -161,9 +163,14 @@ def _sure_labels(stream: Stream, frame: Frame, threshold: float) -> NDArray[np.u
 
 
 def count_pixels(labels: NDArray[np.uint8], truth: NDArray[np.uint8] | None) -> dict[str, int]:
-    """Return what a label map [H, W] adds to the record: frames, pixels, labelled ones, and with truth right ones."""
+    """Return what a label map adds to the record: frames (none if empty), pixels, those with a label, right ones.
+
+    Args:
+        labels: uint8 [H, W], train ids.
+        truth: likewise, where it is known.
+    """
     kept = labels != IGNORE
-    counts = {"frames": 1, "pixels": labels.size, "kept": int(kept.sum())}
+    counts = {"frames": int(kept.any()), "pixels": labels.size, "kept": int(kept.sum())}
     if truth is not None:
         known = kept & (truth != IGNORE)
         counts |= {"known": int(known.sum()), "right": int((known & (labels == truth)).sum())}

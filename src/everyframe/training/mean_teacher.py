@@ -32,6 +32,10 @@ from everyframe.training.objectives_mask import pseudo_label_objective
 from everyframe.training.supervised import Supervised
 from everyframe.training.validation import MONITOR, logged_scores, observe, share_buffers
 
+FEW = 0.01
+"""Share of the pixels below which pseudo-labels teach next to nothing."""
+BEHIND = 0.02
+"""mIoU by which a student may be above its teacher without a word."""
 STUDENT_MONITOR = MONITOR.replace("val/", "val/student_")
 """The student's score beside the teacher's; the teacher's decides which model is the best."""
 
@@ -63,6 +67,7 @@ class MeanTeacher(Supervised):
         self.teacher = Teacher(model, teaching.momentum)
         self.student_confusion = ConfusionMatrix(len(model.label_space))
         self.change_colors = StrongPhotometric()
+        self.register_buffer("most_sure", torch.tensor(-1.0), persistent=False)  # below 0: no step was taken
         masks = model.head.predicts == "masks"
         self.set_loss = pseudo_label_objective(self.objective) if masks else None
         self.confidence: Confidence = teaching.mask_confidence if masks else "softmax"
@@ -142,6 +147,7 @@ class MeanTeacher(Supervised):
         which the teacher makes pseudo-labels in the steps that are logged.
         """
         share = coverage(targets, inside_of(unlabelled)[:, None].expand_as(targets))
+        self.most_sure = self.most_sure.maximum(share)
         if unlabelled.hidden is not None:
             return {"coverage": share, "precision_hidden": precision(targets, unlabelled.hidden)}
         if (self.global_step + 1) % self.trainer.log_every_n_steps:
@@ -152,6 +158,24 @@ class MeanTeacher(Supervised):
         """Step, then let the teacher follow: before any checkpoint of this step is written."""
         super().optimizer_step(*args, **kwargs)
         self.teacher.update(self.model, self.global_step)
+
+    def failings(self) -> list[str]:
+        """See `Supervised.failings`: hardly a pixel was sure; the teacher, which is kept, is below its student."""
+        told, teaching = [], self.teaching
+        if 0 <= self.most_sure < FEW:
+            told.append(
+                f"teacher: of the clips without labels at most {self.most_sure.item():.1%} of the pixels reached "
+                f"teacher.threshold {teaching.threshold:g}: next to nothing was learnt from them; train longer, or "
+                f"lower the threshold"
+            )
+        teacher, student = (self.trainer.callback_metrics.get(name) for name in (MONITOR, STUDENT_MONITOR))
+        if teacher is not None and student is not None and student - teacher > BEHIND:
+            told.append(
+                f"teacher: it scores {100 * teacher:.2f} mIoU in the last validation, its student {100 * student:.2f}, "
+                f"and the teacher is what is kept; it follows over 1 / (1 - teacher.momentum) = "
+                f"{1 / max(1 - teaching.momentum, 1e-9):.0f} steps: train longer, or lower teacher.momentum"
+            )
+        return told
 
     # -- validation --------------------------------------------------------------------------------------------------
 

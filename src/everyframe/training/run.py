@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -235,6 +236,8 @@ def train(
     run = Run(folder, lightning.global_step, score, best.step)
     if is_first_process():
         run.write()
+        for line in module.failings():
+            print(line, file=sys.stderr)
     return run
 
 

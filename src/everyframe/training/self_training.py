@@ -35,6 +35,9 @@ from everyframe.training.propagation import propagate_labels
 from everyframe.training.recipe import Config, dump, resolve
 from everyframe.training.run import RunFolder
 
+FEW = 0.05
+"""Share of the pixels below which pseudo-labels teach next to nothing."""
+
 StopAsked = Callable[[], signal.Signals | None]
 
 
@@ -134,6 +137,25 @@ def self_train(
     return list(record.stages.values())
 
 
+def advice(stages: Sequence[Stage], threshold: float) -> list[str]:
+    """Return sentences on what went wrong without an error: few pixels labelled, a student below its teacher."""
+    told = [
+        f"{stage.name}: the model was sure of {stage.results['coverage']:.1%} of the pixels (threshold {threshold:g}): "
+        f"the student learnt next to nothing from them; train the first model longer, or lower --threshold"
+        for stage in stages
+        if stage.results.get("coverage", 1.0) < FEW and stage.name.endswith("/label")
+    ]
+    scored = [stage for stage in stages if stage.results.get("mIoU") is not None]
+    best = max(scored, key=lambda stage: stage.results["mIoU"], default=None)
+    if best is not None and best is not scored[-1]:
+        told.append(
+            f"the last student is below the model of {best.name} on the validation videos "
+            f"({100 * scored[-1].results['mIoU']:.2f} and {100 * best.results['mIoU']:.2f} mIoU), which lies in "
+            f"{best.name.removesuffix('/train')}/run/model"
+        )
+    return told
+
+
 def train_stage(config: Config, path: Path, asked: StopAsked) -> None:
     """Train in a process of its own, which starts those of several devices itself and frees all memory at its end.
 
@@ -186,7 +208,13 @@ def _label(teacher: Path, config: Config, folder: Path, views: Mapping[str, Any]
     videos = [*data.train_videos, *data.unlabeled_videos]
     device = "cpu" if config["trainer"].get("accelerator") == "cpu" else "auto"
     truth = {video.name: video for video in data.hidden_videos or ()}
-    return label_videos(teacher, videos, folder, **views, truth=truth, device=device, stop=lambda: asked() is not None)
+    found = label_videos(teacher, videos, folder, **views, truth=truth, device=device, stop=lambda: asked() is not None)
+    if not found["frames"] and asked() is None:
+        raise InputError(
+            f"{folder}: expected frames without a label of which {teacher} is sure somewhere (threshold "
+            f"{views['threshold']:g}), came none; train longer or lower --threshold, with another --out"
+        )
+    return found
 
 
 def _propagate(config: Config, folder: Path, reach: int, asked: StopAsked) -> dict[str, float]:

@@ -71,15 +71,17 @@ def start(config: Config, resume: str | None = None) -> Run:
     if is_first_process():
         looked = look_at_masks(data.val_videos, data.label_space)
         changed = _changed(folder, config) if checkpoint is not None else ""
-        with writing(folder.root):
-            _write_config(folder, config)
-            data.label_space.save(folder.classes)
-            data.write_budget(folder.root)
+        over = _nothing_to_do(checkpoint, config["steps"])
+        if not over:  # else the files say what the run was
+            with writing(folder.root):
+                _write_config(folder, config)
+                data.label_space.save(folder.classes)
+                data.write_budget(folder.root)
         print(_summary(config, data, model), file=sys.stderr)
         if begun is not None:
             print(f"starts from {config['init']}: {begun.describe()}", file=sys.stderr)
         notes = (slow, looked, without_effect(config, model), _scored(data), changed)
-        for line in filter(None, (*notes, _nothing_to_do(checkpoint, config["steps"]))):
+        for line in filter(None, (*notes, over)):
             print(line, file=sys.stderr)
     return train(
         model,

@@ -84,6 +84,10 @@ class Supervised(LightningModule):
         self.class_iou = dict(zip(self.model.label_space.names, class_iou(matrix).tolist(), strict=True))
         return logged_scores(matrix)
 
+    def failings(self) -> list[str]:
+        """Return what a user should know of the run's end beside its score, in sentences."""
+        return []
+
     def configure_optimizers(self) -> dict[str, Any]:
         """Build the optimiser and its schedule per optimiser step."""
         mixed_and_clipped = "mixed" in self.trainer.precision and bool(self.trainer.gradient_clip_val)
