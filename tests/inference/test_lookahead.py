@@ -171,9 +171,9 @@ def test_live_sources_are_refused_where_the_end_is_needed(tmp_path: Path, monkey
 
 
 def test_models_that_cannot_look_ahead_are_refused() -> None:
-    with pytest.raises(InputError, match="fixed offsets, such as SSLTM or TCB, came Remember"):
+    with pytest.raises(InputError, match="fixed distances, such as SSLTM or TCB, came Remember"):
         with_views(Remember(), offline=True)
-    with pytest.raises(InputError, match="came Identity"):
+    with pytest.raises(InputError, match="came one that sees each frame alone"):
         with_views(create_model("fcn-tiny", SPACE), offline=True)
     offline = Offline(build())
     for one_by_one in (lambda: Stream(offline).step(video(1)[0]), lambda: LiveMember("a", offline)):

@@ -73,5 +73,5 @@ def test_state_stays_as_large_as_it_is() -> None:
 
 def test_recurrent_modules_are_refused() -> None:
     model = create_model("ocr-gru-tiny", SPACE).eval()
-    with pytest.raises(InputError, match="has fixed offsets, such as SSLTM or TCB, came ConvGRU"):
+    with pytest.raises(InputError, match="fixed distances, such as SSLTM or TCB, came ConvGRU"):
         next(offline_logits(model, []))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
@@ -71,7 +72,7 @@ def _map(options: argparse.Namespace) -> int:
     target = reports[0].coverage.target
     missing = unreached((report.coverage for report in reports), target)
     reached = f"{len(target) - len(missing)} of {len(target)} classes of {options.target}"
-    console.print(f"{reached} have a source; not reached ({len(missing)}): {', '.join(missing) or 'none'}")
+    console.print(f"{reached} have a source; not reached ({len(missing)}): {_some(missing)}")
     if options.write is not None:
         write_mapping(options.write, reports[0].coverage.source, target, reports[0].coverage.table)
         console.print(f"written: {options.write}")
@@ -80,6 +81,12 @@ def _map(options: argparse.Namespace) -> int:
         with writing(options.json):
             options.json.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
     return 0
+
+
+def _some(names: Sequence[str], most: int = 20) -> str:
+    """Name some of the classes; --json has them all."""
+    more = f", ... ({len(names) - most} more, see --json)" if len(names) > most else ""
+    return (", ".join(names[:most]) or "none") + more
 
 
 def _print(console: Console, report: MappingReport, target: str) -> None:

@@ -276,12 +276,14 @@ def _report(options: argparse.Namespace, name: str, results: Mapping[str, Result
     wanted = ("mIoU", "VC8", "VC16", "flicker")
     width = max(map(len, results))
     print(" " * width + "".join(f"{score:>10}" for score in wanted) + "   mIoU, 95 % interval over videos")
+    shown = {score.name: score.variant for score in reversed(next(iter(results.values())).overall)}
     for row, result in results.items():
         there = {score.name: score for score in reversed(result.overall)}
         values = (there[score].value if score in there else float("nan") for score in wanted)
         miou = there.get("mIoU")
         interval = f"   {miou.low:.2%} .. {miou.high:.2%}" if miou and None not in (miou.low, miou.high) else ""
         print(f"{row:{width}}" + "".join("         -" if v != v else f"{v:10.2%}" for v in values) + interval)
+    print("; ".join(f"{score} [{shown[score]}]" for score in wanted if score in shown))
     print(f"written: {options.out}, label maps by {name} and {file}")
     _print_next(options)
     return 0

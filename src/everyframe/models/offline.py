@@ -12,6 +12,7 @@ from everyframe.errors import InputError
 from everyframe.frames import NEAR_FIRST, Role
 from everyframe.models.segmenter import Segmenter
 from everyframe.models.temporal.base import Features
+from everyframe.models.temporal.identity import Identity
 
 
 class OfflineState(NamedTuple):
@@ -63,8 +64,8 @@ class Offline(nn.Module):
         temporal = getattr(segmenter, "temporal", None)
         if not isinstance(segmenter, Segmenter) or not segmenter.temporal.windowed:
             raise InputError(
-                f"offline: expected a model whose temporal module has fixed offsets, such as SSLTM or TCB, came "
-                f"{type(segmenter if temporal is None else temporal).__name__}; leave --offline out"
+                f"offline: expected a model that looks at frames of fixed distances, such as SSLTM or TCB, came "
+                f"{_called(segmenter if temporal is None else temporal)}; leave --offline out"
             )
         self.segmenter = segmenter
         self.label_space = segmenter.label_space
@@ -145,3 +146,7 @@ def offline_logits(model: Segmenter, frames: Iterable[Tensor], last: Tensor | No
         come += 1
         if come > offline.lookahead:
             yield logits
+
+
+def _called(part: object) -> str:
+    return "one that sees each frame alone" if isinstance(part, Identity) else type(part).__name__

@@ -245,7 +245,8 @@ def _one_line(error: Exception) -> str:
         key, kinds, errors, value = union.groups()
         kinds = re.sub(r"<class '(?:\w+\.)*(\w+)'>|typing\.(?=Literal)", lambda m: m[1] or "", kinds)
         inside = re.search(r"Option '\w+' is not accepted|the following arguments are required: [\w, ]+\w", errors)
-        return f"{key}: expected one of {kinds}, came {value}{f' ({inside[0]})' if inside else ''}"
+        pair = "; write two numbers as '[96, 128]'" if "tuple" in kinds and re.fullmatch(r"\d+[ ,x]+\d+", value) else ""
+        return f"{key}: expected one of {kinds}, came {value}{f' ({inside[0]})' if inside else ''}{pair}"
     found = re.search(r'Parser key "([^"]+)": .*?Expected an? (.+?)\. Got value: (.*)', text)
     if found is None:
         return text
