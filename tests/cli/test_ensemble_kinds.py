@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from two_frames import SPACE, write_two_frames
 
 from everyframe.cli.__main__ import main
 from everyframe.data.layouts import load_split
@@ -20,26 +20,15 @@ from everyframe.inference.members import LiveMember, StoredMember
 from everyframe.inference.scores import normalized
 from everyframe.io.label_png import read_raw
 from everyframe.io.score_maps import ScoreFolder, ScoreFormat
-from everyframe.labels import LabelSpace
 from everyframe.models.checkpoint import load, save
 from everyframe.models.zoo import create_model
-
-SPACE = LabelSpace(("road", "car", "bike"), raw_to_train={0: 255, 1: 0, 2: 1, 3: 2})
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two frames, a model of masks and one of pixels with random weights, and the stored scores of both."""
     root = tmp_path_factory.mktemp("kinds")
-    rng = np.random.default_rng(0)
-    for i in range(2):
-        coarse = rng.integers(0, 256, (5, 9, 3), dtype=np.uint8)
-        for kind, pixels in (("origin", coarse), ("mask", coarse[..., 0] % 3 + 1)):
-            path = root / "data" / "data" / "v" / kind / f"{i}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels.repeat(8, 0).repeat(8, 1)).save(path)
-    (root / "data" / "val.txt").write_text("v\n")
-    (root / "data" / "classes.json").write_text('{"0": "void", "1": "road", "2": "car", "3": "bike"}')
+    write_two_frames(root / "data")
     for seed, name in enumerate(("mask2former-tiny", "fcn-tiny")):
         torch.manual_seed(seed)
         short = name.split("-")[0]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from two_frames import SPACE, write_two_frames
 
 from everyframe.cli.__main__ import main
 from everyframe.cli.ensemble_members import absolute, short_names
@@ -22,11 +22,9 @@ from everyframe.inference.tta import Scales
 from everyframe.inference.views import with_views
 from everyframe.inference.window import Window
 from everyframe.io.label_png import read_raw
-from everyframe.labels import LabelSpace
 from everyframe.models.checkpoint import save
 from everyframe.models.zoo import create_model
 
-SPACE = LabelSpace(("road", "car", "bike"), raw_to_train={0: 255, 1: 0, 2: 1, 3: 2})
 SIZE = (40, 72)
 FIRST, SECOND = "short=64,window=64x96,stride=48x64,flip", "window=32x48,scales=0.5+1"
 
@@ -35,15 +33,7 @@ FIRST, SECOND = "short=64,window=64x96,stride=48x64,flip", "window=32x48,scales=
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A video of two frames, and two models with random weights, of other strides."""
     root = tmp_path_factory.mktemp("members")
-    rng = np.random.default_rng(0)
-    for i in range(2):
-        coarse = rng.integers(0, 256, (5, 9, 3), dtype=np.uint8)
-        for kind, pixels in (("origin", coarse), ("mask", coarse[..., 0] % 3 + 1)):
-            path = root / "data" / "data" / "v" / kind / f"{i}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels.repeat(8, 0).repeat(8, 1)).save(path)
-    (root / "data" / "val.txt").write_text("v\n")
-    (root / "data" / "classes.json").write_text('{"0": "void", "1": "road", "2": "car", "3": "bike"}')
+    write_two_frames(root / "data")
     for i, name in enumerate(("fcn-tiny", "uper-tiny")):
         torch.manual_seed(i)
         save(create_model(name, SPACE), root / name)

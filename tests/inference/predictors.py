@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from everyframe.frames import Frame
 from everyframe.labels import LabelSpace
+from everyframe.models.segmenter import Segmenter
 
 
 class Seen(NamedTuple):
@@ -59,3 +60,16 @@ def video(frames: int, size: tuple[int, int] = (32, 48), seed: int = 0) -> list[
     coarse = torch.rand(1, 3, 6, 6, generator=generator) * 255
     wide = F.interpolate(coarse, (size[0] + frames, size[1] + frames), mode="bicubic").clamp(0, 255).byte()[0]
     return [Frame(wide[:, i : i + size[0], i : i + size[1]].clone(), i, i / 10, f"{i:08d}") for i in range(frames)]
+
+
+def sizes_seen(model: Segmenter) -> list[tuple[int, ...]]:
+    """Return a list that grows by the size of every frame that the model encodes."""
+    seen: list[tuple[int, ...]] = []
+    encode = model.encode
+
+    def noted(images: Tensor) -> object:
+        seen.append(tuple(images.shape[-2:]))
+        return encode(images)
+
+    model.encode = noted  # type: ignore[method-assign, assignment]
+    return seen

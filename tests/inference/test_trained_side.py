@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from inference.predictors import video
+from inference.predictors import sizes_seen, video
 from PIL import Image
-from torch import Tensor
 
 from everyframe.errors import InputError
 from everyframe.evaluate import evaluate
@@ -34,19 +33,6 @@ def trained_at(side: int | None, seed: int = 0) -> Segmenter:
     model = create_model("fcn-tiny", SPACE).eval()
     model.short_side = side
     return model
-
-
-def sizes_seen(model: Segmenter) -> list[tuple[int, ...]]:
-    """Return a list that grows by the size of every frame that the model encodes."""
-    seen: list[tuple[int, ...]] = []
-    encode = model.encode
-
-    def noted(images: Tensor) -> object:
-        seen.append(tuple(images.shape[-2:]))
-        return encode(images)
-
-    model.encode = noted  # type: ignore[method-assign, assignment]
-    return seen
 
 
 @pytest.mark.parametrize(

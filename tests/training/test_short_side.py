@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from inference.predictors import sizes_seen
 from PIL import Image
 from torch import Tensor
 
@@ -19,7 +20,6 @@ from everyframe.inference.views import view_notes, with_views
 from everyframe.labels import LabelSpace
 from everyframe.metrics.stateful import ConfusionMatrix
 from everyframe.models.checkpoint import load_segmenter
-from everyframe.models.segmenter import Segmenter
 from everyframe.models.zoo import create_model
 from everyframe.training.run import train
 from everyframe.training.validation import observe
@@ -40,19 +40,6 @@ def data(tmp_path: Path) -> str:
     return str(tmp_path)
 
 
-def remember_sizes(model: Segmenter) -> list[tuple[int, ...]]:
-    """Return a list that grows by the size of every frame that the model encodes."""
-    seen: list[tuple[int, ...]] = []
-    encode = model.encode
-
-    def noted(images: Tensor) -> object:
-        seen.append(tuple(images.shape[-2:]))
-        return encode(images)
-
-    model.encode = noted  # type: ignore[method-assign, assignment]
-    return seen
-
-
 def test_a_run_validates_saves_and_scores_at_the_size_of_training(data: str, tmp_path: Path) -> None:
     module = ClipDataModule(data, base=48, crop=(32, 32), batch_size=2, workers=0, adjacent=(), reference=None)
     model = create_model("fcn-tiny", module.label_space, head={"width": 8})
@@ -60,7 +47,7 @@ def test_a_run_validates_saves_and_scores_at_the_size_of_training(data: str, tmp
     saved = load_segmenter(run.folder.root)
     assert saved.short_side == 48
     assert evaluate(data=data, model=run.folder.model, split="val").score("mIoU").value == pytest.approx(run.score)
-    seen = remember_sizes(saved)
+    seen = sizes_seen(saved)
     (video,) = load_split(data, "val")[0]
     observe(ConfusionMatrix(2), saved, video, torch.device("cpu"))
     assert seen == [(48, 72)]
@@ -71,7 +58,7 @@ def test_the_size_of_training_can_be_set_aside() -> None:
     frame = torch.zeros(1, 3, 60, 90, dtype=torch.uint8)
     assert with_views(model) is model
     model.short_side = 50
-    seen = remember_sizes(model)
+    seen = sizes_seen(model)
     for short in (None, 0, 64):
         with_views(model, short=short).step(frame)
     assert seen == [(50, 75), (60, 90), (64, 96)]  # of 64: given, so rounded to what published tests have
