@@ -12,7 +12,6 @@ cells. All forms get the same tensors, in turns within one run.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 from functools import partial
 from typing import Any
@@ -22,7 +21,7 @@ from torch import Tensor
 
 from everyframe.cli.bench_predict import machine
 from everyframe.cli.parser import Parser
-from everyframe.cli.timing import add_run_options, in_turns
+from everyframe.cli.timing import add_run_options, in_turns, tell
 from everyframe.errors import InputError
 from everyframe.inference.stream import pick_device, pick_dtype
 from everyframe.models.ops.deform_attn import cell_centres
@@ -68,10 +67,7 @@ def main(arguments: list[str]) -> int:
         "shapes": shapes, "queries": locations.shape[1],
         **measure(forms(device), value.to(dtype), shapes, locations, weights, options.rounds),
     }  # fmt: skip
-    print(", ".join(f"{name} {value}" for name, value in numbers["machine"].items()))
-    print(describe(numbers))
-    if options.json is not None:
-        options.json.write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
+    tell(numbers, describe(numbers), options.json)
     return 0
 
 

@@ -12,7 +12,6 @@ above weights and what the optimiser keeps of them.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -23,7 +22,7 @@ from torch import Tensor
 from everyframe.cli.bench_predict import machine
 from everyframe.cli.parser import Parser
 from everyframe.cli.peak_memory import PeakMemory
-from everyframe.cli.timing import add_run_options, in_turns, timed, wait
+from everyframe.cli.timing import add_run_options, in_turns, tell, timed, wait
 from everyframe.data.sampling import ClipSampling
 from everyframe.errors import InputError
 from everyframe.frames import IGNORE, Clip, Role
@@ -71,10 +70,7 @@ def main(arguments: list[str]) -> int:
             options.rounds, device, pick_dtype(options.dtype, device),
         ),
     }  # fmt: skip
-    print(", ".join(f"{name} {value}" for name, value in numbers["machine"].items()))
-    print(describe(numbers))
-    if options.json is not None:
-        options.json.write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
+    tell(numbers, describe(numbers), options.json)
     return 0
 
 

@@ -13,7 +13,6 @@ is resized and cut as `everyframe evaluate` does it.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -25,7 +24,7 @@ from torch import Tensor
 
 from everyframe.cli.bench_predict import machine, moving
 from everyframe.cli.parser import Parser
-from everyframe.cli.timing import add_run_options, in_turns
+from everyframe.cli.timing import add_run_options, in_turns, tell
 from everyframe.cli.views import add_look
 from everyframe.errors import InputError
 from everyframe.frames import Role
@@ -76,10 +75,7 @@ def main(arguments: list[str]) -> int:
         "model": options.model,
         **measure(model, tuple(options.size), options.frames, options.ways, options.device, options.dtype, look),
     }
-    print(", ".join(f"{name} {value}" for name, value in numbers["machine"].items()))
-    print(describe(numbers))
-    if options.json:
-        options.json.write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
+    tell(numbers, describe(numbers), options.json)
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,6 +21,14 @@ def add_run_options(parser: argparse.ArgumentParser, dtype_of: str = "") -> None
     add("--dtype", default="float32", help=f"{dtype_of}float32, bfloat16 or float16 (%(default)s)")
     add("--threads", type=int, help="threads of torch (default: its own choice)")
     add("--json", type=Path, metavar="FILE", help="write the numbers as JSON as well")
+
+
+def tell(numbers: Mapping[str, Any], text: str, file: Path | None) -> None:
+    """Print what a bench measured, with the machine (`numbers["machine"]`) first, and keep the numbers as JSON."""
+    print(", ".join(f"{name} {value}" for name, value in numbers["machine"].items()))
+    print(text)
+    if file is not None:
+        file.write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
 
 
 def timed(call: Callable[[], Any], device: torch.device) -> float:
