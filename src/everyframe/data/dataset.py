@@ -123,7 +123,8 @@ class ClipDataset(Dataset[Clip]):
             anchor = indices.index(query, roles.index(Role.QUERY))
             whole = images, labels, labelled
             images, labels = self.geometry(images, labels, anchor, rng, labelled)
-            for t in (t for t, role in enumerate(roles) if role is Role.REFERENCE and self.reference_crop == "own"):
+            apart = [Role.REFERENCE] if self.reference_crop == "own" else []
+            for t in (t for t, role in enumerate(roles) if role in apart):
                 image, label, known = (x[t : t + 1] for x in whole)
                 images[t : t + 1], labels[t : t + 1] = self.geometry(image, label, 0, rng, known)
         if self.photometric is not None:

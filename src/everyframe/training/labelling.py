@@ -136,10 +136,11 @@ def _label_video(
     labelled = set(video.labelled)
 
     def write(item: Labelled) -> None:
-        if (item.labels != IGNORE).any():  # a map of nothing would be trained on as a labelled frame
-            writer.write(item)
         known = None if truth is None else read_labels(truth, item.frame.index, stream.label_space, item.frame.size)
-        counts.update(count_pixels(item.labels, known))
+        found = count_pixels(item.labels, known)
+        if found["frames"]:  # a map of nothing would be trained on as a labelled frame
+            writer.write(item)
+        counts.update(found)
 
     stream.reset()
     with writer, ReadAhead(iter_frames(video)) as frames, WriteBehind(write) as behind:

@@ -172,7 +172,18 @@ def schema() -> ArgumentParser:
 @cache
 def keys() -> tuple[str, ...]:
     """Return the dotted names of all options."""
-    return tuple(key for key, _ in dotted(schema().get_defaults().as_dict()))
+    return tuple(defaults())
+
+
+@cache
+def defaults() -> Mapping[str, Any]:
+    """Return the defaults of all options, see `flat`."""
+    return flat(schema().get_defaults().as_dict())
+
+
+def flat(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options by their dotted names, with values as YAML gives them back, so that two can be compared."""
+    return dict(dotted(yaml.safe_load(dump(options))))
 
 
 def _choose_teacher(given: Config, changes: Config) -> None:

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-import yaml
 
 from everyframe.data.datamodule import ClipDataModule
 from everyframe.data.first_look import look_at_masks
@@ -25,7 +24,7 @@ from everyframe.semi.pseudo import Teaching
 from everyframe.training.objectives_mask import MaskOptions
 from everyframe.training.objectives_temporal import video_objective
 from everyframe.training.optim import Optimization
-from everyframe.training.recipe import CHOSEN_BY_MODEL, SECTIONS, Config, dotted, dump, read_recipe, schema
+from everyframe.training.recipe import CHOSEN_BY_MODEL, SECTIONS, Config, defaults, dump, flat, read_recipe
 from everyframe.training.run import Run, RunFolder, is_first_process, train
 from everyframe.training.without_effect import without_effect
 
@@ -172,8 +171,7 @@ def _changed(folder: RunFolder, config: Config) -> str:
     """Name the options that make a resumed run another one than it was begun as; "" where there are none."""
     if not folder.config.is_file():
         return ""
-    defaults, given = (yaml.safe_load(dump(options)) for options in (schema().get_defaults().as_dict(), config))
-    was, now = (dict([*dotted(defaults), *dotted(own)]) for own in (read_recipe(folder.config), given))
+    was, now = ({**defaults(), **flat(own)} for own in (read_recipe(folder.config), config))
     differ = [key for key in now if key not in FREE_ON_RESUME and was.get(key) != now[key]]
     if not differ:
         return ""

@@ -6,12 +6,10 @@ from collections.abc import Iterator, Mapping
 from fnmatch import fnmatch
 from typing import Any
 
-import yaml
-
 from everyframe.models.heads.scale_attention import ScaleAttention
 from everyframe.models.segmenter import Segmenter
 from everyframe.models.temporal.ssltm import SSLTM
-from everyframe.training.recipe import Config, dotted, dump, schema
+from everyframe.training.recipe import Config, defaults, flat
 
 
 def without_effect(config: Config, model: Segmenter) -> str:
@@ -21,19 +19,15 @@ def without_effect(config: Config, model: Segmenter) -> str:
         config: what `resolve` returned.
         model: what `create_model` made of it.
     """
-    now, defaults = (_plain(options) for options in (config, schema().get_defaults().as_dict()))
+    now, unset = flat(config), defaults()
     # Options of a part of the model have no default here: they are set where they are named.
-    changed = [key for key, value in now.items() if key not in defaults or defaults[key] != value]
+    changed = [key for key, value in now.items() if key not in unset or unset[key] != value]
     told = []
     for idle, reason, patterns in _needs(now, model):
         named = [key for key in changed if any(fnmatch(key, pattern) for pattern in patterns)]
         if idle and named:
             told.append(f"{', '.join(named)} ({reason})")
     return f"without effect: {'; '.join(told)}" if told else ""
-
-
-def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
-    return dict(dotted(yaml.safe_load(dump(options))))
 
 
 def _needs(now: Mapping[str, Any], model: Segmenter) -> Iterator[tuple[bool, str, tuple[str, ...]]]:
