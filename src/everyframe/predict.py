@@ -79,7 +79,7 @@ def stream(
         device: see `Stream`.
         dtype: see `Stream`.
         **views: how the model looks at a frame: short, window, stride, flip, scales, score_norm, offline,
-            specialists, logit_adjustment, prior, smooth, smooth_flow; see `with_views`.
+            specialists, logit_adjustment, prior, smooth, smooth_window, smooth_vote, smooth_flow; see `with_views`.
 
     Yields:
         The frame, and its label map: uint8 [H, W] of the frame's size, train ids 0..K-1.
@@ -133,7 +133,7 @@ def predict(
         checkpoint_every: frames between two records of the stream's state: what a resumed job repeats at most.
         on_frame: called after each frame with the video's name, its frames so far, and of how many, where known.
         **views: how the model looks at a frame: short, window, stride, flip, scales, score_norm, offline,
-            specialists, logit_adjustment, prior, smooth, smooth_flow; see `with_views`.
+            specialists, logit_adjustment, prior, smooth, smooth_window, smooth_vote, smooth_flow; see `with_views`.
 
     Raises:
         InputError: the model cannot be used, no source can be opened, no output is asked for, or the earlier job had

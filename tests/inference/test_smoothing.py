@@ -2,66 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
+from inference.flows import H, K, Known, Listed, W, flows, numbered, run, uniform
 from inference.predictors import Remember, video
 from numpy.typing import NDArray
-from torch import Tensor
 
 from everyframe.data.synthetic import SyntheticVideos
 from everyframe.errors import InputError
-from everyframe.flow import DISFlow, FlowPair
+from everyframe.flow import DISFlow
 from everyframe.inference.smoothing import FlowSmoothing
 from everyframe.inference.state_file import snapshot
-from everyframe.labels import LabelSpace
 from everyframe.metrics.flow import visible
 
-H, W, K = 6, 9, 3
 ALPHA = 0.4
-
-
-class Listed:
-    """Gives the t-th logits [K, h, w] to the t-th frame, `late` steps after it came."""
-
-    def __init__(self, logits: Tensor, late: int = 0, preview: bool = False) -> None:
-        self.logits, self.lookahead, self.preview = logits, late, preview
-        self.label_space = LabelSpace(tuple(f"class {k}" for k in range(logits.shape[1])))
-
-    def step(self, frame: Tensor, state: Any = None) -> tuple[Tensor, Any]:
-        if state is None and self.preview:
-            return torch.full_like(self.logits[:1], 7.0), 0
-        t = state or 0
-        return self.logits[max(t - self.lookahead, 0)][None], t + 1
-
-
-class Known:
-    """The flow (x, y) per pixel, forward and back, that is known for every pair; remembers which pairs were asked."""
-
-    def __init__(self, forward: NDArray[np.float32], backward: NDArray[np.float32]) -> None:
-        self.pair, self.asked = FlowPair(forward, backward), []
-
-    def between(self, first: Tensor, second: Tensor) -> FlowPair:
-        self.asked.append((int(first[0, 0, 0]), int(second[0, 0, 0])))
-        return self.pair
-
-
-def numbered(count: int) -> list[Tensor]:
-    return [torch.full((1, 3, H, W), i % 256, dtype=torch.uint8) for i in range(count)]
-
-
-def uniform(x: float, y: float = 0.0) -> NDArray[np.float32]:
-    return np.stack([np.full((H, W), x), np.full((H, W), y)]).astype(np.float32)
-
-
-def run(model: FlowSmoothing, frames: list[Tensor]) -> list[NDArray[np.float64]]:
-    state, out = None, []
-    for frame in frames:
-        logits, state = model.step(frame, state)
-        out.append(logits.softmax(1)[0].double().numpy())
-    return out
 
 
 def brute_force(
@@ -90,13 +45,6 @@ def brute_force(
                 mixed[:, y, x] = (1 - ALPHA) * now[:, y, x] + ALPHA * moved
         out.append(mixed)
     return out
-
-
-def flows() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """A shift by fractions of a pixel, and a block whose way back leads elsewhere: occluded."""
-    forward, backward = uniform(-1.25, 0.5), uniform(1.25, -0.5)
-    backward[:, 2:4, 2:6] = 5.0
-    return forward, backward
 
 
 @pytest.mark.parametrize(("late", "preview"), [(0, False), (2, False), (2, True)])

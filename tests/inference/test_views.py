@@ -141,6 +141,10 @@ def test_options_that_need_each_other(tmp_path: Path) -> None:
             with_views(Remember(), **options)
     with pytest.raises(InputError, match="came l1 alone; add --flip or --scales"):
         with_views(Remember(), score_norm="l1")
+    with pytest.raises(InputError, match=r"came --smooth 0\.4 and --smooth-window 1; leave one out"):
+        with_views(Remember(), smooth=0.4, smooth_window=1)
+    with pytest.raises(InputError, match="frames that vote, came none; add --smooth-window 1"):
+        with_views(Remember(), smooth_vote=True)
     with pytest.raises(InputError, match=r"came flow raft alone; add --smooth 0\.4"):
         with_views(Remember(), smooth_flow="raft")
     with pytest.raises(InputError, match="from 0 up to but not 1"):

@@ -151,6 +151,23 @@ def test_a_single_member_is_scored_once_more_with_other_views(tmp_path: Path) ->
     _parser(evaluate).parse_args(step.words[1:])  # exits on an option that `everyframe evaluate` does not have
 
 
+def test_a_specialist_of_its_own_starts_from_the_plain_model_and_its_report(tmp_path: Path) -> None:
+    setting = Setting("other-attempts", "vspw:/videos", tmp_path, seeds=1, extra={"init": "pretrained"})
+    check(setting)
+    cells = {cell.row.label: cell for cell in plan(setting)}
+    plain, cell = cells["as it is"], cells["specialist of weak classes and rest"]
+    assert [step.name for step in cell.steps] == [
+        "train", "choose first", "choose second", "join second", "join first", "evaluate",
+    ]  # fmt: skip
+    words = cell.steps[0].words
+    model = str(plain.folder / "run" / "model")
+    assert words[words.index("--init") + 1] == model
+    assert words[words.index("--data.focus") + 1] == str(plain.folder / "report")
+    assert words[words.index("--data.rare_class_temperature") + 1] == "0.01"
+    assert cell.steps[1].words[:4] == ("ensemble", "specialists", model, str(cell.folder / "run" / "model"))
+    assert cell.members == (plain,)
+
+
 def test_logit_adjustment_reads_the_training_splits_pixels(tmp_path: Path) -> None:
     cells = {cell.row.label: cell for cell in plan(Setting("other-attempts", "vspw:/videos", tmp_path, seeds=1))}
     count, scored = cells["logit adjustment 0.5"].steps

@@ -58,7 +58,14 @@ def add_views(group: argparse._ArgumentGroup) -> None:
         "--smooth", type=float, metavar="ALPHA",
         help="smooth over time: weight of the frame before, moved along optical flow (0: off; 0.3 to 0.5 are usual)",
     )  # fmt: skip
-    group.add_argument("--smooth-flow", metavar="F", help="for --smooth: dis, raft, raft:WEIGHTS.pth (default: dis)")
+    group.add_argument(
+        "--smooth-window", type=int, metavar="FRAMES",
+        help="in its place: as many frames before and after have a say; labels come as many frames late",
+    )  # fmt: skip
+    group.add_argument(
+        "--smooth-vote", action="store_const", const=True, help="for --smooth-window: the majority of their labels"
+    )
+    group.add_argument("--smooth-flow", metavar="F", help="the flow: dis, raft, raft:WEIGHTS.pth (default: dis)")
 
 
 def add_device(group: argparse._ArgumentGroup) -> None:

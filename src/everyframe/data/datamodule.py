@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from torch.utils.data import DataLoader
 from everyframe.data.balance import Balance
 from everyframe.data.budget import apply_budget, write_manifest
 from everyframe.data.dataset import ClipDataset, ReferenceCrop
+from everyframe.data.focus import Focus
 from everyframe.data.joining import DataSource, Joined, clip_order, join_source
 from everyframe.data.label_counts import LabelCounts, cache_file, count_parts
 from everyframe.data.layout import Split, VideoRef, in_space
@@ -47,6 +49,8 @@ class ClipDataModule(LightningDataModule):
         budget_frame: which frames keep their label: "hash" of the name, "first", "middle" or "random".
         also: more data sets to train on, their classes mapped onto those of `data`: "LAYOUT:ROOT@SPLIT" or what
             `DataSource` takes. Validation stays that of `data`.
+        focus: classes to tell apart, in this order; all others are one class, `everyframe.data.focus.REST`. None named:
+            all classes of the data. What `also` and `pseudo_labels` hold is read in all classes first.
         unlabeled: more videos, read without labels: a folder of video files or of folders of pictures, "LAYOUT:ROOT" or
             "LAYOUT:ROOT@SPLIT" (default: `train_split`).
         batch_size: labelled clips per step and process.
@@ -85,6 +89,7 @@ class ClipDataModule(LightningDataModule):
         budget: str | int = "all",
         budget_frame: str = "hash",
         also: Sequence[DataSource | str] = (),
+        focus: Sequence[str] = (),
         unlabeled: Sequence[str] = (),
         batch_size: int = 8,
         unlabeled_batch_size: int = 0,
@@ -116,6 +121,7 @@ class ClipDataModule(LightningDataModule):
         self.batch_size, self.unlabeled_batch_size = batch_size, unlabeled_batch_size
         self.hidden_labels, self.pseudo_labels = hidden_labels, pseudo_labels
         self.also = tuple(DataSource.of(source) for source in also)
+        self.focus = tuple(focus)
         strides = stride if isinstance(stride, int) else tuple(stride)
         self.sampling = ClipSampling(tuple(adjacent), reference, queries, strides, anchor, mirror)
         self.geometry = Geometry(crop, scale, base, cat_max_ratio, flip)
@@ -134,7 +140,7 @@ class ClipDataModule(LightningDataModule):
     @property
     def label_space(self) -> LabelSpace:
         """The classes, known before `setup` so that the model can be built for them."""
-        return self._train()[1]
+        return self._train()[1] if self._focus is None else self._focus.space
 
     @property
     def short_side(self) -> int | None:
@@ -144,7 +150,7 @@ class ClipDataModule(LightningDataModule):
     @property
     def train_videos(self) -> list[VideoRef]:
         """Training videos with the labels that the budget leaves them."""
-        return self._train()[0]
+        return self._focused(self._train()[0])
 
     @cached_property
     def val_videos(self) -> list[VideoRef]:
@@ -160,12 +166,13 @@ class ClipDataModule(LightningDataModule):
         except NoSuchSplit as error:
             without = "or train without validation: --data.val_split null"
             raise InputError(f"{error.what}; {error.make}, {without}") from None
-        if space.names != self.label_space.names:
+        whole = self._train()[1]
+        if space.names != whole.names:
             raise InputError(
                 f"{self.data}: expected the classes of split {self.train_split!r} in split {self.val_split!r} "
-                f"({len(self.label_space)} classes), came {len(space)} others: {', '.join(space.names[:5])}…"
+                f"({len(whole)} classes), came {len(space)} others: {', '.join(space.names[:5])}…"
             )
-        return in_space((videos, space), self.label_space)
+        return self._focused(in_space((videos, space), whole))
 
     @cached_property
     def unlabeled_videos(self) -> list[VideoRef]:
@@ -179,14 +186,15 @@ class ClipDataModule(LightningDataModule):
             return None
         whole, _ = load_split(self.data, self.train_split)
         seen = [video.labelled for video in self.train_videos]
-        return None if [video.labelled for video in whole] == seen else whole
+        return None if [video.labelled for video in whole] == seen else self._focused(whole)
 
     @property
     def joined(self) -> list[Joined]:
         """The data sets of `also`, read, mapped and filtered."""
         if self._joined is None:
-            target = parse_spec(self.data)[0], self.label_space
-            self._joined = [join_source(source, target, number) for number, source in enumerate(self.also)]
+            target = parse_spec(self.data)[0], self._train()[1]
+            sources = [join_source(source, target, number) for number, source in enumerate(self.also)]
+            self._joined = [replace(source, videos=self._focused(source.videos)) for source in sources]
         return self._joined
 
     @property
@@ -224,13 +232,20 @@ class ClipDataModule(LightningDataModule):
             self._split = apply_budget(videos, self.budget, which=self.budget_frame, seed=self.seed), space
         return self._split
 
+    @cached_property
+    def _focus(self) -> Focus | None:
+        return Focus.on(self._train()[1], self.focus) if self.focus else None
+
+    def _focused(self, videos: list[VideoRef]) -> list[VideoRef]:
+        return videos if self._focus is None else self._focus.videos(videos)
+
     def _labelled(self) -> list[tuple[list[VideoRef], Path]]:
         """Labelled videos of the main data set and of each joined one, with the file that keeps their counts."""
-        own = self.train_videos
+        own, whole = self._train()
         if self.pseudo_labels is not None:
-            own = with_pseudo_labels([*own, *self.unlabeled_videos], self.pseudo_labels, self.label_space)
+            own = with_pseudo_labels([*own, *self.unlabeled_videos], self.pseudo_labels, whole)
         cache = cache_file(parse_spec(self.data)[1])
-        return [(own, cache), *((source.videos, source.cache) for source in self.joined)]
+        return [(self._focused(own), cache), *((source.videos, source.cache) for source in self.joined)]
 
     def _label_counts(self) -> LabelCounts:
         return count_parts(self._labelled(), self.label_space)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from everyframe.data.budget import apply_budget
 from everyframe.data.dataset import ClipDataset
 from everyframe.data.label_counts import cache_file, count_labels
-from everyframe.data.layout import FrameRef, VideoRef
+from everyframe.data.layout import VideoRef, read_as
 from everyframe.data.layouts import load_split, parse_spec, split_spec
 from everyframe.data.mapping import Table, mapping_between
 from everyframe.data.ordering import ClipGroup, ClipOrder
@@ -113,7 +113,8 @@ def join_source(source: DataSource, target: tuple[str, LabelSpace], number: int 
     for split in splits:
         listed, space = load_split(place, split)
         table = mapping_between((layout, space), target, source.mapping)
-        videos += _mapped(listed, space, target[1], table, f"also{number}/")
+        listed = [replace(v, name=f"also{number}/{v.name}", space=v.space or space) for v in listed]
+        videos += read_as(listed, lambda own, table=table: own.mapped(target[1], table))
     labels = sum(len(video.labelled) for video in videos)
     same = table == {i: i for i in range(len(target[1]))}
     effective = source.effective if source.effective is not None else (0.0 if same else EFFECTIVE)
@@ -171,22 +172,3 @@ def clip_order(dataset: ClipDataset, joined: Sequence[Joined], factors: NDArray[
             raise InputError("training data: expected labels with a class in each data set, came one that has none")
         groups.append(ClipGroup(clips, share, own))
     return ClipOrder(groups, dataset.seed)
-
-
-def _mapped(
-    videos: Sequence[VideoRef], space: LabelSpace, target: LabelSpace, table: Table, prefix: str
-) -> list[VideoRef]:
-    """Let videos be read in the target's classes. Videos that share a label space share the mapped one too."""
-    spaces: dict[int, LabelSpace] = {}
-
-    def mapped(own: LabelSpace) -> LabelSpace:
-        if id(own) not in spaces:
-            spaces[id(own)] = own.mapped(target, table)
-        return spaces[id(own)]
-
-    def frames(video: VideoRef) -> tuple[FrameRef, ...]:
-        if all(frame.space is None for frame in video.frames):
-            return video.frames
-        return tuple(f if f.space is None else replace(f, space=mapped(f.space)) for f in video.frames)
-
-    return [replace(v, name=prefix + v.name, frames=frames(v), space=mapped(v.space or space)) for v in videos]

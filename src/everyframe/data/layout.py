@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -71,6 +71,30 @@ def in_space(split: Split, space: LabelSpace) -> list[VideoRef]:
     """
     videos, own = split
     return videos if own == space else [replace(v, space=own) if v.space is None else v for v in videos]
+
+
+def read_as(videos: Iterable[VideoRef], mapped: Callable[[LabelSpace], LabelSpace]) -> list[VideoRef]:
+    """Return the videos with each label space that one of them, or of their frames, has for itself mapped.
+
+    Args:
+        videos: those without a label space of their own stay as they are.
+        mapped: called once for each; videos that share one share what it returns.
+    """
+    spaces: dict[int, LabelSpace] = {}
+
+    def new(own: LabelSpace | None) -> LabelSpace | None:
+        if own is None:
+            return None
+        if id(own) not in spaces:
+            spaces[id(own)] = mapped(own)
+        return spaces[id(own)]
+
+    def frames(video: VideoRef) -> tuple[FrameRef, ...]:
+        if all(frame.space is None for frame in video.frames):
+            return video.frames
+        return tuple(frame if frame.space is None else replace(frame, space=new(frame.space)) for frame in video.frames)
+
+    return [replace(video, frames=frames(video), space=new(video.space)) for video in videos]
 
 
 Layout = Callable[[Path, str], Split]

@@ -10,6 +10,7 @@ from typing import Any, TypedDict, cast
 
 from everyframe.errors import InputError
 from everyframe.flow import Flow
+from everyframe.inference.flow_window import FlowWindow
 from everyframe.inference.member_text import member_views, read_member
 from everyframe.inference.predictor import Predictor
 from everyframe.inference.prior import LogitAdjustment, read_class_pixels
@@ -42,6 +43,8 @@ class Views(TypedDict, total=False):
     logit_adjustment: float
     prior: str | Path | None
     smooth: float
+    smooth_window: int
+    smooth_vote: bool
     smooth_flow: str | Flow
 
 
@@ -59,6 +62,8 @@ def with_views(
     logit_adjustment: float = 0.0,
     prior: str | Path | None = None,
     smooth: float = 0.0,
+    smooth_window: int = 0,
+    smooth_vote: bool = False,
     smooth_flow: str | Flow = "dis",
 ) -> Predictor:
     """Load a model where a path or hub id came, and wrap it, from the inside out in the order of the arguments below.
@@ -84,6 +89,9 @@ def with_views(
         prior: JSON of the classes' pixels in the training labels, see `read_class_pixels`. With it, and with `smooth`,
             sums of masks become shares, see "l1" of `ScoreNorm`: a softmax would flatten them.
         smooth: weight of the frame before, 0 up to but not 1, see `FlowSmoothing`.
+        smooth_window: frames to either side that have a say, see `FlowWindow`, in place of `smooth`; labels come as
+            many frames late.
+        smooth_vote: the labels within `smooth_window` vote, in place of the mean of their probabilities.
         smooth_flow: optical flow along which is smoothed.
 
     Raises:
@@ -94,8 +102,7 @@ def with_views(
         raise InputError(f"stride: expected a window as well, came stride {stride} alone; add --window")
     if score_norm is not None and not (flip or scales):
         raise InputError(f"score norm: expected views to average, came {score_norm} alone; add --flip or --scales")
-    if smooth_flow != "dis" and not smooth:
-        raise InputError(f"smooth flow: expected smoothing as well, came flow {smooth_flow} alone; add --smooth 0.4")
+    _check_smoothing(smooth, smooth_window, smooth_vote, smooth_flow)
     if bool(logit_adjustment) != (prior is not None):
         raise InputError(
             f"logit adjustment: expected a strength and the classes' pixels, came strength {logit_adjustment:g} and "
@@ -124,7 +131,23 @@ def with_views(
             predictor = Flip(predictor, score_norm)
     if prior is not None:
         predictor = LogitAdjustment(predictor, read_class_pixels(prior), logit_adjustment, own_norm(predictor))
+    if smooth_window:
+        return FlowWindow(predictor, smooth_window, smooth_vote, smooth_flow, score_norm=own_norm(predictor))
     return FlowSmoothing(predictor, smooth, smooth_flow, score_norm=own_norm(predictor)) if smooth else predictor
+
+
+def _check_smoothing(smooth: float, window: int, vote: bool, flow: str | Flow) -> None:
+    if smooth and window:
+        raise InputError(
+            f"smooth: expected the frame before to have a say or the frames around, came --smooth {smooth:g} and "
+            f"--smooth-window {window}; leave one out"
+        )
+    if vote and not window:
+        raise InputError("smooth vote: expected frames that vote, came none; add --smooth-window 1")
+    if flow != "dis" and not (smooth or window):
+        raise InputError(
+            f"smooth flow: expected smoothing as well, came flow {flow} alone; add --smooth 0.4 or --smooth-window 1"
+        )
 
 
 def _sized(predictor: Predictor, short: int | None, scales: Sequence[float], score_norm: ScoreNorm | None) -> Predictor:
@@ -229,9 +252,10 @@ def view_settings(**views: Any) -> dict[str, Any]:
             record[name] = str(views[name])
     if views.get("logit_adjustment"):
         record["logit_adjustment"] = views["logit_adjustment"]
-    if views.get("smooth"):
+    smoothing = {name: views[name] for name in ("smooth", "smooth_window", "smooth_vote") if views.get(name)}
+    if smoothing:
         flow = views.get("smooth_flow", "dis")
-        record |= {"smooth": views["smooth"], "smooth_flow": flow if isinstance(flow, str) else type(flow).__name__}
+        record |= {**smoothing, "smooth_flow": flow if isinstance(flow, str) else type(flow).__name__}
     return record
 
 
@@ -250,7 +274,7 @@ def view_notes(model: str | Path | Predictor, predictor: Predictor) -> list[str]
     if isinstance(model, str | Path) and model_path(model) != model:
         notes.append(f"{model} is the folder of a run: its model, {model_path(model)}, was taken")
     parts = list(predictor.modules()) if hasattr(predictor, "modules") else []
-    notes += dict.fromkeys(part.describe() for part in parts if isinstance(part, Offline))
+    notes += dict.fromkeys(part.describe() for part in parts if isinstance(part, Offline | FlowWindow))
     notes += dict.fromkeys(
         f"frames are looked at with a short side of {part.short} pixels, that of training; --short 0: as they are"
         for part in parts

@@ -21,6 +21,9 @@ have beaten whichever member one had chosen."""
 PRIOR = "PRIOR"
 """In `Row.views`: the file that `everyframe data check --json` writes of the training split."""
 
+REPORT = "REPORT"
+"""In `Row.overrides` of a row with members: the report of the first of them."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -28,11 +31,12 @@ class Row:
 
     Attributes:
         label: as the table prints it; unique in its experiment.
-        recipe: a name of `everyframe.training.recipe.recipes`.
+        recipe: a name of `everyframe.training.recipe.recipes`; "" where nothing is trained.
         overrides: dotted options of `everyframe train`; those of the scale come before, these win.
         without: options of the caller that this row leaves out, such as "data.also" in the row without more data.
         loop: options of `everyframe self-train`, which then runs in the place of `everyframe train`.
-        members: labels of rows whose models, of the same seed, are joined; nothing is trained then, and `recipe` is "".
+        members: labels of rows whose models, of the same seed, are joined; with one that this row trains for itself
+            from the first of them where it has a recipe.
         join: "mean", "vote", "soft" (each half of the videos with the weight of two members that is best on the other
             half), "specialists" (the first member, and in each class the others, with the say that is best on the other
             half); "" for a single member, which is scored once more.

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from everyframe.errors import InputError
-from everyframe.reproduce.experiment import SCALES, Experiment, Row
+from everyframe.reproduce.experiment import REPORT, SCALES, Experiment, Row
 from everyframe.reproduce.grid import find
 from everyframe.reproduce.steps import Step, joined_steps, look_words
 from everyframe.reproduce.subsets import SUBSETS, Compared, frames_of, link_subset
@@ -30,7 +30,7 @@ class Cell:
         seed: of weights, order and augmentation.
         folder: where its files lie: `cell.json` (see `runner`), `log.txt`, `run/`, `report/`, `cost.json`.
         steps: in order.
-        members: the cells whose models it joins.
+        members: the cells whose models it joins, beside its own where it trains one.
     """
 
     row: Row
@@ -170,9 +170,10 @@ def check(setting: Setting) -> None:
                 raise InputError(
                     f"{setting.name}: expected --{key}, came none; add --{key} {what} (for the row {row.label!r})"
                 )
-        if row.members:
+        if not row.recipe:
             continue
         options = {**overrides_of(setting, row), "data.data": setting.data, "out": str(setting.out)}
+        options = {key: value for key, value in options.items() if value != REPORT}  # which is not there yet
         try:
             resolve(read_recipe(row.recipe), options, row.recipe)
         except InputError as error:
@@ -190,7 +191,23 @@ def _joined(setting: Setting, row: Row, seed: int) -> Cell:
     members = tuple(_cell(setting, by_label[label], seed) for label in row.members)
     models = [(member.folder / "run" / "model", member.row.look) for member in members]
     scored = ("--data", setting.data, "--split", setting.split)
-    return Cell(row, seed, folder, joined_steps(row, folder, models, scored), members)
+    if not row.recipe:
+        return Cell(row, seed, folder, joined_steps(row, folder, models, scored), members)
+    report = str(members[0].folder / "report")
+    chosen = {key: report if value == REPORT else value for key, value in overrides_of(setting, row).items()}
+    train = _train(setting, row, seed, folder, {**chosen, "init": str(models[0][0])})
+    models.append((folder / "run" / "model", row.look))
+    return Cell(row, seed, folder, (train, *joined_steps(row, folder, models, scored)), members)
+
+
+def _train(setting: Setting, row: Row, seed: int, folder: Path, overrides: Mapping[str, Any]) -> Step:
+    run = folder / "run"
+    options = [*_words(overrides), "--seed", str(seed), "--data.seed", str(seed)]
+    common = [row.recipe, "--data", setting.data, "--out", str(run)]
+    if row.loop is None:
+        return Step("train", ("train", *common, *options, "--resume", "auto"), run / "outcome.json")
+    loop = ("self-train", *common, *_words(row.loop), *options)
+    return Step("train", loop, run / "model" / "model.safetensors")
 
 
 def _cell(setting: Setting, row: Row, seed: int) -> Cell:
@@ -198,13 +215,6 @@ def _cell(setting: Setting, row: Row, seed: int) -> Cell:
     run, report, cost = folder / "run", folder / "report", folder / "cost.json"
     labels = folder / "labels"
     keeps = setting.experiment.noisy or (setting.experiment.video is not None and seed == 0)
-    options = [*_words(overrides_of(setting, row)), "--seed", str(seed), "--data.seed", str(seed)]
-    common = [row.recipe, "--data", setting.data, "--out", str(run)]
-    if row.loop is None:
-        train = Step("train", ("train", *common, *options, "--resume", "auto"), run / "outcome.json")
-    else:
-        loop = ("self-train", *common, *_words(row.loop), *options)
-        train = Step("train", loop, run / "model" / "model.safetensors")
     scored = ("--data", setting.data, "--split", setting.split)
     saved = ("--save", str(labels)) if keeps else ()
     model = ("--model", str(run / "model"))
@@ -212,7 +222,7 @@ def _cell(setting: Setting, row: Row, seed: int) -> Cell:
     size = (str(setting.size[0]), str(setting.size[1]))
     measure = ("--ways", "stream", "--frames", str(TIMED_FRAMES), "--size", *size, "--json", str(cost))
     steps = [
-        train,
+        _train(setting, row, seed, folder, overrides_of(setting, row)),
         Step("evaluate", evaluate, report / "results.json"),
         Step("cost", ("bench", "stream", *model, *measure, *look_words(row.look)), cost),
     ]

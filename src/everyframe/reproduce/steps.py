@@ -1,4 +1,4 @@
-"""The commands of rows that train nothing: models of other rows joined, or one of them scored once more."""
+"""The commands of rows with members: models of other rows joined, or one of them scored once more."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def joined_steps(
     Args:
         row: says how they are joined.
         folder: of the cell.
-        members: each one's model, and how it looks at a frame, see `Row.look`.
+        members: each one's model, the row's own last where it trains one, and how it looks at a frame, see `Row.look`.
         scored: the words that name data and split.
     """
     report, labels = folder / "report", folder / "labels"

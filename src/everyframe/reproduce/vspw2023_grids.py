@@ -6,7 +6,17 @@ The functions take the backbone of the scale: "tiny" is that of the small one.
 from __future__ import annotations
 
 from everyframe.reproduce import vspw2023_full as full
-from everyframe.reproduce.experiment import ALL_LABELS, ONE_LABEL, PRIOR, SYSTEMS, Experiment, Overrides, Row, row
+from everyframe.reproduce.experiment import (
+    ALL_LABELS,
+    ONE_LABEL,
+    PRIOR,
+    REPORT,
+    SYSTEMS,
+    Experiment,
+    Overrides,
+    Row,
+    row,
+)
 
 MASKS: Overrides = {"optimizer.lr": 0.0015, "masks.points": 784}
 """What Mask2Former needs at the small scale: half the rate of its heads of pixels, and points about as dense in crops
@@ -97,20 +107,32 @@ VIEWS: dict[str, tuple[str, ...]] = {
     "logit adjustment 0.5": ("--logit-adjustment", "0.5", "--prior", PRIOR),
     "flow smoothing 0.2": ("--smooth", "0.2"),
     "flow smoothing 0.4": ("--smooth", "0.4"),
+    "flow window of 3": ("--smooth-window", "1"),
+    "flow vote of 3": ("--smooth-window", "1", "--smooth-vote"),
 }
 """What the plain model is scored with once more."""
+
+
+ON_WEAK_CLASSES: Overrides = {"data.focus": REPORT, "data.rare_class_temperature": 0.01}
+"""A copy of the plain model, trained on to tell its weak classes from each other and from the rest, on clips that show
+them. Which are weak is read from the report on the scored videos; how much say the copy gets in them is not."""
+
+SPECIALISTS = ("specialist of rare classes", "specialist of weak classes and rest")
 
 
 def other_attempts(backbone: str) -> tuple[Row, ...]:
     """What the winner tried and left out; all labels.
 
-    Class weights, rare classes more often, rare classes lifted afterwards, smoothing along flow, and a model of the
-    rare classes that is asked about those alone.
+    Class weights, rare classes more often, rare classes lifted afterwards, smoothing along flow, and models that are
+    asked about rare classes alone: that with class weights, and one that was trained for them.
     """
+    weighted, focused = SPECIALISTS
+    recipe = f"ocr-{backbone}"
     return (
-        *(row(label, f"ocr-{backbone}", ALL_LABELS, options) for label, options in IMBALANCE.items()),
+        *(row(label, recipe, ALL_LABELS, options) for label, options in IMBALANCE.items()),
         *(Row(label, "", members=(PLAIN,), views=words) for label, words in VIEWS.items()),
-        Row("specialist of rare classes", "", members=(PLAIN, SPECIALIST), join="specialists"),
+        Row(weighted, "", members=(PLAIN, SPECIALIST), join="specialists"),
+        row(focused, recipe, ALL_LABELS, ON_WEAK_CLASSES, members=(PLAIN,), join="specialists"),
     )
 
 
@@ -155,7 +177,7 @@ VSPW2023_EXPERIMENTS: dict[str, Experiment] = {
     "other-attempts": Experiment(
         "class weights, rare classes more often or lifted afterwards, a specialist, smoothing along flow; all labels",
         other_attempts,
-        differences=tuple((label, PLAIN) for label in (*list(IMBALANCE)[1:], *VIEWS, "specialist of rare classes")),
+        differences=tuple((label, PLAIN) for label in (*list(IMBALANCE)[1:], *VIEWS, *SPECIALISTS)),
     ),
     "multi-dataset": Experiment(
         "more data sets, their labels mapped onto the first one's",

@@ -22,6 +22,7 @@ from jsonargparse import ArgumentParser
 from lightning.pytorch import Trainer
 
 from everyframe.data.datamodule import ClipDataModule
+from everyframe.data.focus import expand_focus
 from everyframe.errors import InputError
 from everyframe.losses.class_weights import Formula
 from everyframe.models.zoo import create_model
@@ -56,7 +57,7 @@ ClassWeights = Formula | list[float] | None
 
 CLASS_WEIGHTS_HELP = """Factor per class in the cross entropies, or the formula that works it out from the labels."""
 
-LISTS = ("data.unlabeled", "data.also")
+LISTS = ("data.unlabeled", "data.also", "data.focus")
 """Options that take several values, for which one text is one value."""
 
 SHORT = {"data": "data.data", "model": "model.name", "unlabeled": "data.unlabeled", "teacher": "teacher.weight"}
@@ -133,6 +134,7 @@ def resolve(recipe: Mapping[str, Any], overrides: Mapping[str, Any] | None = Non
     except (ArgumentError, ValueError, TypeError) as error:
         raise InputError(f"{source}: {_one_line(error)}") from None
     del config["preset"]  # its options stand there now
+    config["data"]["focus"] = expand_focus(config["data"]["focus"])  # a report may be another one when the run goes on
     check_lengths(config["steps"], config["validate_every"], config["save_every"])
     if not Teaching(**config["teacher"]).weight:
         config["data"]["unlabeled_batch_size"] = 0  # nobody would look at these clips
