@@ -76,6 +76,14 @@ def load(path: Path) -> Case:
     return Case(path, config, groups["state"], groups["in"], groups["out"])
 
 
+def holds_metrics(path: Path) -> bool:
+    """Whether a case holds what the VSPW authors' scripts count, and no module."""
+    with safe_open(path, "pt") as file:
+        config = json.loads((file.metadata() or {}).get("config", "{}"))
+    ours = config.get("reference", {}).get("repo", "").startswith("sssdddwww2/CVPR2021_VSPW_Implement")
+    return ours and "expected" in config
+
+
 def find(folder: Path = FOLDER) -> list[Path]:
     """Return the files of all cases of a folder."""
     return sorted(folder.glob("*.safetensors"))

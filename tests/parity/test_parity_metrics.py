@@ -6,7 +6,6 @@ videos, sizes, window lengths and classes: everything is taken from its config.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -14,21 +13,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import Case, find, load
-from safetensors import safe_open
+from cases import Case, find, holds_metrics, load
 
 from everyframe.metrics import functional as F
 from everyframe.metrics.consistency import video_consistency, video_windows
 from everyframe.metrics.tc import temporal_consistency
 
 TOLERANCE = 1e-12
-
-
-def holds_metrics(path: Path) -> bool:
-    with safe_open(path, "np") as file:
-        config = json.loads((file.metadata() or {}).get("config", "{}"))
-    ours = config.get("reference", {}).get("repo", "").startswith("sssdddwww2/CVPR2021_VSPW_Implement")
-    return ours and "expected" in config
 
 
 def converted(raw: np.ndarray) -> np.ndarray:
