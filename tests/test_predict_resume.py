@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import deque
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from everyframe.inference.job import Job
 from everyframe.inference.state_file import snapshot
 from everyframe.inference.stream import Stream
 from everyframe.inference.summary import VideoResult
-from everyframe.io.sources import CameraSource
+from everyframe.io.sources import ArraySource, CameraSource
 from everyframe.labels import LabelSpace
 from everyframe.models.zoo import create_model
 from everyframe.predict import JobStopped, predict
@@ -187,3 +188,43 @@ def test_the_state_of_another_video_is_not_taken(tmp_path: Path) -> None:
     assert runner.state is not None
     assert job.restore(VideoResult("a__b", "other"), runner) == 0
     assert runner.state is None
+
+
+def test_other_flow_weights_are_other_settings(tmp_path: Path) -> None:
+    """By what is in the file, not by its name. (The file is read at the first pair of frames, which fails here.)"""
+    folder, weights = pictures(tmp_path / "street", 3), tmp_path / "raft.pth"
+    options = {"overlay": False, "smooth": 0.4, "smooth_flow": f"raft:{weights}"}
+    weights.write_bytes(b"one")
+    assert predict(Remember(), folder, tmp_path / "out", **options).failed
+    assert predict(Remember(), folder, tmp_path / "out", resume=True, **options).failed
+    weights.write_bytes(b"two")
+    with pytest.raises(InputError, match=r"came others .*smooth_weights"):
+        predict(Remember(), folder, tmp_path / "out", resume=True, **options)
+
+
+def test_summary_of_thousands_of_videos_is_not_written_for_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = []
+    monkeypatch.setattr(Job, "save", lambda self: written.append(len(self.summary.videos)))
+    job = Job(tmp_path, {})
+    with job:
+        for spent in (0.0, 5.0):  # seconds that writing has taken so far
+            job._spent = spent
+            with job.video(f"video {spent}", "source"):
+                pass
+    assert written == [0, 1, 1, 2], "at the start, around the first video, and at the end"
+
+
+def test_frames_of_one_name_are_refused(tmp_path: Path) -> None:
+    frames = [replace(frame, name="same") for frame in video(3)]
+    summary = predict(Remember(), ArraySource(frames, "shot"), tmp_path)
+    assert "expected frames of different names, came 'same' twice" in summary.failed[0].error
+
+
+def test_times_that_fall_fail_one_video_alone(tmp_path: Path) -> None:
+    frames = [replace(frame, time=time) for frame, time in zip(video(3), (0.0, 1.0, 0.5), strict=True)]
+    good = ArraySource(video(3), "good")
+    summary = predict(Remember(), [ArraySource(frames, "bad"), good], tmp_path)
+    assert [(v.name, v.status) for v in summary.videos] == [("bad", "failed"), ("good", "done")]
+    assert "expected frame times that rise from 0" in summary.failed[0].error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,3 +39,12 @@ def write_whole(path: str | Path, text: str) -> None:
     """Write a text file in UTF-8, whole or not at all; of processes that write it at once, the last one's stays."""
     with whole_file(path, f".{os.getpid()}{PART}") as part:
         part.write_text(text, encoding="utf-8")
+
+
+def file_digest(path: str | Path) -> str:
+    """Return a digest of what a file holds, "" where there is none."""
+    path = Path(path)
+    if not path.is_file():
+        return ""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]

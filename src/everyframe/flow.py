@@ -7,6 +7,7 @@ A flow is float32 [2, H, W], displacement (x, y) in pixels: the pixel (x, y) of 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
@@ -81,7 +82,8 @@ class DISFlow:
             raise InputError(f"DISFlow: expected a preset of {', '.join(presets)}, came {preset!r}")
         self.backward = backward
         self._preset = presets[preset]
-        self._engine, self._size = cv2.DISOpticalFlow.create(self._preset), (0, 0)
+        self._of_thread = threading.local()
+        """`engine`, and the `size` of what it has seen: an engine that two threads share ends the process."""
 
     def between(self, first: Tensor, second: Tensor) -> FlowPair:
         """Flow between two frames, uint8 [3, H, W] RGB."""
@@ -99,11 +101,12 @@ class DISFlow:
         missing = [(0, max(0, self.SMALLEST - length)) for length in (height, width)]
         if any(after for _, after in missing):
             first, second = np.pad(first, missing, "edge"), np.pad(second, missing, "edge")
-        if first.shape != self._size:
+        own = self._of_thread
+        if first.shape != getattr(own, "size", None):
             # On small pictures the engine lowers its own settings, and would keep them for larger ones.
-            self._engine, self._size = cv2.DISOpticalFlow.create(self._preset), first.shape
+            own.engine, own.size = cv2.DISOpticalFlow.create(self._preset), first.shape
         # Starts from no motion: each pair stands alone, whatever came before it.
-        field = np.asarray(self._engine.calc(first, second, np.zeros((*first.shape, 2), np.float32)))
+        field = np.asarray(own.engine.calc(first, second, np.zeros((*first.shape, 2), np.float32)))
         return np.ascontiguousarray(field[:height, :width].transpose(2, 0, 1), dtype=np.float32)
 
     @staticmethod

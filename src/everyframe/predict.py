@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from everyframe.errors import InputError
+from everyframe.files import file_digest
 from everyframe.frames import Frame
 from everyframe.inference.job import Job, fingerprint
 from everyframe.inference.job_sources import open_sources
@@ -156,6 +157,8 @@ def predict(
     settings = {"model": fingerprint(built), **view_settings(**views)}
     if "specialists" in settings or "prior" in settings:  # files whose content the labels depend on
         settings["predictor"] = fingerprint(runner.predictor)
+    if str(settings.get("smooth_flow", "")).startswith("raft:"):
+        settings["smooth_weights"] = file_digest(Path(settings["smooth_flow"].removeprefix("raft:")))
     settings |= {"dtype": str(runner.dtype).removeprefix("torch."), "device": runner.device.type, "outputs": wanted}
     with output(Path(out)):
         Path(out).mkdir(parents=True, exist_ok=True)
@@ -213,6 +216,8 @@ class OverlayWriter:
         if item.frame.size != self._size:
             image = F.interpolate(image[None].float(), self._size, mode="bilinear", antialias=True)[0].round().byte()
             labels = F.interpolate(labels[None, None], self._size, mode="nearest-exact")[0, 0]
+        if self._video is not None:
+            self._video.check_time(item.frame.time)  # what is wrong with one video does not stop the job
         painted = overlay_with_legend(image, labels.numpy(), self.space, slots=self._slots)
         with output(self.path):
             if self._video is None:

@@ -49,16 +49,17 @@ def uniform(x: float, y: float = 0.0) -> NDArray[np.float32]:
     return np.stack([np.full((H, W), x), np.full((H, W), y)]).astype(np.float32)
 
 
-def run(model: Predictor, frames: list[Tensor]) -> list[NDArray[np.float64]]:
+def run(model: Predictor, frames: list[Tensor], shares: bool = False) -> list[NDArray[np.float64]]:
+    """Probabilities of every step; `shares`: what comes is that already."""
     state, out = None, []
     for frame in frames:
         logits, state = model.step(frame, state)
-        out.append(logits.softmax(1)[0].double().numpy())
+        out.append((logits if shares else logits.softmax(1))[0].double().numpy())
     return out
 
 
 def flows() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """A shift by fractions of a pixel, and a block whose way back leads elsewhere: occluded."""
-    forward, backward = uniform(-1.25, 0.5), uniform(1.25, -0.5)
+    forward, backward = uniform(-1.3, 0.4), uniform(1.3, -0.4)
     backward[:, 2:4, 2:6] = 5.0
     return forward, backward

@@ -7,6 +7,8 @@ from predictors import Fixed, Remember, video
 
 from everyframe.errors import InputError
 from everyframe.inference.ensemble import Ensemble, Vote, voted_logits
+from everyframe.inference.labelmap import confidence_map
+from everyframe.inference.scores import own_confidence
 from everyframe.inference.stream import Stream
 from everyframe.inference.tta import Flip
 from everyframe.inference.window import Window
@@ -131,3 +133,14 @@ def test_sums_of_masks_and_logits_meet_under_l1_alone() -> None:
             Ensemble([masks, pixels], score_norm=norm)  # type: ignore[arg-type]
     mean, _ = Ensemble([masks, pixels], score_norm="l1").step(FRAME)
     torch.testing.assert_close(mean.softmax(1).flatten(), torch.tensor([0.3, 0.6, 0.1]))
+
+
+def test_a_vote_says_how_sure_it_is() -> None:
+    """Two of three votes, and half a one more for the winner: 2.5 of 3.5. A softmax of such shares would be flat."""
+    members = [Fixed(torch.eye(60)[k].view(60, 1, 1) * 9) for k in (4, 4, 7)]
+    vote = Vote(members)
+    shares, _ = vote.step(torch.zeros(1, 3, 2, 2, dtype=torch.uint8))
+    assert shares[0, [4, 7], 0, 0].tolist() == pytest.approx([2.5 / 3.5, 1 / 3.5])
+    assert shares.sum().item() == pytest.approx(1)
+    sure = confidence_map(shares, (2, 2), own_confidence(vote, shares))
+    assert sure.flatten().tolist() == pytest.approx([2.5 / 3.5] * 4)

@@ -57,8 +57,13 @@ def sampled(scores: NDArray[np.float64], y: float, x: float) -> NDArray[np.float
     return out
 
 
-def brute_force(scores: NDArray[np.float64], radius: int, flow: Drift, own: float = 1.0) -> NDArray[np.float64]:
+def nearest(scores: NDArray[np.float64], y: float, x: float) -> NDArray[np.float64]:
+    return scores[:, min(max(round(y), 0), H - 1), min(max(round(x), 0), W - 1)]
+
+
+def brute_force(scores: NDArray[np.float64], radius: int, flow: Drift, vote: bool) -> NDArray[np.float64]:
     """Pixel by pixel from the formula; frames after the last one are the last one again."""
+    own, read = (OWN_VOTE, nearest) if vote else (1.0, sampled)
     out, last = np.zeros_like(scores), len(scores) - 1
     for t in range(len(scores)):
         for y in range(H):
@@ -71,7 +76,7 @@ def brute_force(scores: NDArray[np.float64], radius: int, flow: Drift, own: floa
                     backward = abs(other - t) * flow.ways.get(-sign, uniform(0.0))
                     place = found(forward, backward, y, x)
                     if place is not None:
-                        total, count = total + sampled(scores[other], *place), count + 1
+                        total, count = total + read(scores[other], *place), count + 1
                 out[t, :, y, x] = total / count
     return out
 
@@ -88,11 +93,11 @@ def test_equals_a_loop_over_pixels(radius: int, vote: bool, late: int, preview: 
     model = FlowWindow(Listed(logits, late, preview), radius, vote, flow, min_visible=0.0)
     assert model.lookahead == late + radius
     fed = [*([frames[-1]] if preview else []), *frames, *[frames[-1]] * model.lookahead]
-    got = run(model, fed)[model.lookahead + preview :]
+    got = run(model, fed, shares=vote)[model.lookahead + preview :]
     scores = logits.double().softmax(1).numpy()
     if vote:
         scores = np.eye(K)[logits.argmax(1).numpy()].transpose(0, 3, 1, 2)
-    want = brute_force(scores, radius, flow, OWN_VOTE if vote else 1.0)
+    want = brute_force(scores, radius, flow, vote)
     np.testing.assert_allclose(np.stack(got), want, atol=2e-6)
     once = sum(min(t, radius) for t in range(6 + radius))
     assert len(flow.asked) == once, "flow between two frames is worked out once, for both of them"
@@ -106,7 +111,7 @@ def test_a_vote_is_a_majority_and_a_tie_is_the_frames_own() -> None:
         logits[t, label] = 5.0
     model = FlowWindow(Listed(logits), 1, True, Known(uniform(0), uniform(0)))
     frames = numbered(5)
-    got = [int(shares[:, 2, 3].argmax()) for shares in run(model, [*frames, frames[-1]])[1:]]
+    got = [int(shares[:, 2, 3].argmax()) for shares in run(model, [*frames, frames[-1]], shares=True)[1:]]
     assert got == [0, 1, 1, 0, 0]  # the first has 0 and 1 alone: its own; the second 0, 1, 1; the third 1, 1, 0
 
 

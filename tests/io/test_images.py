@@ -35,6 +35,12 @@ def test_sixteen_bit_grey_is_scaled_not_clipped(tmp_path: Path) -> None:
     assert read_image(tmp_path / "a.png")[1].tolist() == [[0, 0, 1, 128, 255]]
 
 
+@pytest.mark.parametrize(("values", "expected"), [([0, 200, 255], [0, 200, 255]), ([0, 256, 65535], [0, 1, 255])])
+def test_32_bit_grey_may_hold_8_bits(values: list[int], expected: list[int], tmp_path: Path) -> None:
+    Image.fromarray(np.array([values], np.int32)).save(tmp_path / "a.tif")
+    assert read_image(tmp_path / "a.tif")[0].tolist() == [expected]
+
+
 def test_exif_orientation(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # turn clockwise to show

@@ -228,6 +228,10 @@ def test_json_round_trip(videos: Videos, tmp_path: Path) -> None:
 def test_json_of_something_else() -> None:
     with pytest.raises(InputError, match="format None"):
         Results.from_json("{}")
+    with pytest.raises(InputError, match="format None"):
+        Results.from_json("[1]")
+    with pytest.raises(InputError, match="whole, came KeyError"):
+        Results.from_json('{"format": 1}')
     with pytest.raises(InputError, match="no JSON"):
         Results.from_json("mIoU 0.5")
 

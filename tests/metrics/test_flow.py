@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -120,3 +122,26 @@ def test_raft_says_what_is_wrong_with_the_weights(tmp_path: Path) -> None:
         RAFTFlow(wrong, "small").between(picture, picture)
     with pytest.raises(InputError, match="large"):
         RAFTFlow(size="huge")  # type: ignore[arg-type]
+
+
+def test_threads_share_an_estimator() -> None:
+    """An OpenCV engine that two threads use at once ends the process, so this one has one for each."""
+    code = """
+import threading, numpy as np, torch
+from everyframe.flow import DISFlow
+flow = DISFlow()
+torch.manual_seed(0)
+pairs = [torch.randint(0, 255, (2, 3, 96, 128), dtype=torch.uint8) for _ in range(2)]
+alone = [flow.between(*pair).forward for pair in pairs]
+def work(i):
+    for _ in range(25):
+        assert np.array_equal(flow.between(*pairs[i]).forward, alone[i])
+    done.append(i)
+done = []
+threads = [threading.Thread(target=work, args=(i,)) for i in (0, 1)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+assert sorted(done) == [0, 1]
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert run.returncode == 0, run.stderr

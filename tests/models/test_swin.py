@@ -122,10 +122,10 @@ def test_attention_at_sizes_that_do_not_fit_the_windows(size: tuple[int, int], s
 
 def test_windows_come_back() -> None:
     x = torch.randn(2, 6, 9, 4)
-    windows = split_windows(x, 3)
+    windows = split_windows(x[:, None], (3, 3))
     assert windows.shape == (2 * 6, 9, 4)
     assert torch.equal(windows[1, 4], x[0, 1, 4])  # second window of the first row, its middle cell
-    assert torch.equal(join_windows(windows, 3, (6, 9)), x)
+    assert torch.equal(join_windows(windows, (3, 3), (6, 9)), x)
 
 
 def test_relative_position_index() -> None:

@@ -178,5 +178,7 @@ def test_regions_of_one_frame_are_those_of_ocrnet() -> None:
 def test_mistakes_are_named() -> None:
     with pytest.raises(InputError, match="expected memory to be one of none, fifo, vspw_compat, came 'lifo'"):
         create_model("tcb-ocr-tiny", LabelSpace(("a", "b")), temporal={"memory": "lifo"})
+    with pytest.raises(InputError, match="memory of one region set or more, came memory_frames 0"):
+        create_model("tcb-ocr-tiny", LabelSpace(("a", "b")), temporal={"memory": "fifo", "memory_frames": 0})
     with pytest.raises(InputError, match=r"does not know this option: .*'memory'"):
         create_model("tcb-psp-tiny", LabelSpace(("a", "b")), temporal={"memory": "fifo"})

@@ -26,6 +26,16 @@ def test_batch_is_normalised_by_itself_and_not_recorded(momentum: float | None) 
     assert model[0].num_batches_tracked == 2
 
 
+def test_what_is_not_finite_is_not_recorded_either() -> None:
+    model = nn.BatchNorm2d(2).train()
+    model(torch.randn(4, 2, 3, 3))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with unrecorded_statistics(model):
+        model(torch.full((2, 2, 3, 3), torch.inf))
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
 def test_momentum_comes_back_after_an_error() -> None:
     model = nn.BatchNorm2d(2, momentum=0.3)
     with pytest.raises(ZeroDivisionError), unrecorded_statistics(model):

@@ -134,6 +134,23 @@ def test_timm_halves_the_maps_at_the_start_of_a_stage() -> None:
     assert list(layer_ids(f"backbone.{name}" for name in raw).values()) == [1, 2, 2, 3]
 
 
+def test_the_branches_of_hrnet_are_layers() -> None:
+    """Four blocks in layer1, then 1, 4 and 3 exchanges; a transition counts with the stage that it leads to."""
+    with torch.device("meta"):
+        model = create_model("ocr-hrnet-w18", LabelSpace(("a", "b")))
+    ids = layer_ids(name for name, _ in model.named_parameters())
+    firsts = ["conv1.weight", "bn2.weight", "layer1.0.conv1.weight", "layer1.3.conv1.weight"]
+    assert [ids[f"backbone.{name}"] for name in firsts] == [0, 0, 1, 4]
+    for stage, layer in ((2, 5), (3, 6), (4, 10)):
+        parts = {
+            layer
+            for n, layer in ids.items()
+            if n.startswith((f"backbone.stage{stage}.0.", f"backbone.transition{stage - 1}."))
+        }
+        assert parts == {layer}
+    assert {layer for n, layer in ids.items() if n.startswith("head.")} == {13}
+
+
 def test_layer_decay_refuses_backbones_without_visible_layers() -> None:
     with pytest.raises(InputError, match="leave layer_decay out"):
         Optimization(layer_decay=0.9).optimizer(tiny_model())

@@ -103,3 +103,17 @@ def test_estimated_motion_serves_too(tmp_path: Path) -> None:
     assert propagate_labels([unlabelled], space, tmp_path / "none")["frames"] == 0
     with pytest.raises(InputError, match="reach of at least 1 frame, came 0"):
         propagate_labels([video], space, tmp_path / "out", reach=0)
+
+
+def test_frames_that_nothing_can_be_followed_to_stay_unlabelled(tmp_path: Path) -> None:
+    """A map of nothing would be trained on as a labelled frame."""
+
+    class Away:
+        def between(self, first: Tensor, second: Tensor) -> FlowPair:
+            return FlowPair(*np.full((2, 2, *first.shape[1:]), 1000, np.float32))
+
+    root = write(SyntheticVideos(1, frames=3, size=(60, 80)), tmp_path / "data", "frames", "train")
+    (video,), space = load_split(f"folder:{root}", "all")
+    results = propagate_labels([video.keep_labels({1})], space, tmp_path / "out", reach=1, flow=Away())
+    assert results["frames"] == 0
+    assert not list((tmp_path / "out").rglob("*.png"))

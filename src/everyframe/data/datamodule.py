@@ -50,7 +50,7 @@ class ClipDataModule(LightningDataModule):
         also: more data sets to train on, their classes mapped onto those of `data`: "LAYOUT:ROOT@SPLIT" or what
             `DataSource` takes. Validation stays that of `data`.
         focus: classes to tell apart, in this order; all others are one class, `everyframe.data.focus.REST`. None named:
-            all classes of the data. What `also` and `pseudo_labels` hold is read in all classes first.
+            all classes of the data. What `also` holds is read in all classes first; `pseudo_labels` may hold either.
         unlabeled: more videos, read without labels: a folder of video files or of folders of pictures, "LAYOUT:ROOT" or
             "LAYOUT:ROOT@SPLIT" (default: `train_split`).
         batch_size: labelled clips per step and process.
@@ -241,11 +241,12 @@ class ClipDataModule(LightningDataModule):
 
     def _labelled(self) -> list[tuple[list[VideoRef], Path]]:
         """Labelled videos of the main data set and of each joined one, with the file that keeps their counts."""
-        own, whole = self._train()
+        own = self.train_videos
         if self.pseudo_labels is not None:
-            own = with_pseudo_labels([*own, *self.unlabeled_videos], self.pseudo_labels, whole)
+            videos = [*own, *self.unlabeled_videos]
+            own = with_pseudo_labels(videos, self.pseudo_labels, self.label_space, self._focus)
         cache = cache_file(parse_spec(self.data)[1])
-        return [(self._focused(own), cache), *((source.videos, source.cache) for source in self.joined)]
+        return [(own, cache), *((source.videos, source.cache) for source in self.joined)]
 
     def _label_counts(self) -> LabelCounts:
         return count_parts(self._labelled(), self.label_space)

@@ -40,15 +40,15 @@ class Focus:
         """Choose classes by name.
 
         Raises:
-            InputError: a name that is no class or comes twice, one that `REST` stands for, or nothing is left for it.
+            InputError: a name that is no class or comes twice, a class called `REST`, or nothing is left for it.
         """
         for name in classes:
             if name not in whole.names:
                 near = difflib.get_close_matches(name, whole.names, n=1)
                 hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(whole.names[:8])}…"
                 raise InputError(f"data.focus: expected classes of the data, or a report, came {name!r}; {hint}")
-        if REST in classes:
-            raise InputError(f"data.focus: expected other classes than {REST!r}, the name of all that are not chosen")
+        if REST in whole.names:
+            raise InputError(f"data.focus: expected no class called {REST!r}, the name of all others; rename it")
         twice = sorted({name for name in classes if classes.count(name) > 1})
         if twice or len(classes) >= len(whole):
             came = f"{', '.join(twice)} twice" if twice else f"all {len(whole)}"
@@ -57,9 +57,13 @@ class Focus:
         palette = (*(whole.palette[whole.names.index(name)] for name in classes), REST_COLOR)
         return cls(whole, whole.mapped(LabelSpace((*classes, REST), palette), table), table)
 
+    def read(self, own: LabelSpace) -> LabelSpace:
+        """Return how files of the classes of `whole`, with other ids than its own, are read as `space`."""
+        return own.mapped(self.space, self.table)
+
     def videos(self, videos: Iterable[VideoRef]) -> list[VideoRef]:
         """Return the videos with label spaces of their own read as `space`."""
-        return read_as(videos, lambda own: own.mapped(self.space, self.table))
+        return read_as(videos, self.read)
 
 
 def expand_focus(focus: Sequence[str]) -> list[str]:

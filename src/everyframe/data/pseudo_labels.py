@@ -7,13 +7,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from everyframe.data.focus import Focus
 from everyframe.data.layout import VideoRef
 from everyframe.errors import InputError
 from everyframe.labels import LabelSpace
 from everyframe.metrics.results_text import counted
 
 
-def with_pseudo_labels(videos: Sequence[VideoRef], folder: str | Path, space: LabelSpace) -> list[VideoRef]:
+def with_pseudo_labels(
+    videos: Sequence[VideoRef], folder: str | Path, space: LabelSpace, focus: Focus | None = None
+) -> list[VideoRef]:
     """Give frames without a label map the one that lies in FOLDER/<video>/<frame>.png.
 
     Args:
@@ -21,6 +24,7 @@ def with_pseudo_labels(videos: Sequence[VideoRef], folder: str | Path, space: La
         folder: as `everyframe predict` and `everyframe self-train` write it. FOLDER/labels.json says what the ids in
             its files mean; without it, they mean what the video's own masks mean.
         space: the classes of the data.
+        focus: how label maps of all classes are read where `space` is a few of them and "rest".
 
     Returns:
         The same videos in the same order.
@@ -33,6 +37,8 @@ def with_pseudo_labels(videos: Sequence[VideoRef], folder: str | Path, space: La
         raise InputError(f"{folder}: expected a folder of label maps (<video>/<frame>.png), found none; check the path")
     table = folder / "labels.json"
     own = LabelSpace.load(table) if table.is_file() else None
+    if own is not None and focus is not None and own.names == focus.whole.names:
+        own = focus.read(own)
     if own is not None and own.names != space.names:
         raise InputError(
             f"{table}: expected the {len(space)} classes of the data in their order ({', '.join(space.names[:4])}…), "

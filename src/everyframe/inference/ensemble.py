@@ -50,7 +50,7 @@ def voted_logits(members: Sequence[Tensor], size: tuple[int, int] | None = None,
         norm: of the scores that break ties.
 
     Returns:
-        [B, K, h, w]: share of the votes, plus half a vote for the winner.
+        [B, K, h, w]: shares of the votes, of which the winner has half a one more; their sum is 1.
     """
     size = size or finest(members)
     scores = [resized(member, size).float() for member in members]
@@ -69,7 +69,7 @@ def voted_logits(members: Sequence[Tensor], size: tuple[int, int] | None = None,
         best = total == total.amax(1, keepdim=True)
         for ballot in reversed(ballots):  # the earliest member comes last and has the last word
             winner = torch.where(best.gather(1, ballot) & disputed, ballot, winner)
-    return votes.scatter_add_(1, winner, torch.full_like(votes[:, :1], 0.5)).div_(len(members))
+    return votes.scatter_add_(1, winner, torch.full_like(votes[:, :1], 0.5)).div_(len(members) + 0.5)
 
 
 class Members(nn.Module, ABC):
@@ -172,6 +172,8 @@ class Vote(Members):
         self, members: Sequence[Predictor], score_norm: ScoreNorm = "softmax", full_resolution: bool = False
     ) -> None:
         super().__init__(members, score_norm, full_resolution)
+        if len(members) > 1:
+            self.predicts = "masks"  # shares: their confidence is that of sums of masks, and no softmax fits them
 
     def _join(self, logits: list[Tensor], size: tuple[int, int] | None) -> Tensor:
         return logits[0] if len(logits) == 1 else voted_logits(logits, size, self.score_norm)

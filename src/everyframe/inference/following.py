@@ -27,8 +27,12 @@ class Way(NamedTuple):
     found: Tensor
 
     def moved(self, scores: Tensor) -> Tensor:
-        """Return scores [B, K, h, w] of the other frame on the grid of this one."""
+        """Return scores [B, K, h, w] of the other frame on the grid of this one, bilinearly."""
         return warp(scores, self.flow, border="border")
+
+    def nearest(self, labels: Tensor) -> Tensor:
+        """Return a label map [B, 1, h, w] of the other frame on the grid of this one, each pixel the nearest one's."""
+        return warp(labels.float(), self.flow, border="border", mode="nearest").to(labels.dtype)
 
 
 class Link(NamedTuple):
@@ -94,7 +98,7 @@ class Following:
         """Return the flow between two frames, uint8 [B, 3, H, W]."""
         self._flow = self._flow or open_flow(self.flow, first.device)
         cuts = scene_change(scene_signature(second), scene_signature(first)) > self.cut_threshold
-        pairs = [self._flow.between(one, two) for one, two in zip(first.cpu(), second.cpu(), strict=True)]
+        pairs = [self._flow.between(one, two) for one, two in zip(first, second, strict=True)]
         return Link(tuple(pairs), tuple(cuts.tolist()), self.min_visible)
 
     def __repr__(self) -> str:

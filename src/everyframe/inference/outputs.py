@@ -129,16 +129,25 @@ class _FolderWriter:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._made = False
+        self._last = ""
 
     def path(self, frame: Frame) -> Path:
         """File of a frame."""
         return self.folder / f"{frame.name}.png"
 
     def room(self, frame: Frame) -> Path:
-        """File of a frame, in a folder that is there: made with the first frame, so that no video leaves it empty."""
+        """File of a frame, in a folder that is there: made with the first frame, so that no video leaves it empty.
+
+        Raises:
+            InputError: it would replace that of the frame before.
+        """
         path = self.path(frame)
+        if frame.name == self._last:
+            raise InputError(f"{path}: expected frames of different names, came {frame.name!r} twice; name each frame")
+        self._last = frame.name
         if not self._made:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            with output(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
             self._made = True
         return path
 
@@ -158,8 +167,9 @@ class LabelWriter(_FolderWriter):
 
     def write(self, item: Labelled) -> None:
         """Write one label map."""
-        with output(self.path(item.frame)):
-            write_label(self.room(item.frame), item.labels, self.space)
+        room = self.room(item.frame)
+        with output(room):
+            write_label(room, item.labels, self.space)
 
     def read(self, frame: Frame) -> NDArray[np.uint8]:
         """Read back what an earlier run wrote.
@@ -178,7 +188,8 @@ class ConfidenceWriter(_FolderWriter):
         if item.confidence is None:
             return
         grey = np.rint(item.confidence * 255).astype(np.uint8)
-        with output(self.path(item.frame)), whole_file(self.room(item.frame)) as part:
+        room = self.room(item.frame)
+        with output(room), whole_file(room) as part:
             Image.fromarray(grey).save(part, format="PNG", compress_level=1)
 
 

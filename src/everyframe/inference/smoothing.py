@@ -8,9 +8,9 @@ from torch import Tensor
 
 from everyframe.errors import InputError
 from everyframe.flow import Flow
-from everyframe.inference.following import Following
-from everyframe.inference.predictor import Predictor, State, Wrapper, child_states
-from everyframe.inference.scores import ScoreNorm, as_logits, check_norm, normalized, resized
+from everyframe.inference.along_flow import AlongFlow
+from everyframe.inference.predictor import Predictor
+from everyframe.inference.scores import ScoreNorm, as_logits
 
 
 class Smoothed(NamedTuple):
@@ -27,7 +27,7 @@ class Smoothed(NamedTuple):
     preview: bool
 
 
-class FlowSmoothing(Wrapper):
+class FlowSmoothing(AlongFlow):
     """Mix a predictor's probabilities with those of the frame before, moved along optical flow.
 
         P'_t = (1 - alpha m) P_t + alpha m warp(P'_{t-1})
@@ -59,37 +59,25 @@ class FlowSmoothing(Wrapper):
         full_resolution: bool = False,
         cut_threshold: float = 0.3,
     ) -> None:
-        super().__init__(predictor)
-        check_norm(score_norm)
+        super().__init__(predictor, flow, min_visible, score_norm, full_resolution, cut_threshold)
         if not 0 <= alpha < 1:
             raise InputError(f"smooth: expected a weight of the past from 0 up to but not 1, came {alpha}")
-        self.alpha = alpha
-        self.score_norm: ScoreNorm = score_norm
-        self.full_resolution = full_resolution
-        self.following = Following(flow, min_visible, cut_threshold)
+        self.alpha, self.before = alpha, 1
 
-    def step(self, frame: Tensor, state: State = None) -> tuple[Tensor, State]:
-        """See `Predictor.step`."""
-        inner, own = child_states(state, 2, "FlowSmoothing")
-        logits, inner = self.predictor.step(frame, inner)
-        own = own or Smoothed((), None, self.preview)
-        if own.preview:
-            return logits, (inner, own._replace(preview=False))
-        frames = (*own.frames, frame)[-(self.lookahead + 2) :]
-        if own.scores is None and len(frames) <= self.lookahead:  # nothing of the video is answered yet
-            return logits, (inner, own._replace(frames=frames))
-        if self.full_resolution:
-            logits = resized(logits, (frame.shape[-2], frame.shape[-1]))
-        scores = normalized(logits, self.score_norm)
+    def _nothing(self) -> Smoothed:
+        return Smoothed((), None, self.preview)
+
+    def _begun(self, own: Smoothed) -> bool:
+        return own.scores is not None
+
+    def _mixed(self, logits: Tensor, answered: tuple[Tensor, ...], own: Smoothed) -> tuple[Tensor, Smoothed]:
+        scores = self._scores(logits, answered[-1])
         if own.scores is not None and own.scores.shape == scores.shape:
-            before, now = frames[-2 - self.lookahead], frames[-1 - self.lookahead]
+            before, now = answered[-2:]
             way = self.following.link(now, before).forth((scores.shape[-2], scores.shape[-1]), scores.device)
             scores = scores + self.alpha * way.found * (way.moved(own.scores) - scores)
-        return as_logits(scores, self.score_norm), (inner, Smoothed(frames, scores, False))
+        return as_logits(scores, self.score_norm), own._replace(scores=scores)
 
     def extra_repr(self) -> str:
         """Arguments as `print(model)` shows them."""
-        return (
-            f"alpha={self.alpha}, {self.following}, score_norm={self.score_norm!r}, "
-            f"full_resolution={self.full_resolution}"
-        )
+        return f"alpha={self.alpha}, {super().extra_repr()}"

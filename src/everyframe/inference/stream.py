@@ -118,7 +118,7 @@ def check_answers_at_once(predictor: Predictor) -> None:
     if timing(predictor) != (0, False):
         raise InputError(
             f"expected a model that answers each frame at once, came one that looks ahead ({timing(predictor)}); use "
-            f"it in predict, stream or evaluate, or leave `offline` out"
+            f"it in predict, stream or evaluate, or leave `offline` and `smooth_window` out"
         )
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from everyframe.errors import InputError
 from everyframe.inference.predictor import Predictor, State, Wrapper, child_states
 from everyframe.inference.scores import ScoreNorm, as_logits, check_norm, normalized, resized
+from everyframe.models.ops.numbers import numbers_beside
 
 
 class Box(NamedTuple):
@@ -107,7 +108,12 @@ class Window(Wrapper):
         h, w = part.shape[-2:]
         if not self.pad or (h, w) == self.size:
             return self.predictor.step(part, state)
-        filled = frame.new_tensor(self.pad_color).view(1, 3, 1, 1).expand(len(frame), 3, *self.size).clone()
+        filled = (
+            numbers_beside(frame, self.pad_color, frame.dtype)
+            .view(1, 3, 1, 1)
+            .expand(len(frame), 3, *self.size)
+            .clone()
+        )
         filled[..., :h, :w] = part
         logits, state = self.predictor.step(filled, state)
         return resized(logits, self.size)[..., :h, :w], state

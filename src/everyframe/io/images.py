@@ -42,8 +42,10 @@ def read_image(path: str | Path) -> Tensor:
     """
     picture = ImageOps.exif_transpose(open_picture(path))
     if picture.mode.startswith("I"):
-        # PIL would clip 16-bit grey at 255: nearly all white.
-        grey = (np.asarray(picture).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
+        # PIL would clip 16-bit grey at 255: nearly all white. 32-bit grey may hold either.
+        values = np.asarray(picture).astype(np.int64)
+        scale = 0 if picture.mode == "I" and values.max(initial=0) <= 255 else 8
+        grey = (values >> scale).clip(0, 255).astype(np.uint8)
         return torch.from_numpy(np.stack([grey] * 3))
     if picture.mode != "RGB":
         picture = picture.convert("RGB")

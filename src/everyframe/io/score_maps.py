@@ -9,8 +9,8 @@ its size for 124 classes at 480x853:
   peak; a ratio of 0 stands for "little", not for "never", so that its logarithm stays moderate.
 - "uint8", norm "none" (3.3 MB at stride 4): peak and low float16 [h, w], the highest and the lowest score of each cell,
   low at most `SPAN` below peak (of sums of masks the lowest as it is: 0 has to stay 0), and ratio uint8 [K, h, w] =
-  round(255 * (score - low) / (peak - low)). A score is low + (peak - low) * ratio / 255: exact to 0.03; one further
-  down reads as low, e^-16 of the best.
+  round(255 * (score - low) / (peak - low)). A score is low + (peak - low) * ratio / 255: exact to 0.03, and to
+  2^-11 of the peak, which float16 rounds; one further down reads as low, e^-16 of the best.
 - "float16", norm "none" (4.1 MB at stride 5): scores float16 [K, h, w] as the model gave them.
 
 Why not whole frames: 124 x 480 x 853 in float16 is 102 MB a frame, 2.9 TB for the VSPW test set. A frame of 480x853 is

@@ -70,7 +70,7 @@ class VideoWriter:
         self._crf, self._preset = crf, preset
         self._converter = VideoReformatter()
         self._stream: VideoStream | None = None
-        self._last_pts = -1
+        self._last_pts, self._last_time = -1, 0.0
         try:
             self._container: OutputContainer | None = av.open(f"file:{path}", "w", options=self._muxer_options())
         except (av.FFmpegError, OSError, ValueError) as error:
@@ -93,15 +93,16 @@ class VideoWriter:
 
         Args:
             image: uint8 [3, H, W] tensor or [H, W, 3] array, RGB.
-            time: seconds from the start, rising; None for frames evenly spaced at the rate. The first frame decides
-                which of the two holds for the whole file.
+            time: seconds from the start, none below the one before; None for frames evenly spaced at the rate. The
+                first frame decides which of the two holds for the whole file.
 
         Raises:
-            InputError: the disk is full or the file went away.
-            ValueError: not such an image, a time that does not rise, or the writer is closed.
+            InputError: the disk is full or the file went away, or see `check_time`.
+            ValueError: not such an image, or the writer is closed.
         """
         if self._container is None:
             raise ValueError(f"{self.path}: expected an open writer, it is closed")
+        self.check_time(time)
         pixels = self._pixels(image)
         try:
             if self._stream is None:
@@ -119,6 +120,17 @@ class VideoWriter:
             self._container.mux(self._stream.encode(frame))
         except (av.FFmpegError, OSError) as error:
             raise InputError(self._cannot_write(error)) from None
+
+    def check_time(self, time: float | None) -> None:
+        """Refuse a time that lies before that of the frame before; frames of one time follow each other at once.
+
+        Raises:
+            InputError: such a time, or one below 0.
+        """
+        if time is not None and time < self._last_time:
+            raise InputError(
+                f"{self.path}: expected frame times that rise from 0, came {time:.6f} s after {self._last_time:.6f} s"
+            )
 
     def close(self) -> None:
         """Write what the encoder still holds and the end of the file; closing twice does nothing.
@@ -168,13 +180,8 @@ class VideoWriter:
     def _pts(self, time: float | None, time_base: Fraction) -> int:
         if time is None:
             return self._last_pts + max(1, round(1 / self.rate / time_base)) if self._last_pts >= 0 else 0
-        pts = round(time / time_base)
-        if pts < self._last_pts or time < 0:
-            raise ValueError(
-                f"{self.path}: expected frame times that rise from 0, came {time:.6f} s after "
-                f"{float(self._last_pts * time_base):.6f} s"
-            )
-        return max(pts, self._last_pts + 1)
+        self._last_time = time
+        return max(round(time / time_base), self._last_pts + 1)
 
     def _pixels(self, image: Tensor | NDArray[np.uint8]) -> NDArray[np.uint8]:
         tensor = isinstance(image, Tensor)

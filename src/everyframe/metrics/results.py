@@ -201,19 +201,23 @@ class Results:
         Raises:
             InputError: not the JSON of an evaluation, or of a newer version.
         """
-        if data.get("format") != FORMAT:
+        came = data.get("format") if isinstance(data, Mapping) else None
+        if came != FORMAT:
             raise InputError(
-                f"Results: expected the JSON of an evaluation, format {FORMAT}, came format {data.get('format')!r}; "
+                f"Results: expected the JSON of an evaluation, format {FORMAT}, came format {came!r}; "
                 f"evaluate again with this version"
             )
-        return cls(
-            overall=[_score(score) for score in data["overall"]],
-            classes=[_class_result(entry) for entry in data["classes"]],
-            videos=[_video_result(video) for video in data["videos"]],
-            confusion=data["confusion"],
-            title=data["title"],
-            notes=list(data["notes"]),
-        )
+        try:
+            return cls(
+                overall=[_score(score) for score in data["overall"]],
+                classes=[_class_result(entry) for entry in data["classes"]],
+                videos=[_video_result(video) for video in data["videos"]],
+                confusion=data["confusion"],
+                title=data["title"],
+                notes=list(data["notes"]),
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"Results: expected the JSON of an evaluation, whole, came {error!r}") from None
 
     def to_json(self, path: str | Path | None = None) -> str:
         """Return the JSON text, and write it to `path` when given."""

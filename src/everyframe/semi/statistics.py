@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
@@ -22,13 +22,18 @@ def unrecorded_statistics(model: nn.Module) -> Iterator[None]:
         model: in training mode, or not; synchronised batch normalisation is meant too.
     """
     layers = [(layer, layer.momentum) for layer in model.modules() if isinstance(layer, _BatchNorm)]
-    counts = [None if layer.num_batches_tracked is None else layer.num_batches_tracked.clone() for layer, _ in layers]
+    kept = [[None if buffer is None else buffer.clone() for buffer in _buffers(layer)] for layer, _ in layers]
     try:
         for layer, _ in layers:
             layer.momentum = 0.0
         yield
     finally:
-        for (layer, momentum), count in zip(layers, counts, strict=True):
+        for (layer, momentum), before in zip(layers, kept, strict=True):
             layer.momentum = momentum
-            if count is not None:
-                layer.num_batches_tracked.copy_(count)
+            for buffer, value in zip(_buffers(layer), before, strict=True):
+                if buffer is not None and value is not None:
+                    buffer.copy_(value)  # a momentum of 0 does not keep out what is not finite
+
+
+def _buffers(layer: _BatchNorm) -> tuple[Tensor | None, ...]:
+    return layer.running_mean, layer.running_var, layer.num_batches_tracked

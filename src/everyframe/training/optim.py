@@ -204,9 +204,10 @@ def layer_ids(names: Iterable[str], published: bool = False) -> dict[str, int]:
     """Return the layer of each parameter, from 0 (patch embedding) to L + 1 (after the L blocks).
 
     Blocks are found by name: `blocks.7.` (ViT), `layers.2.blocks.5.` or timm's `layers_2.blocks.5.` (Swin),
-    `stages.2.blocks.5.` (ConvNeXt), `layer3.5.` (ResNet). What stands before the first block of a later stage (patch
-    merging) counts with that block, also where, as in our own backbones, it belongs to the stage before; norms behind
-    blocks count with the block; what is no part of the chain (an adapter, output norms) with the output.
+    `stages.2.blocks.5.` (ConvNeXt), `layer3.5.` (ResNet), `stage3.5.` (HRNet). What stands before the first block of a
+    later stage (patch merging) counts with that block, also where, as in our own backbones, it belongs to the stage
+    before; norms behind blocks count with the block; what is no part of the chain (an adapter, output norms) with the
+    output.
 
     Args:
         names: all parameter names of the model, in order of definition.
@@ -247,7 +248,7 @@ def _block(name: str) -> tuple[int, int] | None:
         return None
     if found := re.search(r"(?:layers|stages)[._](\d+)\.(?:\w+\.)?blocks\.(\d+)\.", name):
         return int(found[1]), int(found[2])
-    if found := re.search(r"\.layer(\d+)\.(\d+)\.", name):
+    if found := re.search(r"\.(?:layer|stage)(\d+)\.(\d+)\.", name):
         return int(found[1]), int(found[2])
     if found := re.search(r"\.blocks\.(\d+)\.", name):
         return 0, int(found[1])
@@ -272,8 +273,10 @@ def _behind_blocks(name: str, blocks: list[tuple[int, int]], begun: set[int]) ->
 
 
 def _stage(name: str) -> int | None:
-    found = re.search(r"(?:layers|stages)[._](\d+)\.", name)
-    return int(found[1]) if found else None
+    if found := re.search(r"(?:layers|stages)[._](\d+)\.", name):
+        return int(found[1])
+    found = re.search(r"\.transition(\d+)\.", name)  # HRNet's, to the stage behind
+    return int(found[1]) + 1 if found else None
 
 
 def _before_blocks(name: str) -> bool:
@@ -283,7 +286,7 @@ def _before_blocks(name: str) -> bool:
     )  # fmt: skip
     # `spm` is ViT-Adapter's spatial prior: it has a stem, but is new and shallow.
     return ".spm." not in name and (
-        any(token in name for token in tokens) or re.search(r"\.(conv1|bn1)\.", name) is not None
+        any(token in name for token in tokens) or re.search(r"\.(conv|bn)[12]\.", name) is not None
     )
 
 

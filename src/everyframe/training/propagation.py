@@ -89,9 +89,11 @@ def propagate_labels(
         source = (truth or {}).get(video.name)
         with writer:
             for frame, labels in moved_labels(video, space, reach, estimator):
-                writer.write(Labelled(frame, labels))
                 known = None if source is None else read_labels(source, frame.index, space, frame.size)
-                counts.update(count_pixels(labels, known))
+                found = count_pixels(labels, known)
+                if found["frames"]:  # a map of nothing would be trained on as a labelled frame
+                    writer.write(Labelled(frame, labels))
+                counts.update(found)
                 if stop():
                     return None
         return counts

@@ -113,8 +113,9 @@ class SwinBlock(nn.Module):
         size = (x.shape[1], x.shape[2])
         if self.shift:
             x = x.roll((-self.shift, -self.shift), dims=(1, 2))
-        windows = self.attention(split_windows(x, self.window), mask if self.shift else None)
-        x = join_windows(windows, self.window, size)
+        window = (self.window, self.window)
+        windows = self.attention(split_windows(x[:, None], window), mask if self.shift else None)
+        x = join_windows(windows, window, size)
         if self.shift:
             x = x.roll((self.shift, self.shift), dims=(1, 2))
         return x[:, :h, :w]

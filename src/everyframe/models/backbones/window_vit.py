@@ -38,10 +38,11 @@ class PaddedWindowAttention(SelfAttention):
         h, w = grid
         qkv = pad_to_multiple(self.qkv(x).unflatten(1, grid), self.window)
         size = (qkv.shape[1], qkv.shape[2])
-        windows = split_windows(qkv, self.window).unflatten(2, (3, self.heads, -1))
+        window = (self.window, self.window)
+        windows = split_windows(qkv[:, None], window).unflatten(2, (3, self.heads, -1))
         query, key, value = windows.permute(2, 0, 3, 1, 4)
         out = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
-        return self.output(join_windows(out, self.window, size)[:, :h, :w].flatten(1, 2))
+        return self.output(join_windows(out, window, size)[:, :h, :w].flatten(1, 2))
 
 
 class WindowVit(nn.Module):

@@ -11,8 +11,8 @@ from everyframe.models.ops.numbers import numbers_beside
 FORMS = ("corrected", "vspw")
 
 
-def warp(x: Tensor, flow: Tensor, form: str = "corrected", border: str = "zeros") -> Tensor:
-    """Read `x` where the cells of another frame lie in it: out(p) = x(p + flow(p)), bilinearly.
+def warp(x: Tensor, flow: Tensor, form: str = "corrected", border: str = "zeros", mode: str = "bilinear") -> Tensor:
+    """Read `x` where the cells of another frame lie in it: out(p) = x(p + flow(p)).
 
     Args:
         x: [N, C, h, w].
@@ -20,6 +20,7 @@ def warp(x: Tensor, flow: Tensor, form: str = "corrected", border: str = "zeros"
         form: "corrected"; or "vspw", the VSPW code's, which normalises coordinates by (size - 1) and then samples as
             if by size, so that points move by up to half a cell.
         border: what lies outside: "zeros", or "border", the nearest cell.
+        mode: "bilinear", or "nearest", for numbers of which there is no mean.
 
     Returns:
         [N, C, h, w].
@@ -30,7 +31,7 @@ def warp(x: Tensor, flow: Tensor, form: str = "corrected", border: str = "zeros"
     size = numbers_beside(x, [x.shape[3], x.shape[2]], grid.dtype)
     normalised = (2 * grid + 1) / size - 1 if form == "corrected" else 2 * grid / (size - 1).clamp(min=1) - 1
     # float32 whatever autocast says: half precision holds no coordinates.
-    out = F.grid_sample(x.float(), normalised, mode="bilinear", padding_mode=border, align_corners=False)
+    out = F.grid_sample(x.float(), normalised, mode=mode, padding_mode=border, align_corners=False)
     return out.to(x.dtype)
 
 

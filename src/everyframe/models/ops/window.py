@@ -1,4 +1,4 @@
-"""Cutting a map into square windows for windowed attention, and the mask that keeps shifted windows apart."""
+"""Cutting a map into windows for windowed attention, and the mask that keeps shifted windows apart."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
     return F.pad(x, (0, 0, 0, right, 0, bottom)) if right or bottom else x
 
 
-def split_windows(x: Tensor, window: int) -> Tensor:
-    """[N, H, W, C] -> [N * windows, window * window, C], row by row; H and W are multiples of `window`."""
-    n, h, w, c = x.shape
-    x = x.view(n, h // window, window, w // window, window, c).transpose(2, 3)
-    return x.reshape(-1, window * window, c)
+def split_windows(x: Tensor, window: tuple[int, int]) -> Tensor:
+    """[N, T, H, W, C] -> [N * windows, T * h * w, C] for windows of (h, w) that reach over all T frames."""
+    n, t, height, width, c = x.shape
+    h, w = window
+    x = x.view(n, t, height // h, h, width // w, w, c).permute(0, 2, 4, 1, 3, 5, 6)
+    return x.reshape(-1, t * h * w, c)
 
 
-def join_windows(windows: Tensor, window: int, size: tuple[int, int]) -> Tensor:
-    """Undo `split_windows`: [N * windows, window * window, C] -> [N, H, W, C] with (H, W) = `size`."""
-    h, w = size
-    x = windows.view(-1, h // window, w // window, window, window, windows.shape[-1]).transpose(2, 3)
-    return x.reshape(-1, h, w, windows.shape[-1])
+def join_windows(x: Tensor, window: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    """Undo `split_windows` for one frame: [N * windows, h * w, C] -> [N, H, W, C] with (H, W) = `size`."""
+    (h, w), (height, width) = window, size
+    x = x.view(-1, height // h, width // w, h, w, x.shape[-1]).permute(0, 1, 3, 2, 4, 5)
+    return x.reshape(-1, height, width, x.shape[-1])
 
 
 def relative_position_index(window: int) -> Tensor:
@@ -58,5 +59,5 @@ def shifted_window_mask(size: tuple[int, int], window: int, shift: int, device: 
         return (at >= length - window).long() + (at >= length - shift).long()
 
     regions = 3 * band(size[0])[:, None] + band(size[1])
-    windows = split_windows(regions[None, ..., None], window).squeeze(-1)
+    windows = split_windows(regions[None, None, ..., None], (window, window)).squeeze(-1)
     return windows[:, :, None] == windows[:, None, :]

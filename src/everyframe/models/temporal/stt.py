@@ -7,21 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from everyframe.models.ops.attention import biased_attention
-
-
-def split_windows(x: Tensor, window: tuple[int, int]) -> Tensor:
-    """[N, T, H, W, C] -> [N * windows, T * h * w, C] for windows of (h, w) that reach over all T frames."""
-    n, t, height, width, c = x.shape
-    h, w = window
-    x = x.view(n, t, height // h, h, width // w, w, c).permute(0, 2, 4, 1, 3, 5, 6)
-    return x.reshape(-1, t * h * w, c)
-
-
-def join_windows(x: Tensor, window: tuple[int, int], size: tuple[int, int]) -> Tensor:
-    """Undo `split_windows` for one frame: [N * windows, h * w, C] -> [N, H, W, C] with (H, W) = `size`."""
-    (h, w), (height, width) = window, size
-    x = x.view(-1, height // h, width // w, h, w, x.shape[-1]).permute(0, 1, 3, 2, 4, 5)
-    return x.reshape(-1, height, width, x.shape[-1])
+from everyframe.models.ops.window import join_windows, split_windows
 
 
 class WindowAttention3d(nn.Module):

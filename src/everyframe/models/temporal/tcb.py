@@ -93,6 +93,8 @@ class RegionBlending(TemporalModule):
         super().__init__()
         if memory not in MEMORIES:
             raise ValueError(f"TCB: expected memory to be one of {', '.join(MEMORIES)}, came {memory!r}")
+        if memory_frames < 1:
+            raise ValueError(f"TCB: expected a memory of one region set or more, came memory_frames {memory_frames}")
         if not isinstance(head, OCRHead):
             raise ValueError(f"TCB with regions: expected an OCR head, came {type(head).__name__}")
         self.adjacent = tuple(adjacent)
