@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from everyframe.training.objective import TERMS
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -19,6 +21,7 @@ def names() -> dict[str, Any]:
     space: dict[str, Any] = {"__name__": "architecture"}
     for block in blocks:
         exec(compile(block, "docs/architecture.md", "exec"), space)
+    assert TERMS.pop("squared") is space["squared"]  # what the page registers is not for other tests
     return space
 
 

@@ -6,13 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from everyframe.errors import InputError
 from everyframe.labels import LabelSpace
 from everyframe.models.checkpoint import save
+from everyframe.models.heads.base import Head
 from everyframe.models.segmenter import Segmenter
 from everyframe.models.warm_start import start_from
-from everyframe.models.zoo import create_model
+from everyframe.models.zoo import HEADS, create_model
 
 STREET = LabelSpace(("sky", "road", "car"))
 
@@ -115,3 +117,32 @@ def test_backbone_alone_is_taken_by_another_head(saved: Path) -> None:
 def test_other_backbone_is_refused(saved: Path) -> None:
     with pytest.raises(InputError, match="init: expected a model with the backbone of ocr-resnet18, came ocr-tiny"):
         start_from(made("ocr-resnet18"), saved)
+
+
+def test_a_head_that_names_no_class_layers_takes_none_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By position a row would go to another class; a layer of other size than the number of classes is kept."""
+
+    class Plain(Head):
+        def __init__(self, channels: list[int], strides: list[int], num_classes: int) -> None:
+            super().__init__()
+            self.num_classes, self.stride, self.channels = num_classes, strides[0], channels[0]
+            self.mix = nn.Conv2d(channels[0], channels[0], 1)
+            self.out = nn.Conv2d(channels[0], num_classes, 1)
+
+        def embed(self, maps: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+            return {"pixels": self.mix(maps[0])}
+
+        def predict(self, embedding: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+            return {"logits": self.out(embedding["pixels"])}
+
+    monkeypatch.setitem(HEADS, "plain", Plain)
+    save(made("plain-tiny"), tmp_path / "model")
+    turned = made("plain-tiny", LabelSpace(("car", "road", "sky")), seed=1)
+    fresh = turned.head.out.weight.detach().clone()
+    start = start_from(turned, tmp_path / "model")
+    assert torch.equal(turned.head.out.weight, fresh)
+    assert torch.equal(turned.head.mix.weight, made("plain-tiny").head.mix.weight)
+    assert start.fresh == ("head.out.weight", "head.out.bias")
+    assert start.describe().endswith("; classes kept: none; fresh: car, road, sky")
+    same = made("plain-tiny", seed=1)
+    assert not start_from(same, tmp_path / "model").fresh

@@ -16,6 +16,7 @@ from everyframe.models.checkpoint import load, save
 from everyframe.models.cost import count_parameters
 from everyframe.models.heads.base import Head
 from everyframe.models.temporal.base import Features
+from everyframe.models.temporal.identity import Identity
 from everyframe.models.zoo import BACKBONES, HEADS, MODELS, SYSTEMS, TEMPORAL, Parts, create_model, find_parts
 
 SPACE = LabelSpace(("road", "car"))
@@ -68,6 +69,13 @@ def test_a_head_of_ones_own_is_built_saved_and_loaded(monkeypatch: pytest.Monkey
     monkeypatch.delitem(HEADS, "linear")
     with pytest.raises(InputError, match="no model 'linear-tiny'"):
         load(tmp_path / "linear-tiny")
+
+
+def test_a_temporal_module_of_ones_own_goes_by_its_name_with_every_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = set(SYSTEMS)
+    monkeypatch.setitem(TEMPORAL, "average", lambda head, channels, **options: Identity())
+    assert set(SYSTEMS) - known == {f"{head}-average" for head in HEADS if head != "hmsa-ocr"}
+    assert create_model("fcn-average-tiny", SPACE).config["name"] == "fcn-average-tiny"
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)

@@ -36,7 +36,7 @@ def test_what_is_not_finite_is_not_recorded_either() -> None:
         assert torch.equal(value, before[name]), name
 
 
-def test_momentum_comes_back_after_an_error() -> None:
+def test_statistics_come_back_after_an_error() -> None:
     model = nn.BatchNorm2d(2, momentum=0.3)
     with pytest.raises(ZeroDivisionError), unrecorded_statistics(model):
         raise ZeroDivisionError

@@ -12,8 +12,11 @@ from torch.nn import functional as F
 
 from everyframe.errors import InputError
 from everyframe.frames import Clip
+from everyframe.labels import LabelSpace
 from everyframe.models.segmenter import Prediction
-from everyframe.training.objective import Objective, pixel_objective
+from everyframe.models.zoo import create_model
+from everyframe.training.objective import TERMS, Objective, pixel_objective
+from everyframe.training.objectives_temporal import video_objective
 from everyframe.training.outcome import Outcome
 
 
@@ -93,3 +96,54 @@ def test_weights_that_make_no_sense_are_refused() -> None:
         pixel_objective(cross_entropy=0)
     with pytest.raises(InputError, match="0 or more"):
         pixel_objective(dice=-1)
+
+
+def test_own_terms_come_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Scale(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(()))
+
+        def forward(self, outcome: Outcome) -> Tensor:
+            return self.scale * outcome.logits.square().mean()
+
+    monkeypatch.setitem(TERMS, "scale", Scale)
+    monkeypatch.setitem(TERMS, "mean", lambda outcome: outcome.logits.mean())
+    model = create_model("fcn-tiny", LabelSpace(("a", "b")))
+    objective = video_objective(model, terms={"scale": 0.5, "mean": 2.0})
+    assert [name for name, _ in objective.named_parameters()] == ["scale.scale"]
+    prediction, clip = batch()
+    costs = objective(prediction, clip)
+    logits = prediction.logits[:, 0]
+    own = 0.5 * logits.square().mean() + 2 * logits.mean()
+    plain = video_objective(model)(prediction, clip)["loss"]
+    torch.testing.assert_close(costs["loss"], plain + own)
+    with pytest.raises(InputError, match=r"expected names of .*TERMS \(scale, mean\), came 'tversky'"):
+        video_objective(model, terms={"tversky": 1.0})
+    monkeypatch.setitem(TERMS, "cross_entropy", lambda outcome: outcome.logits.mean())
+    with pytest.raises(InputError, match="came 'cross_entropy', a name that is taken"):
+        video_objective(model, terms={"cross_entropy": 1.0})
+
+
+@pytest.mark.parametrize("name", ["loss", "my.term", "forward", "terms"])
+def test_names_that_a_module_cannot_have_are_refused(name: str) -> None:
+    with pytest.raises(InputError, match=f"another name of a term, came '{name}'"):
+        Objective({name: (1.0, lambda outcome: outcome.logits.mean())})
+
+
+def test_a_term_that_is_no_scalar_is_named() -> None:
+    prediction, clip = batch()
+    with pytest.raises(InputError, match=r"from the term 'map', came a tensor \[2, 2,"):
+        Objective({"map": (1.0, lambda outcome: outcome.logits)})(prediction, clip)
+    with pytest.raises(InputError, match="from the term 'one', came float"):
+        Objective({"one": (1.0, lambda outcome: 1.0)})(prediction, clip)  # type: ignore[dict-item, return-value]
+
+
+def test_an_auxiliary_head_that_its_head_reads_does_not_rest() -> None:
+    model = create_model("fcn-tiny", LabelSpace(("a", "b")))
+    model.head.reads_auxiliary = True
+    video_objective(model, auxiliary=0.0)
+    assert all(p.requires_grad for p in model.head.auxiliary.parameters())
+    model.head.reads_auxiliary = False
+    video_objective(model, auxiliary=0.0)
+    assert not any(p.requires_grad for p in model.head.auxiliary.parameters())

@@ -15,12 +15,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_run import TinyData, TinyLoader, make_clip, run
+from tiny_run import TinyData, TinyLoader, make_clip, run, tiny_model
 
 from everyframe.errors import InputError
 from everyframe.frames import Clip
 from everyframe.training import last_checkpoint
 from everyframe.training.last_checkpoint import Interrupted, StopSignals
+from everyframe.training.run import train
 
 SCRIPT = Path(__file__).with_name("tiny_run.py")
 
@@ -230,3 +231,11 @@ def test_sigterm_to_a_real_process(tmp_path: Path) -> None:
     result = run(tmp_path, stopped + 3, resume="auto")
     assert result.steps == stopped + 3
     assert [int(row["step"]) for row in columns(log)] == list(range(1, stopped + 4))
+
+
+def test_a_model_put_together_by_hand_is_refused_before_its_first_step(tmp_path: Path) -> None:
+    model = tiny_model()
+    model.config = {}
+    with pytest.raises(InputError, match="expected a model made by create_model"):
+        train(model, TinyData(), tmp_path / "run", steps=2)
+    assert not (tmp_path / "run").exists()

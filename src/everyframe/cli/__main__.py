@@ -6,6 +6,7 @@ import os
 import sys
 from importlib import import_module
 
+from everyframe.cli.own_parts import take_imports
 from everyframe.cli.stopped import tell_stopped
 from everyframe.errors import InputError
 from everyframe.stopping import stop_signals_raise
@@ -29,7 +30,8 @@ VERBS = {
 def usage() -> str:
     """Return the help text."""
     lines = [f"  {verb:10s} {text}" for verb, text in VERBS.items()]
-    return "\n".join(["usage: everyframe VERB [arguments]", "", *lines, "", "everyframe VERB --help tells more."])
+    own = "--import FILE.py in front of the verb registers heads, losses, layouts … of your own (also a module's name)."
+    return "\n".join(["usage: everyframe VERB [arguments]", "", *lines, "", "everyframe VERB --help tells more.", own])
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -39,8 +41,9 @@ def main(arguments: list[str] | None = None) -> int:
     SIGTERM for those that go on with the same command (`train`, `self-train`, `reproduce`) once training has begun.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
-    verb, *rest = arguments or [""]
+    verb = ""
     try:
+        verb, *rest = take_imports(arguments) or [""]
         if verb in {"", "-h", "--help"}:
             print(usage())
             return 0 if verb else 2
@@ -55,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
         with stop_signals_raise():
             return int(import_module(f"everyframe.cli.{verb.replace('-', '_')}").main(rest))
     except InputError as error:
-        print(f"everyframe {verb}: {str(error).removeprefix(f'{verb}: ')}", file=sys.stderr)
+        print(f"everyframe{verb and f' {verb}'}: {str(error).removeprefix(f'{verb}: ')}", file=sys.stderr)
         return 1
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

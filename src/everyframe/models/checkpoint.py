@@ -27,7 +27,7 @@ from everyframe.models.transformers_files import (
     load_transformers,
 )
 from everyframe.models.transformers_model import TransformersModel
-from everyframe.models.zoo import create_model
+from everyframe.models.zoo import create_model, find_parts
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -143,6 +143,11 @@ def load_segmenter(path: str | Path, *, strict: bool = True, device: str | torch
 
 def _build(folder: Path, config: Mapping[str, Any], strict: bool) -> Segmenter:
     """Make the model that `config` describes, with the weights beside it."""
+    try:
+        find_parts(str(config["name"]))
+    except InputError as error:
+        own = "one with parts of your own needs them first: `everyframe --import FILE.py`, or import them before `load`"
+        raise InputError(f"{folder / CONFIG}: {error}; {own}") from None
     try:
         model = create_model(config["name"], LabelSpace.from_dict(config["label_space"]), **config["options"])
     except (AttributeError, KeyError, TypeError) as error:

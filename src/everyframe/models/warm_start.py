@@ -82,6 +82,7 @@ def start_from(model: Segmenter, source: str | Path) -> WarmStart:
         shared = {name: i for i, name in enumerate(model.label_space.names)}
         table = {i: shared[name] for i, name in enumerate(other.label_space.names) if name in shared}
         theirs = {name: value for name, value in theirs.items() if not name.startswith(_of_classes(other))}
+        theirs = {name: value for name, value in theirs.items() if not _may_be_of_classes(name, value, other)}
         other_heads = {name for name, layer in class_layers(model).items() if not _alike(theirs, ours, name, layer)}
         theirs = {name: value for name, value in theirs.items() if name not in other_heads}
         theirs, reheaded = rehead(theirs, model, table)
@@ -118,6 +119,14 @@ def _alike(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor], name: str, 
     for shape in shapes:
         shape[layer.dim] = 0
     return len(shapes) == 2 and shapes[0] == shapes[1]
+
+
+def _may_be_of_classes(name: str, value: Tensor, model: Segmenter) -> bool:
+    """Whether a weight of a head that names no `class_layers` of its own may have a row per class: by position it would
+    go to other classes.
+    """
+    named = any(layer.startswith("head.") for layer in class_layers(model))
+    return not named and name.startswith("head.") and len(model.label_space) in value.shape
 
 
 def _of_classes(model: Segmenter) -> tuple[str, ...]:

@@ -2,7 +2,8 @@
 
 A new part costs its file and one line here: `BACKBONES`, `HEADS` or `TEMPORAL`; a pair of head and temporal module
 with a name of its own (a published method) one in `METHODS`. Every name of `SYSTEMS` and `MODELS` follows, also when
-the line is written at run time: `HEADS["mine"] = MyHead` in one's own script, before a model is built or loaded.
+the line is written at run time, before a model is built or loaded: `HEADS["mine"] = MyHead` in one's own script, or in
+a file for `everyframe --import FILE.py`. A temporal module TIME goes by HEAD-TIME with every head.
 """
 
 from __future__ import annotations
@@ -125,16 +126,22 @@ METHODS: dict[str, tuple[str, str]] = {
 """Published methods with names of their own -> keys of `HEADS` and `TEMPORAL`."""
 
 
+NAMED_FIRST = ("etc", "netwarp")
+"""Temporal modules that stand in front of the head in a model's name, and fit heads that predict logits."""
+NAMED_APART = ("", "tcb", "tcb-memory")
+"""Temporal modules that have no name of their own beside that of the head, or fit the heads of `METHODS` alone."""
+
+
 def _systems() -> dict[str, tuple[str, str]]:
     one_scale = [head for head in HEADS if head not in SEVERAL_SCALES]
     of_pixels = [head for head in one_scale if head not in MASK_HEADS]
+    behind = [time for time in TEMPORAL if time not in (*NAMED_FIRST, *NAMED_APART)]
+    named = set(METHODS.values())
     return {
         **{head: (head, "") for head in HEADS},
-        **{f"{head}-gru": (head, "gru") for head in one_scale},
-        **{f"etc-{head}": (head, "etc") for head in of_pixels},
-        **{f"netwarp-{head}": (head, "netwarp") for head in of_pixels},
+        **{f"{time}-{head}": (head, time) for time in NAMED_FIRST for head in of_pixels},
         **METHODS,
-        **{f"{head}-ssltm": (head, "ssltm") for head in one_scale if head != "ocr"},
+        **{f"{head}-{time}": (head, time) for time in behind for head in one_scale if (head, time) not in named},
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
@@ -21,19 +21,15 @@ def unrecorded_statistics(model: nn.Module) -> Iterator[None]:
     Args:
         model: in training mode, or not; synchronised batch normalisation is meant too.
     """
-    layers = [(layer, layer.momentum) for layer in model.modules() if isinstance(layer, _BatchNorm)]
-    kept = [[None if buffer is None else buffer.clone() for buffer in _buffers(layer)] for layer, _ in layers]
+    layers = [layer for layer in model.modules() if isinstance(layer, _BatchNorm)]
+    kept = [dict(layer.named_buffers(recurse=False)) for layer in layers]
     try:
-        for layer, _ in layers:
-            layer.momentum = 0.0
+        for layer, buffers in zip(layers, kept, strict=True):
+            for name, buffer in buffers.items():
+                # Written to in its place. (A momentum of 0 lets NaN through; to write back is what autograd refuses.)
+                setattr(layer, name, buffer.clone())
         yield
     finally:
-        for (layer, momentum), before in zip(layers, kept, strict=True):
-            layer.momentum = momentum
-            for buffer, value in zip(_buffers(layer), before, strict=True):
-                if buffer is not None and value is not None:
-                    buffer.copy_(value)  # a momentum of 0 does not keep out what is not finite
-
-
-def _buffers(layer: _BatchNorm) -> tuple[Tensor | None, ...]:
-    return layer.running_mean, layer.running_var, layer.num_batches_tracked
+        for layer, buffers in zip(layers, kept, strict=True):
+            for name, buffer in buffers.items():
+                setattr(layer, name, buffer)

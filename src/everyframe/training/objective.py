@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -17,6 +17,32 @@ from everyframe.models.segmenter import Prediction
 from everyframe.training.outcome import Outcome, Term
 from everyframe.training.pixel_loss import Form, PixelLoss
 
+TERMS: dict[str, Term | type[nn.Module]] = {}
+"""Terms of one's own: `TERMS["tversky"] = term`, and training takes `--objective.terms '{tversky: 0.5}'`. A class of
+modules is built without arguments for each run."""
+
+
+def own_terms(weights: Mapping[str, float], taken: Container[str] = ()) -> dict[str, tuple[float, Term]]:
+    """Return terms of `TERMS` with their weights.
+
+    Args:
+        weights: name -> weight.
+        taken: names that are other terms'.
+
+    Raises:
+        InputError: no such term, or a name that is taken.
+    """
+    for name in weights:
+        if name not in TERMS or name in taken:
+            came = f"{name!r}, a name that is taken" if name in taken else repr(name)
+            there = ", ".join(TERMS) or "none"
+            raise InputError(
+                f"objective.terms: expected names of everyframe.training.objective.TERMS ({there}), came {came}; "
+                f"register it in a file for `everyframe --import FILE.py`"
+            )
+    chosen = {name: TERMS[name] for name in weights}
+    return {name: (weights[name], term() if isinstance(term, type) else term) for name, term in chosen.items()}
+
 
 class Objective(nn.Module):
     """A weighted sum of named terms.
@@ -27,10 +53,18 @@ class Objective(nn.Module):
     Args:
         terms: name -> (weight, term). Terms of weight 0 are left out, but for those that learn from what they see
             beside their gradient: they have an attribute `observes` that is true.
+
+    Raises:
+        InputError: a name that a module cannot have; in a step, a term that is no scalar.
     """
 
     def __init__(self, terms: Mapping[str, tuple[float, Term]]) -> None:
         super().__init__()
+        for name in terms:
+            if name in ("loss", "terms") or "." in name or hasattr(self, name):
+                raise InputError(
+                    f"objective: expected another name of a term, came {name!r}, which is in use; rename it"
+                )
         self.terms = {name: (weight, term) for name, (weight, term) in terms.items() if weight or _observes(term)}
         for name, (_, term) in self.terms.items():
             if isinstance(term, nn.Module):
@@ -45,9 +79,16 @@ class Objective(nn.Module):
             step: optimiser steps done before this one, see `Outcome`.
         """
         outcome = Outcome(prediction, clip, step)
-        values = {name: term(outcome) for name, (_, term) in self.terms.items()}
+        values = {name: _scalar(name, term(outcome)) for name, (_, term) in self.terms.items()}
         total = torch.stack([weight * values[name] for name, (weight, _) in self.terms.items()]).sum()
         return {**values, "loss": total}
+
+
+def _scalar(name: str, value: Tensor) -> Tensor:
+    if not isinstance(value, Tensor) or value.ndim:
+        came = f"a tensor {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise InputError(f"objective: expected a tensor without dimensions from the term {name!r}, came {came}")
+    return value
 
 
 def _observes(term: Term) -> bool:

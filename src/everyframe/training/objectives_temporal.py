@@ -18,16 +18,11 @@ from everyframe.losses.contrastive import Positives
 from everyframe.losses.pixel import upsample
 from everyframe.losses.temporal import MaskForm, motion_loss, photometric_mask
 from everyframe.models.checkpoint import load_segmenter
-from everyframe.models.heads.ocr import OCRHead
 from everyframe.models.ops.warp import inside, warp
 from everyframe.models.segmenter import Segmenter
 from everyframe.models.temporal.prototypes import CategoryPrototypes
 from everyframe.models.temporal.ssltm import SSLTM
-from everyframe.training.objective import (
-    AuxiliaryCrossEntropy,
-    Objective,
-    pixel_objective,
-)
+from everyframe.training.objective import AuxiliaryCrossEntropy, Objective, own_terms, pixel_objective
 from everyframe.training.objective_boundary import EdgeOptions
 from everyframe.training.objective_contrastive import contrastive_term
 from everyframe.training.objective_distillation import (
@@ -67,6 +62,7 @@ def video_objective(
     inverse_form: float = 0.0,
     edge_regressor: str | None = None,
     edge_radius: int = 2,
+    terms: dict[str, float] | None = None,
     **options: Any,
 ) -> Objective:
     """Build the objective of a model: that of its pixels, and what its temporal module and a teacher add.
@@ -105,6 +101,7 @@ def video_objective(
         inverse_form: weight of the transform between seen and true edges (0.3).
         edge_regressor: file of the network that measures this transform.
         edge_radius: pixels to each side of a border that are edge.
+        terms: weights of terms of one's own, by their names in `TERMS`.
         **options: of `pixel_objective`.
 
     An auxiliary head that serves its loss alone is frozen where that has no weight.
@@ -118,18 +115,18 @@ def video_objective(
                 "objective: expected a head that predicts logits for motion and distill_from, came one for masks; "
                 "leave them out"
             )
-        terms = _mask_terms(model, masks or MaskOptions(), options)
+        chosen = _mask_terms(model, masks or MaskOptions(), options)
     else:
         pixels = pixel_objective(**options)  # (a call of its own: the command line reads its options here)
-        terms = dict(pixels.terms)
+        chosen = dict(pixels.terms)
     if isinstance(model.temporal, SSLTM) and model.temporal.prototypes is not None:
-        terms["prototypes"] = (prototypes, PrototypeLoss(model.temporal.prototypes, model.temporal.site.key))
-    terms["motion"] = (motion, MotionLoss(model, motion_mask, flow))
+        chosen["prototypes"] = (prototypes, PrototypeLoss(model.temporal.prototypes, model.temporal.site.key))
+    chosen["motion"] = (motion, MotionLoss(model, motion_mask, flow))
     if distill_from is not None:
         weights = distillation, pair_distillation, multi_frame_distillation
-        terms |= _distillation_terms(model, distill_from, weights)
+        chosen |= _distillation_terms(model, distill_from, weights)
     if contrastive:
-        terms["contrastive"] = (
+        chosen["contrastive"] = (
             contrastive,
             contrastive_term(
                 model,
@@ -145,8 +142,8 @@ def video_objective(
                 warmup=contrastive_warmup,
             ),
         )
-    terms |= EdgeOptions(edges, edge_attention, inverse_form, edge_regressor, edge_radius).terms(model)
-    objective = Objective(terms)
+    chosen |= EdgeOptions(edges, edge_attention, inverse_form, edge_regressor, edge_radius).terms(model)
+    objective = Objective({**chosen, **own_terms(terms or {}, taken=chosen)})
     if "auxiliary" not in objective.terms:
         _rest_auxiliary(model)
     return objective
@@ -177,9 +174,8 @@ def _distillation_terms(
 def _rest_auxiliary(model: Segmenter) -> None:
     """Freeze an auxiliary head that served its loss alone: distributed training would wait for its gradients."""
     head, temporal = model.head, model.temporal
-    by_head = isinstance(head, OCRHead) and head.attends
     by_time = isinstance(temporal, SSLTM) and temporal.context != "none"
-    if head.auxiliary is not None and not (by_head or by_time):  # else its scores gather regions
+    if head.auxiliary is not None and not (head.reads_auxiliary or by_time):  # else its scores gather regions
         head.auxiliary.requires_grad_(False)
 
 

@@ -57,6 +57,9 @@ ClassWeights = Formula | list[float] | None
 
 CLASS_WEIGHTS_HELP = """Factor per class in the cross entropies, or the formula that works it out from the labels."""
 
+FREE = ("model.backbone", "model.head", "model.temporal", "objective.terms")
+"""Options that hold others, whose names the schema does not know."""
+
 LISTS = ("data.unlabeled", "data.also", "data.focus")
 """Options that take several values, for which one text is one value."""
 
@@ -81,6 +84,11 @@ def read_recipe(name: str | Path) -> Config:
         InputError: no such recipe, or no YAML of options.
     """
     path = recipes().get(str(name)) or Path(name)
+    if path.is_dir() and RunFolder(path).last.exists() and not RunFolder(path).config.exists():
+        raise InputError(
+            f"{path}: expected a run of `everyframe train`, which has a {RunFolder(path).config.name}, came one that "
+            f"everyframe.training.run.train made; go on there with train(..., resume='auto')"
+        )
     if path.is_dir():
         return {**read_recipe(RunFolder(path).config), "out": str(path)}
     if not path.is_file():
@@ -203,7 +211,7 @@ def _choose_teacher(given: Config, changes: Config) -> None:
 
 
 def _check_key(key: str, named: str) -> None:
-    if key in keys() or any(key.startswith(f"{free}.") for free in ("model.backbone", "model.head", "model.temporal")):
+    if key in keys() or any(key.startswith(f"{free}.") for free in FREE):
         return
     last = key.rpartition(".")[2]
     near = [k for k in keys() if k.rpartition(".")[2] == last]

@@ -174,9 +174,15 @@ def train(
             `native_precision()` when left out, and batch norm is synchronised between processes on CUDA devices.
 
     Raises:
-        InputError: the folder holds a run already, the loss became infinite or NaN, the data cannot be used.
+        InputError: the folder holds a run already, the model was put together by hand, the loss became infinite or NaN,
+            the data cannot be used.
         Interrupted: SIGTERM or SIGINT came; the checkpoint is written, the model too if no validation had chosen one.
     """
+    if not model.config:  # found out at the first validation, the steps before it would be lost
+        raise InputError(
+            "train: expected a model made by create_model, whose name and options can be saved with it, came one put "
+            "together by hand; register its parts (docs/architecture.md) and build it by name"
+        )
     if teacher and teacher.weight and not getattr(data, "unlabeled_batch_size", 1):
         raise InputError(
             "teacher: expected clips without labels to teach on, came data with unlabeled_batch_size 0; give the data "

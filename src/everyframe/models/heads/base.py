@@ -26,11 +26,13 @@ class Head(nn.Module, ABC):
         auxiliary: head whose logits get an auxiliary loss, or None.
         predicts: "logits" of each pixel, or "masks" with classes; says which losses fit.
         shared: name of the map in `begin`'s embedding, [N, channels, h, w], at which frames are to meet.
+        reads_auxiliary: whether the auxiliary logits serve more than their loss: without it the auxiliary head rests.
         class_layers: the head's own parameters with a row per class, by which it takes over the weights of another
             list of classes.
     """
 
     predicts: str = "logits"
+    reads_auxiliary: bool = False
     shared: str = "pixels"
     class_layers: ClassVar[Mapping[str, ClassLayer]] = {
         "classifier.weight": ClassLayer(),

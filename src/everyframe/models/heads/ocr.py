@@ -169,7 +169,7 @@ class OCRHead(Head):
         self.neck = ConvNormAct(joined_channels(channels, index), width, 3, bias=bias, norm=norm)
         self.auxiliary = auxiliary
         self.attention = ObjectAttention(width, key_width, bias, norm)
-        self.attends = True
+        self.reads_auxiliary = True
         self.fuse = ConvNormAct(2 * width, width, bias=bias, norm=norm)
         self.dropout = nn.Dropout2d(dropout)
         self.classifier = classifier(width, num_classes)
@@ -180,7 +180,7 @@ class OCRHead(Head):
         coarse = self.auxiliary(maps)
         size = max(pixels.shape[-2:], coarse.shape[-2:])
         embedding = {"pixels": resize(pixels, size, self.align_corners), "auxiliary": coarse}
-        if self.attends:
+        if self.reads_auxiliary:
             coarse = resize(coarse, size, self.align_corners)
             embedding["regions"] = gather_regions(embedding["pixels"], coarse)
         return embedding
@@ -200,7 +200,7 @@ class OCRHead(Head):
             keep_query: keep the pixels' query vectors, to which the module's further contexts speak.
         """
         assert self.attention is not None
-        self.attends = False
+        self.reads_auxiliary = False
         self.attention = self.attention.without_contexts() if keep_query else None
 
     def join_context(self, embedding: Embedding) -> Tensor:
