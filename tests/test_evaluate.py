@@ -316,3 +316,21 @@ def test_masks_in_deep_folders_are_not_replaced_by_what_a_model_saves(data: Path
     with DecodingThreads(1) as pool, pytest.raises(InputError, match=r"val/a/000\.png, which no job wrote"):
         next(source.pairs(videos, pool, images=False))
     assert (read_raw(mask) == 7).all()
+
+
+class TrainsAndReads(torch.nn.Module, ReadsGrey):
+    def __init__(self, names: tuple[str, ...] = NAMES) -> None:
+        torch.nn.Module.__init__(self)
+        ReadsGrey.__init__(self, names)
+
+
+def test_a_model_in_training_mode_is_in_it_again_afterwards(data: Path) -> None:
+    model, seen = TrainsAndReads().train(), []
+    run(data, model=model, progress=lambda *_: seen.append(model.training))
+    assert model.training
+    assert set(seen) == {False}
+    model.label_space = LabelSpace((*NAMES, "bus"))
+    model.step = lambda frame, state: (torch.zeros(1, 3, *frame.shape[-2:]), state)  # type: ignore[method-assign]
+    with pytest.raises(InputError, match=r"expected logits \[B, 4, h, w\]"):
+        run(data, model=model)
+    assert model.training

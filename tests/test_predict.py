@@ -214,3 +214,21 @@ def test_a_defect_keeps_its_traceback(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError):
         predict(Remember(), ArraySource(video(4), "clip"), tmp_path, on_frame=interrupt_at(2, ZeroDivisionError()))
     assert json.loads((tmp_path / "summary.json").read_text())["videos"][0]["status"] == "stopped"
+
+
+@pytest.mark.parametrize("views", [{}, {"flip": True}])
+def test_a_model_in_training_mode_is_in_it_again_afterwards(tmp_path: Path, views: dict[str, bool]) -> None:
+    model = Remember().train()
+    predict(model, pictures(tmp_path / "street"), tmp_path / "out", overlay=False, **views)
+    assert model.training
+    with pytest.raises(InputError, match="device"):
+        predict(model, tmp_path / "street", tmp_path / "out", device="abacus")
+    assert model.training
+
+
+def test_logits_of_other_classes_fail_with_words(tmp_path: Path) -> None:
+    model = Remember(classes=5)
+    model.label_space = LabelSpace(("road", "car"))
+    summary = predict(model, pictures(tmp_path / "street"), tmp_path / "out", overlay=False)
+    assert summary.videos[0].status == "failed"
+    assert "expected logits [B, 2, h, w]" in str(summary.videos[0].error)

@@ -21,7 +21,7 @@ from everyframe.errors import writing
 from everyframe.flow import Flow, open_flow
 from everyframe.inference.predictor import Predictor
 from everyframe.inference.specialist_choice import SpecialistChoice
-from everyframe.inference.stream import pick_device
+from everyframe.inference.stream import kept_mode, pick_device
 from everyframe.metrics.evaluation import Evaluation
 from everyframe.metrics.results import Results
 from everyframe.metrics.results_text import counted
@@ -55,7 +55,8 @@ def evaluate(
     """Measure predictions on disk, or a model, against the label maps of a data set.
 
     Exactly one of `pred` and `model` is given. A model runs through `everyframe.stream`, as in prediction: evaluating
-    the folder that `save` fills gives the same numbers. Frames without a label map count for flicker only.
+    the folder that `save` fills gives the same numbers. A built model is moved to the device, runs in eval mode, and
+    has its own mode again afterwards. Frames without a label map count for flicker only.
 
     Args:
         pred: folder of label maps <video>/<frame>.png, as `everyframe predict` writes them.
@@ -101,7 +102,7 @@ def evaluate(
             Path(out).mkdir(parents=True, exist_ok=True)
     bad = WorstFrames(worst if out is not None else 0, len(videos))
     total = sum(len(video.frames) for video in videos)
-    with DecodingThreads(workers) as pool:
+    with kept_mode(model), DecodingThreads(workers) as pool:
         for done, pair in enumerate(source.pairs(videos, pool, images=flow is not None), 1):
             video, frame = pair.video, pair.frame
             evaluation.update(video.name, frame.index, pair.prediction, pair.target, name=frame.name, image=pair.image)

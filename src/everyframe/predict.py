@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ from everyframe.errors import InputError
 from everyframe.files import file_digest
 from everyframe.frames import Frame
 from everyframe.inference.job import Job, fingerprint
-from everyframe.inference.job_sources import open_sources
+from everyframe.inference.job_sources import JobSources, open_sources
 from everyframe.inference.labelmap import label_map
 from everyframe.inference.lookahead import LookAhead, last_frame
 from everyframe.inference.outputs import (
@@ -43,7 +43,7 @@ from everyframe.inference.outputs import (
 from everyframe.inference.pipeline import QUEUE, ReadAhead
 from everyframe.inference.predictor import Predictor
 from everyframe.inference.run import OnFrame, Run
-from everyframe.inference.stream import Stream, to_numpy
+from everyframe.inference.stream import Stream, kept_mode, to_numpy
 from everyframe.inference.summary import JobStopped, Summary, VideoResult
 from everyframe.inference.views import (
     Views,
@@ -72,6 +72,8 @@ def stream(
     **views: Unpack[Views],
 ) -> Iterator[tuple[Frame, NDArray[np.uint8]]]:
     """Yield every frame of a source with its label map, as they come; memory does not grow with their number.
+
+    A built model is put into eval mode and moved to the device, and stays so, see `Stream`.
 
     Args:
         model: a saved model's folder, a run's folder, a hub id, or a built model or wrapper.
@@ -116,7 +118,8 @@ def predict(
     """Label every frame of some videos and write the results as they are made.
 
     A video that cannot be read does not stop the others: it stands in the summary as failed, with what was labelled
-    before. An interrupted job leaves whole files and goes on with `resume=True`; it gives the same files then.
+    before. An interrupted job leaves whole files and goes on with `resume=True`; it gives the same files then. A built
+    model is moved to the device, runs in eval mode, and has its own mode again afterwards.
 
     Args:
         model: a saved model's folder, a run's folder, a hub id, or a built model or wrapper.
@@ -152,33 +155,52 @@ def predict(
     check_specialists(model, views.get("specialists"))  # by its path: a built model no longer says what it is
     found = open_sources(sources)
     built = loaded(model)
-    runner = Stream(with_views(built, **views), device, dtype)
-    space = runner.label_space
-    settings = {"model": fingerprint(built), **view_settings(**views)}
+    with kept_mode(built):
+        runner = Stream(with_views(built, **views), device, dtype)
+        settings = _settings(built, runner, views) | {"outputs": wanted}
+        job = _open_job(Path(out), found, runner.label_space, settings, resume, overwrite)
+        job.summary.notes += view_notes(model, runner.predictor)
+        writers = partial(_writers, wanted, job.out, runner.label_space)
+        _label(found, job, Run(runner, job, writers, confidence, checkpoint_every, on_frame))
+    return job.summary
+
+
+def _settings(model: Predictor, runner: Stream, views: Views) -> dict[str, Any]:
+    """Return what the labels depend on, but for the frames."""
+    settings = {"model": fingerprint(model), **view_settings(**views)}
     if "specialists" in settings or "prior" in settings:  # files whose content the labels depend on
         settings["predictor"] = fingerprint(runner.predictor)
     if str(settings.get("smooth_flow", "")).startswith("raft:"):
         settings["smooth_weights"] = file_digest(Path(settings["smooth_flow"].removeprefix("raft:")))
-    settings |= {"dtype": str(runner.dtype).removeprefix("torch."), "device": runner.device.type, "outputs": wanted}
-    with output(Path(out)):
-        Path(out).mkdir(parents=True, exist_ok=True)
-    others = save_classes(Path(out), space, overwrite and not resume, found.results(Path(out)))
-    job = Job(Path(out), settings, resume)
+    return settings | {"dtype": str(runner.dtype).removeprefix("torch."), "device": runner.device.type}
+
+
+def _open_job(
+    out: Path, found: JobSources, space: LabelSpace, settings: dict[str, Any], resume: bool, overwrite: bool
+) -> Job:
+    """Open the record in the output folder, the classes beside it; what another job left is gone where it must."""
+    with output(out):
+        out.mkdir(parents=True, exist_ok=True)
+    others = save_classes(out, space, overwrite and not resume, found.results(out))
+    job = Job(out, settings, resume)
     if others:
         job.clear_replaced()
-    job.summary.notes += view_notes(model, runner.predictor)
+    return job
 
-    def writers(source: Source) -> list[Writer]:
-        name = source.name
-        made: dict[str, Callable[[], Writer]] = {
-            "labels": lambda: LabelWriter(job.out / name, space),
-            "overlay": lambda: OverlayWriter(job.out / f"{name}{OVERLAY}", space, source.rate or PICTURE_RATE),
-            "areas": lambda: AreasWriter(job.out / f"{name}{AREAS}", space),
-            "confidence": lambda: ConfidenceWriter(job.out / f"{name}{CONFIDENCE}"),
-        }
-        return [made[kind]() for kind in wanted]
 
-    run = Run(runner, job, writers, confidence, checkpoint_every, on_frame)
+def _writers(wanted: Sequence[str], out: Path, space: LabelSpace, source: Source) -> list[Writer]:
+    name = source.name
+    made: dict[str, Callable[[], Writer]] = {
+        "labels": lambda: LabelWriter(out / name, space),
+        "overlay": lambda: OverlayWriter(out / f"{name}{OVERLAY}", space, source.rate or PICTURE_RATE),
+        "areas": lambda: AreasWriter(out / f"{name}{AREAS}", space),
+        "confidence": lambda: ConfidenceWriter(out / f"{name}{CONFIDENCE}"),
+    }
+    return [made[kind]() for kind in wanted]
+
+
+def _label(found: JobSources, job: Job, run: Run) -> None:
+    """Label the videos that the job has not finished yet."""
     job.summary.waiting = [source.name for source in found.sources]
     try:
         with job:
@@ -191,7 +213,6 @@ def predict(
         cut = {video.name for video in job.summary.videos if video.status == "stopped"}
         goes_on = not any(source.name in cut and _is_live(source) for source in found.sources)
         raise JobStopped(job.summary, goes_on) from stopped
-    return job.summary
 
 
 class OverlayWriter:

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from predictors import Fixed, Remember, video
 
 from everyframe.errors import InputError
-from everyframe.inference.stream import Stream
+from everyframe.inference.stream import Stream, kept_mode
+from everyframe.labels import LabelSpace
 
 
 def test_labels_have_the_frames_size_and_the_state_is_kept() -> None:
@@ -82,3 +83,26 @@ def test_predictors_need_not_be_modules() -> None:
 def test_refuses_what_does_not_exist_here(device: str, dtype: str | None) -> None:
     with pytest.raises(InputError, match="expected"):
         Stream(Remember(), device, dtype)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4])
+def test_refuses_logits_of_other_classes(channels: int) -> None:
+    model = Fixed(torch.zeros(channels, 3, 3))
+    model.label_space = LabelSpace(("road", "car", "sky"))
+    with pytest.raises(InputError, match=rf"Fixed.step: expected logits \[B, 3, h, w\].*came \[1, {channels}, 3, 3\]"):
+        Stream(model, "cpu").step(video(1, (3, 3))[0])
+
+
+def test_kept_mode_gives_every_module_its_own_back() -> None:
+    def stops(model: torch.nn.Module) -> None:
+        with kept_mode(model):
+            model.eval()
+            raise KeyError
+
+    model = torch.nn.Sequential(torch.nn.BatchNorm2d(3), torch.nn.Dropout())
+    model[0].eval()  # a frozen part
+    with pytest.raises(KeyError):
+        stops(model)
+    assert [module.training for module in model.modules()] == [True, False, True]
+    with kept_mode("a/folder"), kept_mode(None):
+        pass

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import numpy as np
 import torch
@@ -26,8 +27,9 @@ class Stream:
 
     Predictors that look ahead answer late: `everyframe.inference.lookahead.LookAhead` feeds a stream of such a one.
 
-    The model is put into eval mode and moved to the device. Its weights stay float32; lower precisions run by
-    autocast, with the weights in channels-last memory.
+    The model is put into eval mode and moved to the device, and stays so: in a training loop of your own, call
+    `model.train()` afterwards. Its weights stay float32; lower precisions run by autocast, with the weights in
+    channels-last memory.
 
     Args:
         predictor: a `Segmenter` or any wrapper; shared between streams, it is not changed by them.
@@ -79,7 +81,11 @@ class Stream:
 
     @torch.inference_mode()
     def logits(self, frame: Frame) -> Tensor:
-        """Take the step of `step`, and return its logits [1, K, h, w] before upsampling, on the device."""
+        """Take the step of `step`, and return its logits [1, K, h, w] before upsampling, on the device.
+
+        Raises:
+            InputError: the predictor gives another number of channels than it has classes.
+        """
         if self._size is not None and self._size != frame.size:
             log.warning("frame %s: size changes from %s to %s; starts anew", frame.name, self._size, frame.size)
             self.reset()
@@ -87,6 +93,7 @@ class Stream:
         image = frame.image.unsqueeze(0).to(self.device, non_blocking=True)
         with self._autocast():
             logits, self.state = self.predictor.step(image, self.state)
+        self._check(logits)
         return logits
 
     def restore(self, state: State, size: tuple[int, int]) -> None:
@@ -103,10 +110,30 @@ class Stream:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
+    def _check(self, logits: Tensor) -> None:
+        """Refuse logits of other classes: their argmax would be ids that stand in no table."""
+        classes = len(self.label_space)
+        if logits.ndim != 4 or logits.shape[1] != classes:
+            raise InputError(
+                f"{type(self.predictor).__name__}.step: expected logits [B, {classes}, h, w], one channel for each "
+                f"class of its label_space, came {list(logits.shape)}; build the model and its label_space alike"
+            )
+
     def _autocast(self) -> AbstractContextManager[object]:
         if self.dtype is torch.float32:
             return nullcontext()
         return torch.autocast(self.device.type, self.dtype)
+
+
+@contextmanager
+def kept_mode(model: object) -> Iterator[None]:
+    """Give a model's modules back the mode, training or eval, that each had before the block; other objects pass."""
+    before = [(module, module.training) for module in model.modules()] if isinstance(model, nn.Module) else []
+    try:
+        yield
+    finally:
+        for module, training in before:  # one by one: frozen parts of a model that trains are in eval mode
+            module.training = training
 
 
 def check_answers_at_once(predictor: Predictor) -> None:
