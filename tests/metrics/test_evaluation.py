@@ -18,7 +18,7 @@ from everyframe.metrics.definitions import DEFINITIONS
 from everyframe.metrics.evaluation import Evaluation
 from everyframe.metrics.flicker import flicker_timeline
 from everyframe.metrics.flow import FlowPair, GivenFlow
-from everyframe.metrics.results import Results
+from everyframe.metrics.results import Results, Score
 from everyframe.metrics.tc import temporal_consistency
 
 SPACE = LabelSpace(("road", "car", "tree", "sky"))
@@ -223,6 +223,23 @@ def test_json_round_trip(videos: Videos, tmp_path: Path) -> None:
         assert again.table() == results.table()
         assert again.classes[0] == results.classes[0]
         assert math.isnan(again.videos[0].timeline.miou[2])
+
+
+def test_a_definition_of_ones_own_is_kept(monkeypatch: pytest.MonkeyPatch, videos: Videos) -> None:
+    """In the file, for a process that does not know the metric; a name that ends in a digit is looked up whole."""
+    results = feed(Evaluation(SPACE), videos).compute()
+    results.overall.append(Score("F1", "borders", 0.5))
+    results.videos[0].scores.append(Score("F1", "borders", 0.25))
+    with monkeypatch.context() as context:
+        context.setitem(DEFINITIONS, ("F1", "borders"), "F1 of the borders of classes.")
+        assert results.score("F1").definition == "F1 of the borders of classes."
+        text = results.to_json()
+    again = Results.from_json(text)
+    assert Score("F1", "borders", 0.5).definition == ""
+    assert again.score("F1").definition == again.videos[0].score("F1").definition == "F1 of the borders of classes."
+    assert again.score("F1") == results.score("F1")
+    assert again.to_json() == text
+    assert again.score("VC8").definition == DEFINITIONS["VC", "correct"]
 
 
 def test_json_of_something_else() -> None:

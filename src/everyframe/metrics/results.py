@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -28,6 +28,7 @@ class Score:
         value: NaN when the data do not define it (no labels, videos too short, ...).
         low: lower end of the bootstrap interval over videos, or None.
         high: upper end of the bootstrap interval over videos, or None.
+        said: the definition in the file that the score was read from; empty: the one in `DEFINITIONS`.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Score:
     value: float
     low: float | None = None
     high: float | None = None
+    said: str = field(default="", repr=False, compare=False)
 
     @property
     def title(self) -> str:
@@ -48,9 +50,10 @@ class Score:
 
     @property
     def definition(self) -> str:
-        """One sentence: which pixels, which classes, which windows."""
-        name = self.name.rstrip("0123456789")  # VC8, VC16 -> VC
-        return DEFINITIONS.get((name, self.variant), "")
+        """One sentence: which pixels, which classes, which windows; empty where nobody wrote it."""
+        length_left_out = self.name.rstrip("0123456789")  # VC8, VC16 -> VC; a name such as F1 stands for itself
+        names = (self.name, length_left_out)
+        return self.said or next((DEFINITIONS[n, self.variant] for n in names if (n, self.variant) in DEFINITIONS), "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +194,8 @@ class Results:
     def to_dict(self) -> dict[str, Any]:
         """Plain lists and dicts; NaN becomes None, so that any JSON reader takes it."""
         data = _without_nan({"format": FORMAT, **asdict(self)})
+        for score in [*data["overall"], *(score for video in data["videos"] for score in video["scores"])]:
+            del score["said"]
         data["definitions"] = {score.title: score.definition for score in self.overall}
         return data
 
@@ -207,11 +212,12 @@ class Results:
                 f"Results: expected the JSON of an evaluation, format {FORMAT}, came format {came!r}; "
                 f"evaluate again with this version"
             )
+        said = data.get("definitions", {})  # of a metric of one's own, this process may have none
         try:
             return cls(
-                overall=[_score(score) for score in data["overall"]],
+                overall=[_score(score, said) for score in data["overall"]],
                 classes=[_class_result(entry) for entry in data["classes"]],
-                videos=[_video_result(video) for video in data["videos"]],
+                videos=[_video_result(video, said) for video in data["videos"]],
                 confusion=data["confusion"],
                 title=data["title"],
                 notes=list(data["notes"]),
@@ -253,8 +259,9 @@ def _find(scores: Sequence[Score], name: str, variant: str | None) -> Score:
     )
 
 
-def _score(data: Mapping[str, Any]) -> Score:
-    return Score(**_with_nan(data, ("value",)))
+def _score(data: Mapping[str, Any], said: Mapping[str, str]) -> Score:
+    score = Score(**_with_nan(data, ("value",)))
+    return replace(score, said=said.get(score.title, ""))
 
 
 def _class_result(data: Mapping[str, Any]) -> ClassResult:
@@ -262,11 +269,11 @@ def _class_result(data: Mapping[str, Any]) -> ClassResult:
     return ClassResult(**{**fields, "color": tuple(data["color"])})
 
 
-def _video_result(data: Mapping[str, Any]) -> VideoResult:
+def _video_result(data: Mapping[str, Any], said: Mapping[str, str]) -> VideoResult:
     columns: dict[str, Any] = {
         key: [math.nan if value is None else value for value in column] for key, column in data["timeline"].items()
     }
-    scores = [_score(score) for score in data["scores"]]
+    scores = [_score(score, said) for score in data["scores"]]
     return VideoResult(data["name"], data["frames"], data["labelled"], scores, Timeline(**columns))
 
 
