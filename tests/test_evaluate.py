@@ -334,3 +334,14 @@ def test_a_model_in_training_mode_is_in_it_again_afterwards(data: Path) -> None:
     with pytest.raises(InputError, match=r"expected logits \[B, 4, h, w\]"):
         run(data, model=model)
     assert model.training
+
+
+def test_flow_that_is_none_is_refused(data: Path) -> None:
+    class Bare:
+        def between(self, first: Tensor, second: Tensor) -> np.ndarray:
+            return np.zeros((2, *SIZE), np.float32)
+
+    with pytest.raises(InputError, match="expected a FlowPair from between, came ndarray"):
+        run(data, model=ReadsGrey(), flow=Bare())
+    with pytest.raises(InputError, match=r"between\(first, second\), came object without it"):
+        run(data, model=ReadsGrey(), flow=object())

@@ -35,7 +35,11 @@ class Flow(Protocol):
     """Anything that finds the flow between two frames."""
 
     def between(self, first: Tensor, second: Tensor) -> FlowPair:
-        """Flow between two consecutive frames, uint8 [3, H, W] RGB."""
+        """Flow from the first frame to the second, uint8 [3, H, W] RGB, and back where it is known.
+
+        Returns:
+            `FlowPair` of numpy float32 [2, H, W] in pixels of the frames, x then y, all finite.
+        """
         ...
 
 
@@ -194,12 +198,34 @@ def checked_flow(flow: Any, size: tuple[int, int]) -> FlowField:
     Raises:
         InputError: another shape, or numbers that are not finite.
     """
-    field = np.asarray(flow, np.float32)
+    field = np.asarray(flow.detach().cpu() if isinstance(flow, Tensor) else flow, np.float32)
     if field.shape != (2, *size):
-        raise InputError(f"flow: expected [2, {size[0]}, {size[1]}] like the label maps, came {list(field.shape)}")
+        raise InputError(
+            f"flow: expected [2, {size[0]}, {size[1]}] like the frames, x then y, came {list(field.shape)}"
+        )
     if not np.isfinite(field).all():
         raise InputError("flow: expected finite displacements, came NaN or infinity; leave such pixels out of view")
     return field
+
+
+def checked_pair(pair: Any, size: tuple[int, int]) -> FlowPair:
+    """Check what an estimator's `between` returned, both ways.
+
+    Args:
+        pair: as it came.
+        size: (H, W) of the frames.
+
+    Raises:
+        InputError: no `FlowPair`, or see `checked_flow`.
+    """
+    if not isinstance(pair, FlowPair):
+        raise InputError(
+            f"flow: expected a FlowPair from between, came {type(pair).__name__}; return "
+            f"everyframe.flow.FlowPair(forward, backward), or FlowPair(forward) where the way back is not known"
+        )
+    return FlowPair(
+        checked_flow(pair.forward, size), None if pair.backward is None else checked_flow(pair.backward, size)
+    )
 
 
 def open_flow(flow: str | Flow, device: str | torch.device = "cpu", backward: bool = True) -> Flow:
@@ -214,6 +240,9 @@ def open_flow(flow: str | Flow, device: str | torch.device = "cpu", backward: bo
         InputError: there is no such flow.
     """
     if not isinstance(flow, str):
+        if not callable(getattr(flow, "between", None)) or isinstance(flow, type):
+            came = f"the class {flow.__name__}" if isinstance(flow, type) else f"{type(flow).__name__} without it"
+            raise InputError(f"flow: expected a name, or an object with between(first, second), came {came}")
         return flow
     name, _, weights = flow.partition(":")
     if name == "dis" and not weights:
@@ -243,10 +272,14 @@ def batch_flow(flow: str | Flow, first: Tensor, second: Tensor) -> Tensor:
 
     Returns:
         float32 [N, 2, H, W] in pixels, on the device of `first`.
+
+    Raises:
+        InputError: what the estimator gives is no flow, see `checked_pair`.
     """
     estimator = named_flow(flow, str(first.device)) if isinstance(flow, str) else flow
     pairs = zip(_as_bytes(first), _as_bytes(second), strict=True)
-    fields = [torch.from_numpy(estimator.between(a, b).forward) for a, b in pairs]
+    size = (first.shape[-2], first.shape[-1])
+    fields = [torch.from_numpy(checked_pair(estimator.between(a, b), size).forward) for a, b in pairs]
     return torch.stack(fields).to(first.device)
 
 

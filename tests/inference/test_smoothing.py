@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from everyframe.data.synthetic import SyntheticVideos
 from everyframe.errors import InputError
-from everyframe.flow import DISFlow
+from everyframe.flow import DISFlow, FlowPair
 from everyframe.inference.smoothing import FlowSmoothing
 from everyframe.inference.state_file import snapshot
 from everyframe.metrics.flow import visible
@@ -147,3 +147,21 @@ def test_bad_options() -> None:
             FlowSmoothing(Remember(), alpha)
     with pytest.raises(InputError, match="expected dis, raft"):
         FlowSmoothing(Remember(), 0.4, "farneback")
+
+
+@pytest.mark.parametrize(
+    ("given", "came"),
+    [
+        (uniform(0), "expected a FlowPair from between, came ndarray"),
+        (FlowPair(uniform(np.nan), uniform(0)), "came NaN or infinity"),
+        (FlowPair(uniform(0), uniform(np.inf)), "came NaN or infinity"),
+        (FlowPair(uniform(0).transpose(1, 2, 0)), rf"expected \[2, {H}, {W}\] like the frames, x then y"),
+    ],
+)
+def test_flow_that_is_none_is_refused(given: object, came: str) -> None:
+    flow = Known(uniform(0), uniform(0))
+    flow.pair = given  # type: ignore[assignment]
+    with pytest.raises(InputError, match=came):
+        run(FlowSmoothing(Listed(torch.zeros(2, K, H, W)), ALPHA, flow), numbered(2))
+    with pytest.raises(InputError, match="between"):
+        FlowSmoothing(Listed(torch.zeros(2, K, H, W)), ALPHA, object())  # type: ignore[arg-type]

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from everyframe.errors import InputError
+from everyframe.flow import batch_flow, checked_pair, open_flow
 from everyframe.metrics.flow import DISFlow, FlowPair, GivenFlow, RAFTFlow, checked_flow, follow, visible
 
 
@@ -85,10 +86,35 @@ def test_given_flow_comes_in_order() -> None:
 
 
 def test_flow_is_checked() -> None:
-    with pytest.raises(InputError, match=r"expected \[2, 5, 8\] like the label maps, came \[2, 6, 8\]"):
+    with pytest.raises(InputError, match=r"expected \[2, 5, 8\] like the frames, x then y, came \[2, 6, 8\]"):
         checked_flow(constant_flow(0, 0), (5, 8))
     with pytest.raises(InputError, match="NaN"):
         checked_flow(constant_flow(np.nan, 0), (6, 8))
+
+
+def test_what_between_returns_is_checked() -> None:
+    flow = constant_flow(1, 0)
+    pair = checked_pair(FlowPair(torch.from_numpy(flow).double(), -flow), (6, 8))  # type: ignore[arg-type]
+    assert pair.forward.dtype == np.float32
+    assert (pair.forward == flow).all()
+    with pytest.raises(InputError, match="expected a FlowPair from between, came ndarray"):
+        checked_pair(flow, (6, 8))
+    with pytest.raises(InputError, match=r"came \[6, 8, 2\]"):
+        checked_pair(FlowPair(flow, flow.transpose(1, 2, 0)), (6, 8))
+    frames = torch.zeros(1, 3, 6, 8, dtype=torch.uint8)
+    with pytest.raises(InputError, match="came NaN"):
+        batch_flow(GivesBack(FlowPair(constant_flow(np.nan, 0))), frames, frames)
+
+
+class GivesBack:
+    def __init__(self, what: object) -> None:
+        self.between = lambda first, second: what
+
+
+def test_objects_without_between_are_refused() -> None:
+    for wrong, came in ((object(), "object without it"), (DISFlow, "the class DISFlow"), (None, "NoneType without it")):
+        with pytest.raises(InputError, match=rf"between\(first, second\), came {came}"):
+            open_flow(wrong)  # type: ignore[arg-type]
 
 
 def test_raft_runs_torchvision_from_a_local_file(tmp_path: Path) -> None:

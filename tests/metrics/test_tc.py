@@ -109,7 +109,7 @@ def test_bad_input() -> None:
         temporal_consistency([(preds, still)], K)
     with pytest.raises(InputError, match="strict, vspw-script"):
         pair_confusion(preds[0], preds[1], FlowPair(still[0]), K, "loose")  # type: ignore[arg-type]
-    with pytest.raises(InputError, match=r"\[2, 4, 4\] like the label maps, came \[2, 4, 5\]"):
+    with pytest.raises(InputError, match=r"\[2, 4, 4\] like the frames, x then y, came \[2, 4, 5\]"):
         pair_confusion(preds[0], preds[1], FlowPair(np.zeros((2, 4, 5), np.float32)), K)
     with pytest.raises(InputError, match="of one size"):
         pair_confusion(preds[0], preds[1, :2], FlowPair(still[0]), K)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from everyframe.errors import InputError
-from everyframe.flow import Flow, FlowPair, open_flow
+from everyframe.flow import Flow, FlowPair, checked_pair, open_flow
 from everyframe.metrics.flow import visible
 from everyframe.models.ops.warp import resize_flow, warp
 from everyframe.models.temporal.ring import scene_change, scene_signature
@@ -95,10 +95,15 @@ class Following:
         self._flow: Flow | None = None
 
     def link(self, first: Tensor, second: Tensor) -> Link:
-        """Return the flow between two frames, uint8 [B, 3, H, W]."""
+        """Return the flow between two frames, uint8 [B, 3, H, W].
+
+        Raises:
+            InputError: the estimator gives no `FlowPair` of finite [2, H, W].
+        """
         self._flow = self._flow or open_flow(self.flow, first.device)
         cuts = scene_change(scene_signature(second), scene_signature(first)) > self.cut_threshold
-        pairs = [self._flow.between(one, two) for one, two in zip(first, second, strict=True)]
+        size = (first.shape[-2], first.shape[-1])
+        pairs = [checked_pair(self._flow.between(one, two), size) for one, two in zip(first, second, strict=True)]
         return Link(tuple(pairs), tuple(cuts.tolist()), self.min_visible)
 
     def __repr__(self) -> str:

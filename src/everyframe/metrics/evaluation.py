@@ -20,7 +20,7 @@ from everyframe.metrics.bootstrap import bootstrap_interval
 from everyframe.metrics.consistency import WindowSums, consistency_rule
 from everyframe.metrics.definitions import CORRESPONDENCE_VARIANTS, ConsistencyVariant
 from everyframe.metrics.flicker import FlickerMeter
-from everyframe.metrics.flow import Flow
+from everyframe.metrics.flow import Flow, checked_pair
 from everyframe.metrics.measures import Measure, VideoCounts, measures
 from everyframe.metrics.results import ClassResult, Results, Score, VideoResult
 from everyframe.metrics.results_text import counted
@@ -168,7 +168,7 @@ class Evaluation:
         before, self._before = self._before, (image.clone(), pred.copy())
         if before is None or before[1].shape != pred.shape:
             return *self._flicker.step(pred), math.nan
-        pair = self.flow.between(before[0], image)
+        pair = checked_pair(self.flow.between(before[0], image), (pred.shape[0], pred.shape[1]))
         value = math.nan
         for variant in CORRESPONDENCE_VARIANTS:
             if variant == "vspw-script" and len(self._videos) >= FIRST_VIDEOS:

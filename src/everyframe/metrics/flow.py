@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from everyframe.flow import DISFlow, Flow, FlowField, FlowPair, GivenFlow, RAFTFlow, checked_flow
+from everyframe.flow import DISFlow, Flow, FlowField, FlowPair, GivenFlow, RAFTFlow, checked_flow, checked_pair
 
 __all__ = [
-    "DISFlow", "Flow", "FlowField", "FlowPair", "GivenFlow", "RAFTFlow", "checked_flow", "follow", "visible",
+    "DISFlow", "Flow", "FlowField", "FlowPair", "GivenFlow", "RAFTFlow", "checked_flow", "checked_pair", "follow",
+    "visible",
 ]  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from everyframe.errors import InputError
 from everyframe.frames import IGNORE
 from everyframe.metrics.definitions import CORRESPONDENCE_VARIANTS, CorrespondenceVariant
-from everyframe.metrics.flow import FlowField, FlowPair, checked_flow, follow, visible
+from everyframe.metrics.flow import FlowField, FlowPair, checked_pair, follow, visible
 from everyframe.metrics.functional import Counts, LabelMap, confusion_matrix, mean_iou
 
 FIRST_VIDEOS = 100
@@ -44,7 +44,7 @@ def pair_confusion(
         int64 [K, K+1], see `confusion_matrix`.
 
     Raises:
-        InputError: no such variant, or sizes that differ.
+        InputError: no such variant, sizes that differ, or no flow.
     """
     if variant not in CORRESPONDENCE_VARIANTS:
         raise InputError(f"TC: expected a variant of {', '.join(CORRESPONDENCE_VARIANTS)}, came {variant!r}")
@@ -53,7 +53,7 @@ def pair_confusion(
             f"TC: expected two predictions [H, W] of one size, came {list(pred.shape)} and {list(next_pred.shape)}"
         )
     size = (pred.shape[0], pred.shape[1])
-    flow = FlowPair(checked_flow(flow.forward, size), flow.backward)
+    flow = checked_pair(flow, size)
     reference = np.where(pred < num_classes, pred, IGNORE).astype(np.uint8)
     if variant == "vspw-script":
         return confusion_matrix(move_as_vspw_script(next_pred, flow.forward), reference, num_classes)

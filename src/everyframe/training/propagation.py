@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from everyframe.data.layout import VideoRef
 from everyframe.data.reading import read_frames, read_labels
 from everyframe.errors import InputError
-from everyframe.flow import DISFlow, Flow, FlowField, FlowPair
+from everyframe.flow import DISFlow, Flow, FlowField, FlowPair, checked_pair
 from everyframe.frames import IGNORE, Frame
 from everyframe.inference.outputs import Labelled, LabelWriter
 from everyframe.labels import LabelSpace
@@ -115,7 +115,7 @@ def moved_labels(
             assert labels is not None
             way = Way(np.zeros((2, *labels.shape), np.float32), np.ones(labels.shape, np.bool_))
             for near, frame in pairwise(frames):
-                way = way.further(flow.between(frame.image, near.image))
+                way = way.further(checked_pair(flow.between(frame.image, near.image), frame.size))
                 yield frame, way.carry(labels)
 
 
