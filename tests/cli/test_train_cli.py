@@ -41,6 +41,12 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> str:
     return f"vspw:{root}"
 
 
+@pytest.mark.parametrize("arguments", [["--help"], ["ocr-tiny", "--help"], ["ocr-tiny", "--data", "a", "-h"]])
+def test_help_stands_anywhere(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", *arguments]) == 0
+    assert "usage: everyframe train RECIPE" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [

@@ -31,7 +31,7 @@ SEVERAL = ("unlabeled", "data.unlabeled", "data.also")
 
 def main(arguments: list[str]) -> int:
     """Run the command; returns 0, also when SIGTERM stopped the run in good order, and 130 after Ctrl-C."""
-    if not arguments or arguments[0] in {"-h", "--help"}:
+    if not arguments or {"-h", "--help"} & set(arguments):
         print(_help() if arguments else USAGE)
         return 0 if arguments else 2
     if arguments[0] == "--list":

@@ -17,7 +17,7 @@ from everyframe.data.check_report import CheckReport, SplitCount
 from everyframe.data.findings import Finding, Findings, collecting
 from everyframe.data.judge import Judge, Scans
 from everyframe.data.layout import VideoRef, in_space
-from everyframe.data.layouts import LAYOUTS, SPLITS, images, parse_spec
+from everyframe.data.layouts import images, parse_spec, read_split, split_names
 from everyframe.data.listing import holds_out
 from everyframe.data.scan import FrameScan, MaskScan, scan_mask, scan_picture, scan_video
 from everyframe.data.strays import polygons_of
@@ -69,7 +69,7 @@ def check(
 def _list(report: CheckReport, notes: Findings, splits: Sequence[str] | None) -> dict[str, list[VideoRef]]:
     """List the videos of each split; what the layout complains of goes into the notes."""
     try:
-        names = list(splits or SPLITS[report.layout](report.root))
+        names = list(splits or split_names(report.layout, report.root))
     except InputError as error:
         notes.add("error", str(error), "")
         return {}
@@ -80,7 +80,7 @@ def _list(report: CheckReport, notes: Findings, splits: Sequence[str] | None) ->
     for name in names:
         with collecting() as findings:
             try:
-                split = LAYOUTS[report.layout](report.root, name)
+                split = read_split(report.layout, report.root, name)
                 report.space = report.space or split[1]
                 videos[name] = in_space(split, report.space)
             except InputError as error:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+from everyframe.errors import InputError
 from everyframe.labels import LabelSpace
 
 
@@ -59,6 +61,63 @@ class VideoRef:
 
 
 Split = tuple[list[VideoRef], LabelSpace]
+
+
+def check_split(split: Any, layout: str) -> Split:
+    """Return what a layout gave, once it keeps the contract above; a quarter of a second for 250,000 frames.
+
+    What breaks it does not stop training by itself: labels are looked up by position, and frames counted from 1 lose
+    them one and all.
+
+    Args:
+        split: as it came.
+        layout: its name, for the message.
+
+    Raises:
+        InputError: with the video and frame at fault, and what to write.
+    """
+    where = f"layout {layout}"
+    if not (isinstance(split, tuple) and len(split) == 2 and isinstance(split[1], LabelSpace)):
+        raise InputError(f"{where}: expected (videos, LabelSpace), came {type(split).__name__}; return both in a tuple")
+    videos, space = split
+    if not isinstance(videos, list):
+        raise InputError(f"{where}: expected a list of videos, came {type(videos).__name__}; return list(videos)")
+    seen: set[str] = set()
+    for video in videos:
+        if not isinstance(video, VideoRef) or not isinstance(video.name, str):
+            raise InputError(f"{where}: expected every video to be a VideoRef with a name, came {video!r:.80}")
+        if video.name in seen:
+            raise InputError(f"{where}: expected videos of different names, {video.name!r} came twice; rename one")
+        seen.add(video.name)
+        _check_frames(video, f"{where}, video {video.name!r}")
+    return videos, space
+
+
+def _check_frames(video: VideoRef, where: str) -> None:
+    if not isinstance(video.frames, tuple):
+        raise InputError(
+            f"{where}: expected a tuple of frames, came {type(video.frames).__name__}; write tuple(frames)"
+        )
+    _check_path(video.file, f"{where}: expected file")
+    for position, frame in enumerate(video.frames):
+        if not isinstance(frame, FrameRef):
+            raise InputError(f"{where}, position {position}: expected a FrameRef, came {frame!r:.80}")
+        if frame.index != position:
+            raise InputError(
+                f"{where}, frame {frame.name!r}: expected index {position}, its position in the video, came "
+                f"{frame.index}; number the frames from 0 without gaps, as enumerate(frames) does"
+            )
+        if frame.image is None and video.file is None:
+            raise InputError(
+                f"{where}, frame {frame.name!r}: expected an image, or a video file that holds the frames, came neither"
+            )
+        _check_path(frame.image, f"{where}, frame {frame.name!r}: expected image")
+        _check_path(frame.label, f"{where}, frame {frame.name!r}: expected label")
+
+
+def _check_path(path: Any, what: str) -> None:
+    if path is not None and not isinstance(path, Path):
+        raise InputError(f"{what} to be a pathlib.Path or None, came {type(path).__name__}; write Path({path!r:.80})")
 
 
 def in_space(split: Split, space: LabelSpace) -> list[VideoRef]:

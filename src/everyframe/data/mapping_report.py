@@ -11,7 +11,7 @@ import numpy as np
 from everyframe.data.joining import EFFECTIVE, check_effective
 from everyframe.data.label_counts import LabelCounts, cache_file, count_labels
 from everyframe.data.layout import VideoRef, in_space
-from everyframe.data.layouts import CLASSES, SPLITS, load_split, parse_spec, split_spec
+from everyframe.data.layouts import CLASSES, load_split, parse_spec, split_names, split_spec
 from everyframe.data.mapping import Coverage, equal_names, mapping_between
 from everyframe.errors import InputError
 from everyframe.labels import LabelSpace
@@ -146,7 +146,7 @@ def _described(what: str, classes_only: bool = False) -> tuple[str, LabelSpace, 
             f"give the path of the data"
         )
     layout, root = parse_spec(place)
-    named = splits if splits != [""] else SPLITS[layout](root)
+    named = splits if splits != [""] else split_names(layout, root)
     read = [load_split(place, split) for split in (named[:1] if classes_only else named)]
     if not read:
         raise InputError(f"{what}: expected a split with data, found none; name one: {what}@train")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
 
-from everyframe.data.layout import Layout, Split
+from everyframe.data.layout import Layout, Split, check_split
 from everyframe.data.layouts import ade20k, camvid, cityscapes, coco_stuff, folder, images, vspw
 from everyframe.errors import InputError
 from everyframe.labels import LabelSpace
@@ -59,8 +60,8 @@ def parse_spec(spec: str | Path) -> tuple[str, Path]:
         InputError: no such layout, or nothing at the path.
     """
     name, colon, rest = str(spec).partition(":")
-    # One letter before the colon is a drive of Windows.
-    if not colon or len(name) == 1 or Path(spec).exists():
+    drive = os.name == "nt" and len(name) == 1 and name not in LAYOUTS  # C:/data
+    if not colon or drive or Path(spec).exists():
         root = Path(spec).expanduser()
         if not root.is_dir():
             came = "a file" if root.is_file() else "nothing there"
@@ -117,4 +118,27 @@ def load_split(spec: str | Path, split: str) -> Split:
         InputError: the data is not there or not in this layout.
     """
     name, root = parse_spec(spec)
-    return LAYOUTS[name](root, split)
+    return read_split(name, root, split)
+
+
+def read_split(layout: str, root: Path, split: str) -> Split:
+    """Read one split of a data set in a layout of `LAYOUTS`, and check that the layout keeps its contract.
+
+    Raises:
+        InputError: the data is not there or not in this layout, or see `check_split`.
+    """
+    return check_split(LAYOUTS[layout](root, split), layout)
+
+
+def split_names(layout: str, root: Path) -> list[str]:
+    """Return the names of the splits that lie under a root.
+
+    Raises:
+        InputError: nobody wrote how to find them.
+    """
+    if layout not in SPLITS:
+        raise InputError(
+            f"layout {layout}: expected a line in everyframe.data.layouts.SPLITS that tells its splits, found none; "
+            f'write SPLITS["{layout}"] = lambda root: ["train", "val"], or name the splits'
+        )
+    return SPLITS[layout](root)
