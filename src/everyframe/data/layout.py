@@ -64,7 +64,7 @@ Split = tuple[list[VideoRef], LabelSpace]
 
 
 def check_split(split: Any, layout: str) -> Split:
-    """Return what a layout gave, once it keeps the contract above; a quarter of a second for 250,000 frames.
+    """Return what a layout gave, once it keeps the contract above. No file is looked at.
 
     What breaks it does not stop training by itself: labels are looked up by position, and frames counted from 1 lose
     them one and all.
