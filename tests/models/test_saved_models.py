@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 
 import everyframe
 from everyframe.errors import DiskFullError, InputError
+from everyframe.flow import GivenFlow
 from everyframe.labels import LabelSpace
 from everyframe.models.checkpoint import load, push_to_hub, save
 from everyframe.models.convert.source import read_source
@@ -141,6 +142,13 @@ def test_a_model_put_together_by_hand_cannot_be_saved(model: Segmenter, tmp_path
     model.config = {}
     with pytest.raises(InputError, match="made by create_model"):
         save(model, tmp_path)
+
+
+def test_an_object_as_an_option_cannot_be_saved(tmp_path: Path) -> None:
+    model = create_model("netwarp-fcn-tiny", SPACE, temporal={"flow": GivenFlow(())})
+    with pytest.raises(InputError, match=r"options that JSON can hold, .*GivenFlow.*; give parts by name"):
+        save(model, tmp_path / "model")
+    assert not (tmp_path / "model").exists()
 
 
 def test_unwritable_folder(model: Segmenter, tmp_path: Path) -> None:

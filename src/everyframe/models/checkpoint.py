@@ -44,8 +44,8 @@ def save(model: Segmenter, folder: str | Path, metrics: Mapping[str, float] | No
         metrics: measured numbers to keep with the model; a key carries its variant, for example "mIoU (gt-classes)".
 
     Raises:
-        InputError: the model was put together by hand, or the folder cannot be written (`DiskFullError` for a full
-            disk).
+        InputError: the model was put together by hand or holds an object as an option, or the folder cannot be written
+            (`DiskFullError` for a full disk).
     """
     if not model.config:
         raise InputError(
@@ -53,14 +53,20 @@ def save(model: Segmenter, folder: str | Path, metrics: Mapping[str, float] | No
             "together by hand; set model.config = {'name': ..., 'options': {...}} if create_model can build it"
         )
     folder = Path(folder)
-    config = describe(model, metrics)
+    try:
+        described_as = json.dumps(describe(model, metrics), indent=1) + "\n"
+    except TypeError as error:
+        raise InputError(
+            f"save: expected options that JSON can hold, came one that it cannot ({error}); give parts by name, "
+            f'such as temporal={{"flow": "dis"}}'
+        ) from None
     tensors: dict[str, Tensor] = {name: x.detach().cpu().contiguous() for name, x in model.state_dict().items()}
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         # Both are written before either gets its name: an interrupted or full disk leaves the earlier model whole.
         with whole_file(folder / CONFIG) as described, whole_file(folder / WEIGHTS) as weights:
             save_tensors(weights, tensors, {"format": "pt"})
-            described.write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+            described.write_text(described_as, encoding="utf-8")
 
 
 def describe(model: Segmenter, metrics: Mapping[str, float] | None = None) -> dict[str, Any]:
