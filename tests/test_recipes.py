@@ -14,7 +14,8 @@ from everyframe.data.synthetic import SyntheticVideos
 from everyframe.data.synthetic_write import write
 from everyframe.errors import InputError
 from everyframe.models.zoo import BACKBONES, find_parts
-from everyframe.training.recipe import Config, read_recipe, recipes, resolve
+from everyframe.training.recipe import Config, read_recipe, resolve
+from everyframe.training.recipe_files import recipes
 from everyframe.training.start import start
 from everyframe.training.supervised import Supervised
 

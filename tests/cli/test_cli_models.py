@@ -11,7 +11,8 @@ import pytest
 from everyframe.cli.__main__ import main
 from everyframe.models.cost import Cost
 from everyframe.models.zoo import MODELS
-from everyframe.training.recipe import read_recipe, recipes
+from everyframe.training.recipe import read_recipe
+from everyframe.training.recipe_files import recipes
 
 
 def test_json(capsys: pytest.CaptureFixture[str]) -> None:

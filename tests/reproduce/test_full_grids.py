@@ -24,7 +24,8 @@ from everyframe.reproduce.plan import Setting, overrides_of, plan
 from everyframe.reproduce.steps import Step, as_member, look_words
 from everyframe.reproduce.vspw2023_full import NOT_TRAINED
 from everyframe.reproduce.vspw2023_grids import VSPW2023_EXPERIMENTS
-from everyframe.training.recipe import Config, read_recipe, recipes, resolve
+from everyframe.training.recipe import Config, read_recipe, resolve
+from everyframe.training.recipe_files import recipes
 
 PAPER = ("backbones", "multi-dataset", "crop-size", "ensemble", "contrastive", "dropout")
 ALSO = {"data.also": '[{"data": "coco_stuff:/coco", "mapping": "names"}]'}

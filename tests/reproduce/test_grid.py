@@ -19,7 +19,8 @@ from everyframe.reproduce.experiment import BEST_MEMBER, SCALES, Row
 from everyframe.reproduce.grid import EXPERIMENTS, find
 from everyframe.reproduce.plan import Setting, cell_key, check, overrides_of, pick, plan
 from everyframe.reproduce.ssltm_grids import SSLTM_DEFAULTS
-from everyframe.training.recipe import read_recipe, recipes, resolve
+from everyframe.training.recipe import read_recipe, resolve
+from everyframe.training.recipe_files import recipes
 
 ROWS = [
     (name, scale, row)

@@ -12,7 +12,8 @@ from everyframe.data.synthetic_write import write
 from everyframe.errors import InputError
 from everyframe.labels import LabelSpace
 from everyframe.models.zoo import create_model
-from everyframe.training.recipe import read_recipe, recipes, resolve
+from everyframe.training.recipe import read_recipe, resolve
+from everyframe.training.recipe_files import recipes
 from everyframe.training.start import start
 from everyframe.training.without_effect import without_effect
 

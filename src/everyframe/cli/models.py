@@ -86,7 +86,8 @@ def _named(words: Sequence[str]) -> list[str]:
 
 def _with_recipe() -> list[Listed]:
     """Return what the recipes train, by name; those that train the same model share a line."""
-    from everyframe.training.recipe import read_recipe, recipes
+    from everyframe.training.recipe import read_recipe
+    from everyframe.training.recipe_files import recipes
 
     lines: list[Listed] = []
     for recipe in recipes():

@@ -94,7 +94,7 @@ def split_options(arguments: list[str]) -> tuple[str, dict[str, Any]]:
 
 
 def _list() -> str:
-    from everyframe.training.recipe import recipes
+    from everyframe.training.recipe_files import recipes
 
     lines, width = [], max(map(len, recipes()))
     for name, path in recipes().items():

@@ -31,7 +31,7 @@ class Row:
 
     Attributes:
         label: as the table prints it; unique in its experiment.
-        recipe: a name of `everyframe.training.recipe.recipes`; "" where nothing is trained.
+        recipe: a name of `everyframe.training.recipe_files.recipes`; "" where nothing is trained.
         overrides: dotted options of `everyframe train`; those of the scale come before, these win.
         without: options of the caller that this row leaves out, such as "data.also" in the row without more data.
         loop: options of `everyframe self-train`, which then runs in the place of `everyframe train`.

@@ -13,7 +13,6 @@ import re
 from argparse import ArgumentError
 from collections.abc import Iterator, Mapping
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ from everyframe.training.objectives_mask import MaskOptions
 from everyframe.training.objectives_temporal import video_objective
 from everyframe.training.optim import Optimization
 from everyframe.training.presets import PRESET_HELP, Preset, with_preset
+from everyframe.training.recipe_files import recipes
 from everyframe.training.run import TRAINER_OWNED, RunFolder, check_lengths, train
 
 Config = dict[str, Any]
@@ -65,12 +65,6 @@ LISTS = ("data.unlabeled", "data.also", "data.focus")
 
 SHORT = {"data": "data.data", "model": "model.name", "unlabeled": "data.unlabeled", "teacher": "teacher.weight"}
 """What a text in the place of a section means: `data: folder:my_videos`, `--model ocr-tiny`, `--unlabeled DIR`."""
-
-
-def recipes() -> dict[str, Path]:
-    """Return the recipes that come with the package: name -> file."""
-    folder = Path(str(files("everyframe") / "recipes"))
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
 def read_recipe(name: str | Path) -> Config:
