@@ -81,8 +81,8 @@ def start_from(model: Segmenter, source: str | Path) -> WarmStart:
     if other.label_space.names != model.label_space.names:
         shared = {name: i for i, name in enumerate(model.label_space.names)}
         table = {i: shared[name] for i, name in enumerate(other.label_space.names) if name in shared}
-        theirs = {name: value for name, value in theirs.items() if not name.startswith(_of_classes(other))}
-        theirs = {name: value for name, value in theirs.items() if not _may_be_of_classes(name, value, other)}
+        prefixes, unnamed = _of_classes(other), _unnamed_class_layers(other)
+        theirs = {name: v for name, v in theirs.items() if not name.startswith(prefixes) and name not in unnamed}
         other_heads = {name for name, layer in class_layers(model).items() if not _alike(theirs, ours, name, layer)}
         theirs = {name: value for name, value in theirs.items() if name not in other_heads}
         theirs, reheaded = rehead(theirs, model, table)
@@ -121,12 +121,15 @@ def _alike(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor], name: str, 
     return len(shapes) == 2 and shapes[0] == shapes[1]
 
 
-def _may_be_of_classes(name: str, value: Tensor, model: Segmenter) -> bool:
-    """Whether a weight of a head that names no `class_layers` of its own may have a row per class: by position it would
-    go to other classes.
+def _unnamed_class_layers(model: Segmenter) -> set[str]:
+    """Return what seems to have a row per class in a head that names nothing in `class_layers`.
+
+    By position such rows would go to other classes.
     """
-    named = any(layer.startswith("head.") for layer in class_layers(model))
-    return not named and name.startswith("head.") and len(model.label_space) in value.shape
+    if any(layer.startswith("head.") for layer in class_layers(model)):
+        return set()
+    count = len(model.label_space)
+    return {name for name, value in model.state_dict().items() if name.startswith("head.") and count in value.shape}
 
 
 def _of_classes(model: Segmenter) -> tuple[str, ...]:
