@@ -14,12 +14,21 @@ from torch import Tensor, nn
 
 from everyframe.errors import InputError
 from everyframe.losses import pixel
-from everyframe.losses.pixel import cross_entropy, dice, labelled_weights, lovasz, ohem_weights, upsample
+from everyframe.losses.pixel import (
+    cross_entropy,
+    dice,
+    labelled_weights,
+    lovasz,
+    ohem_weights,
+    top_k_weights,
+    upsample,
+)
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "cross_entropy": cross_entropy,
     "cross_entropy_pixels": lambda x, y: cross_entropy(x, y, average="pixels"),
     "cross_entropy_weighted": lambda x, y: cross_entropy(x, y, class_weights=torch.arange(1.0, 5.0)),
+    "cross_entropy_top_k": lambda x, y: cross_entropy(x, y, pixel_weights=top_k_weights(x, y, 0.4)),
     "cross_entropy_ohem": lambda x, y: cross_entropy(x, y, pixel_weights=ohem_weights(x, y, 0.4, 5)),
     "dice": dice,
     "dice_all": lambda x, y: dice(x, y, classes="all"),
@@ -237,6 +246,15 @@ def test_cross_entropy_with_ohem_averages_over_the_kept_pixels() -> None:
     true = np.array([p[c] for p, c in zip(probabilities, ids, strict=True)])
     loss = cross_entropy(logits, labels, pixel_weights=ohem_weights(logits, labels, 0.3, 0))
     assert loss.item() == pytest.approx(-np.log(true[true < max(0.3, true.min())]).mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize("share", [0.2, 0.55, 1.0, 1e-6])
+def test_cross_entropy_of_the_top_k_averages_over_the_largest_losses(share: float) -> None:
+    logits, labels = batch()
+    probabilities, ids = pixels(logits, labels)
+    losses = np.sort([-np.log(p[c]) for p, c in zip(probabilities, ids, strict=True)])[::-1]
+    loss = cross_entropy(logits, labels, pixel_weights=top_k_weights(logits, labels, share))
+    assert loss.item() == pytest.approx(losses[: max(1, int(share * len(losses)))].mean(), rel=1e-5)
 
 
 def test_cross_entropy_keeps_one_image_at_full_size(monkeypatch: pytest.MonkeyPatch) -> None:

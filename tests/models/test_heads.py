@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from everyframe.errors import InputError
 from everyframe.models.cost import count_parameters
 from everyframe.models.heads.base import Head
 from everyframe.models.heads.fcn import FCNHead
 from everyframe.models.heads.ocr import ObjectAttention, OCRHead, gather_regions
+from everyframe.models.heads.panoptic_deeplab import PanopticDeepLabHead
 from everyframe.models.heads.psp import PyramidPooling
 from everyframe.models.ops.resize import join_maps
 from everyframe.models.zoo import HEADS, SEVERAL_SCALES
@@ -87,6 +89,63 @@ def test_auxiliary_logits_for_the_loss_alone_are_left_out_in_eval_mode() -> None
     assert "auxiliary" in head.train().embed(maps(64, 96))
     assert "auxiliary" not in head.eval().embed(maps(64, 96))
     assert HEADS["psp"](CHANNELS, STRIDES, CLASSES, auxiliary_width=0).auxiliary is None
+
+
+# -- Panoptic-DeepLab -------------------------------------------------------------------------------------------------
+
+
+def test_panoptic_deeplab_by_its_layers() -> None:
+    """One 5x5 separable convolution for each finer map and one more, computed with the functions of torch."""
+    head = PanopticDeepLabHead(CHANNELS, STRIDES, CLASSES, width=16, dilations=(1, 2)).eval()
+    for module in head.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2)
+
+    def block(x: Tensor, name: str, groups: int = 1) -> Tensor:
+        weights = {
+            key.removeprefix(f"{name}."): v for key, v in head.state_dict().items() if key.startswith(f"{name}.")
+        }
+        kernel = weights["conv.weight"]
+        x = F.conv2d(x, kernel, padding=kernel.shape[-1] // 2, groups=groups)
+        statistics = (weights["norm.running_mean"], weights["norm.running_var"])
+        return F.batch_norm(x, *statistics, weights["norm.weight"], weights["norm.bias"]).relu()
+
+    def wide(x: Tensor, name: str) -> Tensor:
+        assert head.get_submodule(f"{name}.0").conv.kernel_size == (5, 5)
+        return block(block(x, f"{name}.0", groups=x.shape[1]), f"{name}.1")
+
+    seen = maps(64, 96)
+    with torch.no_grad():
+        x = head.pyramid(seen[-1])
+        for n, fine in enumerate((seen[1], seen[0])):
+            x = F.interpolate(x, fine.shape[-2:], mode="bilinear", align_corners=False)
+            x = wide(torch.cat([x, block(fine, f"squeeze.{n}")], 1), f"fuse.{n}")
+        want = F.conv2d(wide(x, "refine"), head.classifier.weight, head.classifier.bias)
+        torch.testing.assert_close(head(seen), want, rtol=1e-4, atol=1e-5)
+
+
+def test_panoptic_deeplab_has_the_published_widths() -> None:
+    """On ResNet-50's maps: pyramid 256, skips 64 and 32, one separable convolution of 256 after each and at the end."""
+
+    def norm(channels: int) -> int:
+        return 2 * channels
+
+    def separable(into: int) -> int:
+        return 25 * into + norm(into) + into * 256 + norm(256)
+
+    pyramid = 2 * (2048 * 256 + norm(256)) + 3 * (2048 * 256 * 9 + norm(256)) + 5 * 256 * 256 + norm(256)
+    skips = 512 * 64 + norm(64) + 256 * 32 + norm(32)
+    decoder = separable(256 + 64) + separable(256 + 32) + separable(256)
+    with torch.device("meta"):
+        head = HEADS["panoptic-deeplab"]((256, 512, 1024, 2048), (4, 8, 16, 16), 19)
+    assert count_parameters(head) == pyramid + skips + decoder + 256 * 19 + 19
+    assert [branch.conv.dilation[0] for branch in head.pyramid.branches] == [1, 6, 12, 18]
+
+
+def test_panoptic_deeplab_wants_a_width_for_each_fine_map() -> None:
+    with pytest.raises(ValueError, match="came 1 widths for 2 maps"):
+        PanopticDeepLabHead(CHANNELS, STRIDES, CLASSES, fine_widths=(8,))
 
 
 # -- OCR --------------------------------------------------------------------------------------------------------------

@@ -67,6 +67,21 @@ def test_ohem_counts_hard_pixels_only() -> None:
     torch.testing.assert_close(cost, expected)
 
 
+def test_top_k_counts_the_hardest_share_of_the_labelled_pixels() -> None:
+    prediction, clip = batch()
+    probability = F.interpolate(prediction.logits[:, 0], size=(12, 16), mode="bilinear").softmax(1)
+    labels = clip.labels[:, 1].long()
+    losses = -probability.gather(1, labels.clamp(max=1)[:, None])[:, 0][labels != 255].log()
+    hardest = losses.sort(descending=True).values[: int(0.2 * len(losses))]
+    cost = pixel_objective(top_k=0.2)(prediction, clip)["cross_entropy"]
+    torch.testing.assert_close(cost, hardest.mean())
+    for options in ({"top_k": 0.0}, {"top_k": 1.5}, {"top_k": 0.2, "ohem": True}):
+        with pytest.raises(InputError, match=r"share above 0 and up to 1, and 1 with ohem"):
+            pixel_objective(**options)
+    with pytest.raises(InputError, match="softmax with ohem, top_k"):
+        pixel_objective(top_k=0.2, cross_entropy_form="relaxed")
+
+
 def test_a_new_term_is_one_entry_and_may_own_parameters() -> None:
     class Prior(nn.Module):
         def __init__(self) -> None:

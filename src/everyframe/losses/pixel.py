@@ -159,6 +159,39 @@ def ohem_weights(logits: Tensor, labels: Tensor, threshold: float | None = 0.7, 
     Returns:
         float32 [N, H, W], 1 for pixels to keep: `pixel_weights` of `cross_entropy`.
     """
+    probability = _of_true_class(logits, labels)
+    count = int((labels != IGNORE).sum())
+    kept = min_kept * len(labels)
+    if count == 0:
+        return torch.zeros_like(probability)
+    if threshold is None:
+        return _least(probability, min(kept, count))
+    # The (kept + 1)-th smallest probability: raises the threshold until `kept` pixels lie below it.
+    lowest = probability.flatten().kthvalue(min(kept, count - 1) + 1).values
+    return (probability < lowest.clamp(min=threshold)).float()
+
+
+@torch.no_grad()
+def top_k_weights(logits: Tensor, labels: Tensor, share: float = 0.2) -> Tensor:
+    """Choose the labelled pixels of the largest loss: bootstrapped cross entropy (Yang et al., DeeperLab, 2019).
+
+    Where every pixel is labelled the mean over the chosen ones is the loss of Panoptic-DeepLab. Its code takes the
+    share of all pixels, ignored ones too; here it is one of the labelled pixels.
+
+    Args:
+        logits: [N, K, h, w].
+        labels: uint8 [N, H, W].
+        share: of the batch's labelled pixels that are kept, rounded down, but one at least.
+
+    Returns:
+        float32 [N, H, W], 1 for pixels to keep: `pixel_weights` of `cross_entropy`.
+    """
+    count = int((labels != IGNORE).sum())
+    return _least(_of_true_class(logits, labels), min(count, max(1, int(share * count))))
+
+
+def _of_true_class(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the probability of each pixel's true class, float32 [N, H, W]; infinity where it is ignored."""
     size = (labels.shape[-2], labels.shape[-1])
     valid = labels != IGNORE
     probability = torch.full(labels.shape, torch.inf, device=labels.device)
@@ -166,17 +199,14 @@ def ohem_weights(logits: Tensor, labels: Tensor, threshold: float | None = 0.7, 
         target = torch.where(valid[n], labels[n], 0).long()[None, None]
         true = upsample(logits[n : n + 1], size).log_softmax(1).gather(1, target)[0, 0].exp()
         probability[n] = torch.where(valid[n], true, torch.inf)
-    count = int(valid.sum())
-    kept = min_kept * len(labels)
-    if count == 0:
-        return torch.zeros_like(probability)
-    if threshold is None:
-        chosen = torch.zeros(labels.numel(), device=labels.device)
-        chosen[probability.flatten().topk(min(kept, count), largest=False).indices] = 1.0
-        return chosen.view(labels.shape)
-    # The (kept + 1)-th smallest probability: raises the threshold until `kept` pixels lie below it.
-    lowest = probability.flatten().kthvalue(min(kept, count - 1) + 1).values
-    return (probability < lowest.clamp(min=threshold)).float()
+    return probability
+
+
+def _least(values: Tensor, count: int) -> Tensor:
+    """Return 1 where the `count` smallest values [N, H, W] stand, 0 elsewhere: float32."""
+    chosen = torch.zeros(values.numel(), device=values.device)
+    chosen[values.flatten().topk(count, largest=False).indices] = 1.0
+    return chosen.view(values.shape)
 
 
 def dice(logits: Tensor, labels: Tensor, classes: Literal["present", "all"] = "present", smooth: float = 1.0) -> Tensor:

@@ -26,6 +26,7 @@ from everyframe.models.heads.fcn import FCNHead
 from everyframe.models.heads.mask2former.presets import mask2former
 from everyframe.models.heads.mask_transformer import MaskTransformerHead
 from everyframe.models.heads.ocr import OCRHead
+from everyframe.models.heads.panoptic_deeplab import PanopticDeepLabHead
 from everyframe.models.heads.psp import PSPHead
 from everyframe.models.heads.scale_attention import hmsa
 from everyframe.models.heads.sized import (
@@ -64,6 +65,7 @@ HEADS: dict[str, Callable[..., Head]] = {
     "ocr": SizedHead(OCRHead, at_most(512), shape=half_keys),
     "uper": SizedHead(UperHead, narrow),
     "deeplab": SizedHead(DeepLabV3PlusHead, narrow, auxiliary=True, shape=dilations_of_stride_8),
+    "panoptic-deeplab": SizedHead(PanopticDeepLabHead, narrow, shape=dilations_of_stride_8),
     "segmenter": SizedHead(MaskTransformerHead, at_most(768)),
     "mask2former": mask2former,
 }

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,10 @@ from everyframe.training.pixel_loss import Form, PixelLoss
 TERMS: dict[str, Term | type[nn.Module]] = {}
 """Terms of one's own: `TERMS["tversky"] = term`, and training takes `--objective.terms '{tversky: 0.5}'`. A class of
 modules is built without arguments for each run."""
+
+
+HardPixels = Callable[[Tensor, Tensor], Tensor]
+"""(logits [N, K, h, w], labels uint8 [N, H, W]) -> float32 [N, H, W], 1 for pixels that count: `pixel.ohem_weights`."""
 
 
 def own_terms(weights: Mapping[str, float], taken: Container[str] = ()) -> dict[str, tuple[float, Term]]:
@@ -108,6 +113,7 @@ def pixel_objective(
     ohem: bool = False,
     ohem_threshold: float = 0.7,
     ohem_min_kept: int = 100_000,
+    top_k: float = 1.0,
     class_weights: list[float] | None = None,
     rare_classes: float = 0.0,
     average: pixel.Average = "labelled",
@@ -130,6 +136,8 @@ def pixel_objective(
         ohem: only the hard pixels of the query frames count in the cross entropy.
         ohem_threshold: a pixel is hard below this probability of its true class.
         ohem_min_kept: pixels per frame that count at least.
+        top_k: share of the labelled pixels of the query frames, those of the largest loss, that count in the cross
+            entropy (0.2 in Panoptic-DeepLab); 1: all.
         class_weights: factor per class in both cross entropies.
         rare_classes: u, by which a class of share f of the batch weighs 1 + u (1 - f) in the cross entropies (1 in
             Zhu et al., HMSA and InverseForm); 0: all alike.
@@ -141,19 +149,26 @@ def pixel_objective(
             "objective: expected weights of 0 or more and at least one of cross_entropy, dice, lovasz and region above "
             f"0, came {', '.join(f'{name}={weight:g}' for name, weight in given.items())}"
         )
+    if not 0 < top_k <= 1 or (ohem and top_k < 1):
+        came = f"{top_k:g}{' with ohem' if ohem else ''}"
+        raise InputError(f"objective.top_k: expected a share above 0 and up to 1, and 1 with ohem, came {came}")
     own = (class_weights is not None or rare_classes) and cross_entropy_form == "sigmoid"
-    if own or (cross_entropy_form != "softmax" and (ohem or average != "labelled")):
+    if own or (cross_entropy_form != "softmax" and (ohem or top_k < 1 or average != "labelled")):
         raise InputError(
-            f"objective: expected cross_entropy_form softmax with ohem and with average: pixels, and another one than "
-            f"sigmoid with class_weights and rare_classes, came {cross_entropy_form}"
+            f"objective: expected cross_entropy_form softmax with ohem, top_k and average: pixels, and another one "
+            f"than sigmoid with class_weights and rare_classes, came {cross_entropy_form}"
         )
     weights = None if class_weights is None else torch.tensor(class_weights)
     loss = PixelLoss(weights, average, cross_entropy_form, relaxed_border, tuple(strict_classes or ()), rare_classes)
     coarse = loss if cross_entropy_form == "sigmoid" else replace(loss, form="softmax")
-    mining = (ohem_threshold, ohem_min_kept) if ohem else None
+    hard: HardPixels | None = None
+    if ohem:
+        hard = partial(pixel.ohem_weights, threshold=ohem_threshold, min_kept=ohem_min_kept)
+    elif top_k < 1:
+        hard = partial(pixel.top_k_weights, share=top_k)
     return Objective(
         {
-            "cross_entropy": (cross_entropy, QueryCrossEntropy(loss, mining)),
+            "cross_entropy": (cross_entropy, QueryCrossEntropy(loss, hard)),
             "auxiliary": (auxiliary, AuxiliaryCrossEntropy(coarse)),
             "dice": (dice, lambda outcome: pixel.dice_of(query_pixels(outcome))),
             "lovasz": (lovasz, lambda outcome: pixel.lovasz_of(query_pixels(outcome))),
@@ -169,17 +184,16 @@ class QueryCrossEntropy:
 
     Attributes:
         loss: in its form.
-        ohem: (threshold, min_kept) of `pixel.ohem_weights`, or None.
+        hard: which pixels count, see `HardPixels`; None: all.
     """
 
     loss: PixelLoss = field(default_factory=PixelLoss)
-    ohem: tuple[float, int] | None = None
+    hard: HardPixels | None = None
 
     def __call__(self, outcome: Outcome) -> Tensor:
         """See `Term`."""
         logits, labels = outcome.logits, outcome.labels
-        hard = None if self.ohem is None else pixel.ohem_weights(logits, labels, *self.ohem)
-        return self.loss(logits, labels, hard)
+        return self.loss(logits, labels, None if self.hard is None else self.hard(logits, labels))
 
 
 @dataclass(frozen=True)

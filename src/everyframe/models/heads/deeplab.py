@@ -12,10 +12,12 @@ from everyframe.models.ops.conv import ConvNormAct, check_average
 from everyframe.models.ops.resize import map_at, resize
 
 
-def separable(in_channels: int, out_channels: int, dilation: int = 1, norm: str = "batch") -> nn.Sequential:
-    """Return a depth-wise 3x3 and a point-wise convolution, each normalised and rectified."""
+def separable(
+    in_channels: int, out_channels: int, dilation: int = 1, norm: str = "batch", kernel_size: int = 3
+) -> nn.Sequential:
+    """Return a depth-wise and a point-wise convolution, each normalised and rectified."""
     return nn.Sequential(
-        ConvNormAct(in_channels, in_channels, 3, dilation=dilation, groups=in_channels, norm=norm),
+        ConvNormAct(in_channels, in_channels, kernel_size, dilation=dilation, groups=in_channels, norm=norm),
         ConvNormAct(in_channels, out_channels, norm=norm),
     )
 
