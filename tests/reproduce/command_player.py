@@ -35,7 +35,8 @@ if words[0] in ("train", "self-train"):
     (place / "checkpoints" / "last.ckpt").write_text("much")
     (place / "outcome.json").write_text("{}")
     if words[0] == "self-train":
-        stages = [{"name": "round0/train", "bytes": 7}, {"name": "round1/label", "bytes": 2000000}]
+        stages = [{"name": "round0/train", "bytes": 7}, {"name": "round1/label", "bytes": 2000000,
+                   "results": {"coverage": 0.75, "precision": 0.9}}]
         (place / "self_training.json").write_text(json.dumps({"stages": stages}))
 elif words[1] in ("sweep", "specialists"):
     place.mkdir(parents=True, exist_ok=True)

@@ -21,6 +21,7 @@ from everyframe.reproduce.plan import Setting, cell_key, check, overrides_of, pi
 from everyframe.reproduce.ssltm_grids import SSLTM_DEFAULTS
 from everyframe.training.recipe import read_recipe, resolve
 from everyframe.training.recipe_files import recipes
+from everyframe.training.self_training import self_train
 
 ROWS = [
     (name, scale, row)
@@ -103,6 +104,29 @@ def test_cells_that_are_one_have_one_key(tmp_path: Path) -> None:
 def test_gcc_is_five_counts_by_two_rules() -> None:
     points = {(row.x, row.series) for row in find("gcc").rows("tiny") if row.x is not None}
     assert points == {(count, rule) for count in range(1, 6) for rule in ("MSE", "EMA")}
+
+
+def test_label_sources_are_loops_beside_trainings_of_other_experiments(tmp_path: Path) -> None:
+    def keys(name: str) -> dict[str, str]:
+        return {cell.row.label: cell_key(cell) for cell in plan(Setting(name, "vspw:videos", tmp_path / name, seeds=1))}
+
+    sources, table1, iterative = keys("label-sources"), keys("table1"), keys("mean-teacher-vs-iterative")
+    assert sources["labels alone"] == table1["OCRNet"]
+    assert sources["Mean Teacher"] == table1["OCRNet, Mean Teacher"]
+    assert sources["predicted"] == iterative["OCRNet, iterative, 1 round, every pixel"]
+    assert sources["moved and refined"] == keys("table2")["OCRNet, Warp-Refine"]
+    loops = {row.label: row.loop for row in find("label-sources").rows("tiny") if row.loop}
+    named = inspect.signature(self_train).parameters
+    assert all(set(loop) <= set(named) for loop in loops.values())
+    assert [label for label, loop in loops.items() if loop.get("labels")] == ["moved and filled", "moved and refined"]
+
+
+def test_table2_trains_each_method_by_its_own_options() -> None:
+    rows = {row.label: row for row in find("table2").rows("tiny")}
+    zhu = rows["DeepLabv3+, moved labels, relaxed borders"]
+    assert (zhu.loop, zhu.overrides["objective.cross_entropy_form"]) == ({"rounds": 0, "propagate": 5}, "relaxed")
+    assert rows["Panoptic-DeepLab, Naive-Student"].loop == {"rounds": 1, "threshold": 0.0}
+    assert all(row.overrides["data.budget"] == 1 for row in rows.values())
 
 
 def test_reference_distances() -> None:
@@ -243,7 +267,7 @@ def test_joined_rows_name_models_of_their_seed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"name": "table2"}, "no experiment 'table2'; expected one of table1, gcc"),
+        ({"name": "table3"}, "no experiment 'table3'; expected one of table1, table2, gcc"),
         ({"scale": "huge"}, "scale: expected one of small, full, came 'huge'"),
         ({"seeds": 0}, "seeds: expected at least 1, came 0"),
         ({"extra": {"seed": "3"}}, "--seed is chosen for each cell"),

@@ -114,9 +114,11 @@ def test_bytes_of_label_maps_are_those_of_the_labelling(setting: Callable[..., S
     lines, _ = gather(cells)
     by_label = {line.label: line for line in lines}
     assert by_label["SSLTM, iterative, 1 round"].values("label_bytes") == [2_000_000]
+    assert by_label["SSLTM, iterative, 1 round"].values("label_precision") == [0.9]
     assert by_label["SSLTM, Mean Teacher"].values("label_bytes") == []
     text = markdown(grid, lines, [])
-    assert "| label maps (MB) |" in text
+    assert "| pixels labelled | of them right | label maps (MB) |" in text
+    assert "| 75.00 | 90.00 | 2.00 |" in text
     assert {path.name for path in write_plots(grid, lines)} == {"miou.svg", "vc8.svg", "miou_over_hours.svg"}
 
 

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from torch import Tensor
 
 from everyframe.data.layouts import load_split
 from everyframe.data.pseudo_labels import with_pseudo_labels
-from everyframe.data.reading import read_labels
+from everyframe.data.reading import read_frames, read_labels
 from everyframe.data.synthetic import SyntheticVideos
 from everyframe.data.synthetic_write import write
 from everyframe.errors import InputError
 from everyframe.flow import FlowPair
-from everyframe.training.propagation import Way, goals_of, propagate_labels
+from everyframe.frames import Frame
+from everyframe.inference.stream import Stream
+from everyframe.models.zoo import create_model
+from everyframe.training.propagation import Neighbour, Way, filled, goals_of, look_with, moved, propagate_labels
 
 
 class ExactMotion:
@@ -76,6 +81,44 @@ def test_what_was_hidden_on_the_way_stays_unknown() -> None:
     back[0, 0, 2] = 3.0  # forward and back do not meet: hidden
     way = Way(still, np.ones((1, 4), np.bool_)).further(FlowPair(still, back)).further(FlowPair(still, still))
     assert way.carry(np.array([[5, 6, 7, 8]], np.uint8)).tolist() == [[5, 6, 255, 8]]
+
+
+def test_a_model_fills_in_what_was_hidden() -> None:
+    """Known labels stay, void too; a hidden pixel is the model's class where it is sure."""
+    still = np.zeros((2, 1, 4), np.float32)
+    back = still.copy()
+    back[0, 0, 2:] = 3.0  # forward and back do not meet: hidden
+    logits = torch.zeros(1, 3, 1, 4)
+    logits[0, 1, 0, :] = torch.tensor([9.0, 9.0, 9.0, 0.5])  # of class 1; hardly sure of the last pixel
+    frame = Frame(torch.zeros(3, 1, 4, dtype=torch.uint8), 1, 0.0, "1")
+    neighbours = [Neighbour(frame, FlowPair(still, back), logits)]
+    labels = np.array([[2, 255, 0, 0]], np.uint8)
+    assert [x.tolist() for x in filled(0.9)(labels, neighbours)] == [[[2, 255, 1, 255]]]
+    assert [x.tolist() for x in filled(0.0)(labels, neighbours)] == [[[2, 255, 1, 1]]]
+    assert [x.tolist() for x in moved(labels, neighbours)] == [[[2, 255, 255, 255]]]
+
+
+def test_a_model_sees_the_frames_around_each_label_as_a_video_of_their_own(tmp_path: Path) -> None:
+    root = write(SyntheticVideos(1, frames=7, size=(32, 48)), tmp_path / "data", "frames", "train")
+    (video,), space = load_split(f"folder:{root}", "all")
+    model = create_model("fcn-gru-tiny", space).eval()
+    stream = Stream(model, "cpu")
+    look = look_with(stream)
+    asked: list[list[int]] = []
+
+    def looked(frames: Sequence[Frame]) -> Sequence[Tensor]:
+        asked.append([frame.index for frame in frames])
+        return look(frames)
+
+    carrier = filled(0.0)
+    propagate_labels([video.keep_labels({1, 5})], space, tmp_path / "out", reach=2, carrier=carrier, look=looked)
+    assert asked == [[0, 1, 2, 3], [4, 5, 6]]
+    frames = read_frames(video, [4, 5])
+    state = None
+    with torch.no_grad():
+        for frame, logits in zip(frames, look(frames), strict=True):
+            want, state = model.step(frame.image[None], state)
+            torch.testing.assert_close(logits, want)
 
 
 def test_each_frame_takes_the_nearest_labels() -> None:

@@ -32,8 +32,9 @@ from everyframe.labels import LabelSpace
 from everyframe.models.zoo import create_model
 from everyframe.predict import predict
 from everyframe.semi.iterative import Stage
-from everyframe.training import self_training
+from everyframe.training import round_labels, self_training
 from everyframe.training.labelling import _sure_labels, label_videos, with_ignore
+from everyframe.training.propagation import goals_of
 from everyframe.training.recipe import Config, read_recipe
 from everyframe.training.self_training import advice, self_train
 from everyframe.training.start import start
@@ -259,6 +260,36 @@ def test_the_first_teacher_trains_on_moved_labels(videos: Path, tmp_path: Path, 
         self_train(read_recipe("fcn-tiny"), {**changes, "data.pseudo_labels": "x"}, out, propagate=1)
 
 
+def test_rounds_may_carry_labels_to_the_frames_around(videos: Path, tmp_path: Path, trained: list[str]) -> None:
+    """Of four frames with one label the neighbours are labelled, by flow and the first model."""
+    out, changes = tmp_path / "loop", options(videos)
+    given: dict[str, Any] = {"threshold": 0.0, "scales": (1.0,), "flip": False, "reach": 1, "refine_steps": 2}
+    stages = self_train(read_recipe("fcn-tiny"), changes, out, labels="refined", **given)
+    assert [stage.name for stage in stages] == ["round0/train", "round1/refine", "round1/label", "round1/train"]
+    refine, label = stages[1:3]
+    assert set(refine.results) == {"refined", "filled"}
+    assert (out / "round1" / "refiner" / "refiner.safetensors").is_file()
+    data = ClipDataModule(f"vspw:{videos}", budget=1)
+    near = {video.name: goals_of(video.labelled, 4, 1)[video.labelled[0]] for video in data.train_videos}
+    written = {
+        path.relative_to(out / "round1" / "labels").as_posix() for path in (out / "round1").rglob("labels/*/*.png")
+    }
+    names = {video.name: [frame.name for frame in video.frames] for video in data.train_videos}
+    assert written == {f"{name}/{names[name][index]}.png" for name, goals in near.items() for index in goals}
+    assert label.results["frames"] == len(written)
+    assert label.results["coverage"] == 1.0
+    before = (out / "round1" / "refiner" / "refiner.safetensors").stat().st_mtime_ns
+    trained.clear()
+    self_train(read_recipe("fcn-tiny"), changes, out, labels="refined", **given)  # all of it is there
+    assert trained == []
+    assert (out / "round1" / "refiner" / "refiner.safetensors").stat().st_mtime_ns == before
+    with pytest.raises(InputError, match="labels 'refined' there, 'filled' now"):
+        self_train(read_recipe("fcn-tiny"), changes, out, labels="filled", **given)
+    filled = self_train(read_recipe("fcn-tiny"), changes, tmp_path / "filled", labels="filled", **given)
+    assert [stage.name for stage in filled] == ["round0/train", "round1/label", "round1/train"]
+    assert filled[1].results["frames"] == len(written)
+
+
 def test_a_stopped_loop_goes_on_with_what_is_missing(
     videos: Path, tmp_path: Path, trained: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -268,7 +299,7 @@ def test_a_stopped_loop_goes_on_with_what_is_missing(
     self_train(recipe, changes, whole, **views)
     trained.clear()
 
-    label = self_training.label_videos
+    label = round_labels.label_videos
 
     def killed_in_the_second_video(model: Any, given: Any, out: Path, **more: Any) -> Any:
         seen = iter(range(100))
@@ -281,7 +312,7 @@ def test_a_stopped_loop_goes_on_with_what_is_missing(
         return label(model, given, out, **{**more, "stop": stop})
 
     with monkeypatch.context() as patch:
-        patch.setattr(self_training, "label_videos", killed_in_the_second_video)
+        patch.setattr(round_labels, "label_videos", killed_in_the_second_video)
         with pytest.raises(self_training.LoopStopped) as stopped:
             self_train(recipe, changes, parts, **views)
     assert (stopped.value.stage, stopped.value.signal) == ("round1/label", signal.SIGTERM)
@@ -310,8 +341,12 @@ def test_a_stopped_loop_goes_on_with_what_is_missing(
     ("arguments", "expected"),
     [
         (["fcn-tiny", "--data", "x"], "add --out FOLDER"),
-        (["fcn-tiny", "--data", "x", "--out", "{out}", "--rounds", "-1"], "rounds >= 0"),
+        (["fcn-tiny", "--data", "x", "--out", "{out}", "--rounds", "-1"], "rounds and propagate >= 0"),
         (["fcn-tiny", "--data", "x", "--out", "{out}", "--threshold", "2"], "threshold in 0..1"),
+        (
+            ["fcn-tiny", "--data", "x", "--out", "{out}", "--reach", "0"],
+            "reach and refine_steps >= 1, came 1, 0, 0.9, 0 and 400",
+        ),
         (["fcn-tiny", "--data", "x", "--out", "{out}", "--stepps", "2"], "--stepps is no option; did you mean steps"),
         (["fcn-tny", "--out", "{out}"], "did you mean fcn-tiny"),
     ],
@@ -326,7 +361,7 @@ def test_mistakes_are_one_clear_line(arguments: list[str], expected: str, tmp_pa
 def test_defaults_are_those_of_the_library(capsys: pytest.CaptureFixture[str]) -> None:
     known, rest = verb.parser().parse_known_args(["fcn-tiny", "--unlabeled", "a", "b", "--no-flip"])
     assert (known.rounds, known.threshold, known.scales, known.flip) == (1, 0.9, (0.75, 1.0, 1.25), False)
-    assert known.propagate == 0
+    assert (known.propagate, known.labels, known.reach) == (0, "predicted", 5)
     assert rest == ["fcn-tiny", "--unlabeled", "a", "b"]
     assert verb.main([]) == 2
 

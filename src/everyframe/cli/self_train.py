@@ -7,16 +7,17 @@ import inspect
 import shlex
 import signal
 import sys
+from typing import get_args
 
 from everyframe.cli.train import split_options
 from everyframe.errors import InputError
 
 USAGE = (
     "everyframe self-train RECIPE --data SPEC --out FOLDER [--unlabeled DIR...] [--rounds N] [--propagate K] "
-    "[--option value ...]"
+    "[--labels predicted|filled|refined] [--option value ...]"
 )
 DESCRIPTION = """\
-Train RECIPE on the labels; label every other frame with the result; train RECIPE anew on both; repeat. FOLDER/model is
+Train RECIPE on the labels; label other frames with the result; train RECIPE anew on both; repeat. FOLDER/model is
 the last student, FOLDER/self_training.json says what each stage took (hours, bytes) and gave (mIoU, coverage,
 precision of the pseudo-labels where labels are known that the budget hides). The same command goes on after a stop.
 All options of `everyframe train` work. The alternative that trains once and writes no label maps is a teacher inside
@@ -26,7 +27,7 @@ the run: `everyframe train RECIPE --unlabeled DIR` or `--teacher.weight 1`.
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the options that `everyframe train` does not have; defaults are those of `self_train`."""
-    from everyframe.training.self_training import self_train
+    from everyframe.training.self_training import LabelSource, self_train
 
     made = argparse.ArgumentParser(
         prog="everyframe self-train",
@@ -44,8 +45,20 @@ def parser() -> argparse.ArgumentParser:
         help="the first teacher also learns from each label map on the K frames before and after, moved along optical "
         "flow (default: %(default)s)",
     )  # fmt: skip
+    made.add_argument(
+        "--labels", choices=get_args(LabelSource),
+        help="where the rounds' label maps come from: the model's predictions of every frame; the labels of the frames "
+        "around, moved along optical flow, the model filling in what was hidden; these refined at every frame "
+        "(default: %(default)s)",
+    )  # fmt: skip
+    made.add_argument(
+        "--reach", type=int, metavar="K", help="frames before and after a label map that are filled or refined from it "
+        "(default: %(default)s)",
+    )  # fmt: skip
+    made.add_argument("--refine-steps", type=int, metavar="N", help="training steps of what refines them (%(default)s)")
     named = inspect.signature(self_train).parameters
-    made.set_defaults(**{name: named[name].default for name in ("rounds", "threshold", "scales", "flip", "propagate")})
+    own = ("rounds", "threshold", "scales", "flip", "propagate", "labels", "reach", "refine_steps")
+    made.set_defaults(**{name: named[name].default for name in own})
     return made
 
 

@@ -1,8 +1,8 @@
-"""Experiments of our own: what helps to choose a model."""
+"""Experiments of our own: what helps to choose a model, or where its labels come from."""
 
 from __future__ import annotations
 
-from everyframe.reproduce.experiment import ONE_LABEL, Experiment, Row, row
+from everyframe.reproduce.experiment import ALL_LABELS, ONE_LABEL, TEACHER, Experiment, Overrides, Row, row
 
 HEADS = {"FCN": "fcn", "OCRNet": "ocr", "UperNet": "uper"}
 """Label -> head."""
@@ -25,10 +25,39 @@ def temporal(backbone: str) -> tuple[Row, ...]:
     return tuple(rows)
 
 
+LABEL_SOURCES: dict[str, Overrides] = {
+    "labels moved": {"rounds": 0, "propagate": 5},
+    "moved and filled": {"rounds": 1, "threshold": 0.0, "labels": "filled", "reach": 5},
+    "moved and refined": {"rounds": 1, "threshold": 0.0, "labels": "refined", "reach": 5},
+    "predicted": {"rounds": 1, "threshold": 0.0},
+}
+"""Row -> options of `everyframe self-train`: Zhu et al. (CVPR 2019); warp-inpaint and Warp-Refine (Ganeshan et al.,
+ICCV 2021); Naive-Student (Chen et al., ECCV 2020)."""
+
+
+def label_sources(backbone: str) -> tuple[Row, ...]:
+    """Label maps for the frames around labelled ones, by flow, by a model, by both; beside labels alone and all."""
+    model = f"ocr-{backbone}"
+    return (
+        row("labels alone", model, ONE_LABEL),
+        *(row(label, model, ONE_LABEL, loop=loop) for label, loop in LABEL_SOURCES.items()),
+        row("Mean Teacher", model, ONE_LABEL, TEACHER),
+        row("all labels", model, ALL_LABELS),
+    )
+
+
 OWN_EXPERIMENTS: dict[str, Experiment] = {
     "temporal": Experiment(
         "heads alone, with a recurrent memory (GRU) and with SSLTM's module, one label per video",
         temporal,
         differences=tuple((f"{label}, {module}", label) for label in HEADS for module in ("GRU", "SSLTM")),
+    ),
+    "label-sources": Experiment(
+        "OCRNet on label maps moved along flow, filled in, refined, predicted; one label per video",
+        label_sources,
+        differences=(
+            *((label, "labels alone") for label in (*LABEL_SOURCES, "Mean Teacher")),
+            ("moved and refined", "moved and filled"),
+        ),
     ),
 }

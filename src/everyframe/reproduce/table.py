@@ -59,6 +59,8 @@ COLUMNS = (
     Column("gmacs", "GMACs", lambda value: f"{value:.2f}", deviates=False),
     Column("frames_per_second", "frames/s", lambda value: f"{value:.2f}"),
     Column("hours", "hours", lambda value: f"{value:.3f}"),
+    Column("label_coverage", "pixels labelled", _percent, deviates=False, optional=True),
+    Column("label_precision", "of them right", _percent, optional=True),
     Column("label_bytes", "label maps (MB)", lambda value: f"{value / 1e6:.2f}", deviates=False, optional=True),
 )
 INTERVAL_AFTER = "mIoU"
@@ -132,7 +134,10 @@ def read_figures(cell: Cell, record: CellRecord) -> Figures:
     loop = cell.folder / "run" / "self_training.json"
     if loop.exists():
         stages = json.loads(loop.read_text(encoding="utf-8"))["stages"]
-        found["label_bytes"] = sum(stage["bytes"] for stage in stages if stage["name"].endswith("/label"))
+        labelled = [stage for stage in stages if stage["name"].endswith("/label") or stage["name"] == "propagate"]
+        found["label_bytes"] = sum(stage["bytes"] for stage in labelled)
+        last = labelled[-1]["results"] if labelled else {}
+        found |= {f"label_{name}": last.get(name) for name in ("coverage", "precision")}
     found |= {f"{OF_CLASS}{of_class.name}": of_class.iou for of_class in results.classes}
     for subset in SUBSETS:
         part = cell.folder / f"report-{subset}" / "results.json"

@@ -2,11 +2,14 @@
 
 Chen et al., "Naive-Student: Leveraging Semi-Supervised Learning in Video Sequences for Urban Scene Segmentation" (ECCV
 2020): predictions averaged over scales and mirrored frames are taken as labels, without flow. There every pixel
-counts; here those below a threshold are left out.
+counts; here those below a threshold are left out. With `labels="filled"` or "refined" the label maps are those of the
+labelled frames instead, moved along flow to the frames around them, and the teacher's view helps out (`propagation`,
+`warp_refine`).
 
     OUT/self_training.json       the stages: hours, bytes, scores
     OUT/propagated/labels        with `propagate`: labels moved along optical flow, for the first teacher
     OUT/round0/run               the first teacher, trained on the labels
+    OUT/round1/refiner           with "refined": refiner.safetensors, trained on cycles
     OUT/round1/labels            its pseudo-labels, VIDEO/FRAME.png, labels.json, pseudo_labels.json
     OUT/round1/run               the student trained on labels and pseudo-labels; the teacher of round 2
     OUT/model                    the last student
@@ -19,26 +22,22 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 
-from everyframe.data.datamodule import ClipDataModule
 from everyframe.data.loader import world
 from everyframe.errors import InputError
 from everyframe.semi.iterative import Stage, StageRecord
-from everyframe.training.labelling import label_videos
 from everyframe.training.last_checkpoint import StopSignals
-from everyframe.training.propagation import propagate_labels
 from everyframe.training.recipe import Config, dump, resolve
+from everyframe.training.round_labels import LabelSource, StopAsked, Teacher, label_around
 from everyframe.training.run import RunFolder
 
 FEW = 0.05
 """Share of the pixels below which pseudo-labels teach next to nothing."""
-
-StopAsked = Callable[[], signal.Signals | None]
 
 
 class LoopStopped(Exception):
@@ -64,6 +63,9 @@ def self_train(
     scales: Sequence[float] = (0.75, 1.0, 1.25),
     flip: bool = True,
     propagate: int = 0,
+    labels: LabelSource = "predicted",
+    reach: int = 5,
+    refine_steps: int = 400,
     source: str = "recipe",
 ) -> list[Stage]:
     """Run the loop, or what is missing of it.
@@ -79,6 +81,10 @@ def self_train(
         flip: and over the mirrored frame.
         propagate: the first teacher trains on every label map also for so many frames before and after it, moved there
             along optical flow (see `propagate_labels`); 0 for none. With no rounds that is Zhu et al.'s training.
+        labels: where the label maps of the rounds come from, see `LabelSource`. Those moved along flow need label maps
+            to start from: videos without any are left out then, and the threshold counts where the teacher has a say.
+        reach: frames before and after a label map that are labelled from it, unless labels are "predicted".
+        refine_steps: training steps of what refines labels, see `train_refiner`.
         source: how messages name the recipe.
 
     Returns:
@@ -90,11 +96,13 @@ def self_train(
     """
     if world()[1] > 1:
         raise InputError("self-train: expected one process, came several; it starts those of --trainer.devices itself")
-    if min(rounds, propagate) < 0 or not 0 <= threshold <= 1:
+    if min(rounds, propagate) < 0 or not 0 <= threshold <= 1 or min(reach, refine_steps) < 1:
         raise InputError(
-            f"self-train: expected rounds >= 0, threshold in 0..1 and propagate >= 0, came {rounds}, {threshold:g} and "
-            f"{propagate}"
+            f"self-train: expected rounds and propagate >= 0, threshold in 0..1, reach and refine_steps >= 1, came "
+            f"{rounds}, {propagate}, {threshold:g}, {reach} and {refine_steps}"
         )
+    if labels not in get_args(LabelSource):
+        raise InputError(f"self-train: expected labels of {', '.join(get_args(LabelSource))}, came {labels!r}")
     if propagate and ("data.pseudo_labels" in overrides or "pseudo_labels" in _section(recipe, "data")):
         raise InputError("self-train: expected either propagate or data.pseudo_labels for the first teacher, came both")
     out = Path(out)
@@ -108,7 +116,10 @@ def self_train(
     config = config_of(0)
     views = {"threshold": threshold, "scales": [float(s) for s in scales], "flip": flip}
     moved = {"propagate": propagate} if propagate else {}
-    record = StageRecord(out / "self_training.json", {**views, **moved, **_settings(recipe, options)})
+    carried: dict[str, Any] = {} if labels == "predicted" else {"labels": labels, "reach": reach}
+    if labels == "refined":
+        carried["refine_steps"] = refine_steps
+    record = StageRecord(out / "self_training.json", {**views, **moved, **carried, **_settings(recipe, options)})
     with StopSignals() as signals:
 
         def asked() -> signal.Signals | None:
@@ -116,15 +127,24 @@ def self_train(
 
         if propagate and not record.done("propagate"):
             with record.stage("propagate", out / "propagated") as stage:
-                stage.results = _propagate(config, out / "propagated" / "labels", propagate, asked)
+                stage.results = label_around(config, out / "propagated" / "labels", propagate, asked)
                 _stop(asked, stage)
             print(stage, file=sys.stderr)
         for number in range(rounds + 1):
             home = out / f"round{number}"
+            teacher = Teacher(RunFolder(out / f"round{number - 1}" / "run").model, config, views, asked)
+            if number and labels == "refined" and not record.done(f"round{number}/refine"):
+                with record.stage(f"round{number}/refine", home / "refiner") as stage:
+                    stage.results = teacher.train_refiner(home / "refiner" / "refiner.safetensors", reach, refine_steps)
+                    _stop(asked, stage)
+                print(stage, file=sys.stderr)
             if number and not record.done(f"round{number}/label"):
                 with record.stage(f"round{number}/label", home / "labels") as stage:
-                    teacher = RunFolder(out / f"round{number - 1}" / "run").model
-                    stage.results = _label(teacher, config, home / "labels", views, asked)
+                    if labels == "predicted":
+                        stage.results = teacher.predict(home / "labels")
+                    else:
+                        refiner = home / "refiner" / "refiner.safetensors"
+                        stage.results = teacher.carry(home / "labels", reach, refiner if labels == "refined" else None)
                     _stop(asked, stage)
                 print(stage, file=sys.stderr)
             if not record.done(f"round{number}/train"):
@@ -200,35 +220,6 @@ def _settings(recipe: Mapping[str, Any], options: Mapping[str, Any]) -> Config:
     own = {key: value for key, value in recipe.items() if key != "out"}
     plain: Config = yaml.safe_load(dump({"recipe": own, "options": given}))
     return plain
-
-
-def _label(teacher: Path, config: Config, folder: Path, views: Mapping[str, Any], asked: StopAsked) -> dict[str, float]:
-    """Label all training videos and those without labels."""
-    data = _data(config)
-    videos = [*data.train_videos, *data.unlabeled_videos]
-    device = "cpu" if config["trainer"].get("accelerator") == "cpu" else "auto"
-    truth = {video.name: video for video in data.hidden_videos or ()}
-    found = label_videos(teacher, videos, folder, **views, truth=truth, device=device, stop=lambda: asked() is not None)
-    if not found["frames"] and asked() is None:
-        raise InputError(
-            f"{folder}: expected frames without a label of which {teacher} is sure somewhere (threshold "
-            f"{views['threshold']:g}), came none; train longer or lower --threshold, with another --out"
-        )
-    return found
-
-
-def _propagate(config: Config, folder: Path, reach: int, asked: StopAsked) -> dict[str, float]:
-    """Move the labels of the training videos to the frames around."""
-    data = _data(config)
-    truth = {video.name: video for video in data.hidden_videos or ()}
-    return propagate_labels(
-        data.train_videos, data.label_space, folder, reach=reach, truth=truth, stop=lambda: asked() is not None
-    )
-
-
-def _data(config: Config) -> ClipDataModule:
-    """Return the data of a run without its pseudo-labels."""
-    return ClipDataModule(**{**config["data"], "pseudo_labels": None})
 
 
 def _outcome(folder: RunFolder) -> dict[str, Any]:

@@ -1,0 +1,112 @@
+"""What a self-training loop labels between its trainings: with a teacher's eyes, along flow, or by both."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from everyframe.data.datamodule import ClipDataModule
+from everyframe.data.layout import VideoRef
+from everyframe.errors import InputError
+from everyframe.inference.stream import Stream
+from everyframe.inference.views import with_views
+from everyframe.models.label_refiner import load_refiner, save_refiner
+from everyframe.training.labelling import label_videos
+from everyframe.training.propagation import Carrier, filled, look_with, propagate_labels
+from everyframe.training.recipe import Config
+from everyframe.training.warp_refine import Refined, train_refiner
+
+LabelSource = Literal["predicted", "filled", "refined"]
+"""Where a round's label maps come from: the teacher's predictions of every frame; label maps moved along flow, the
+teacher filling in what was hidden; the same, refined at every frame (Warp-Refine)."""
+
+StopAsked = Callable[[], signal.Signals | None]
+"""Returns the signal that asks to stop, if one has come."""
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """The model of a round, and what it labels.
+
+    Attributes:
+        model: folder of the saved model.
+        config: resolved options of the loop's training runs; says which videos.
+        views: threshold, scales and flip of `self_train`.
+        asked: whether a signal asks to stop.
+    """
+
+    model: Path
+    config: Config
+    views: Mapping[str, Any]
+    asked: StopAsked
+
+    def predict(self, folder: Path) -> dict[str, float]:
+        """Label all training videos and those without labels by the model's predictions."""
+        data = _data(self.config)
+        videos = [*data.train_videos, *data.unlabeled_videos]
+        found = label_videos(
+            self.model, videos, folder, **self.views, truth=_truth(data), device=self._device, stop=self._stopped
+        )
+        if not found["frames"] and not self._stopped():
+            raise InputError(
+                f"{folder}: expected frames without a label of which {self.model} is sure somewhere (threshold "
+                f"{self.views['threshold']:g}), came none; train longer or lower --threshold, with another --out"
+            )
+        return found
+
+    def train_refiner(self, path: Path, reach: int, steps: int) -> dict[str, float]:
+        """Train what refines moved labels, and write it."""
+        data = _data(self.config)
+        refiner, score = train_refiner(
+            look_with(self._stream()), data.train_videos, data.label_space, reach=reach, steps=steps, stop=self._stopped
+        )
+        save_refiner(refiner, path)
+        return score._asdict()
+
+    def carry(self, folder: Path, reach: int, refiner: Path | None) -> dict[str, float]:
+        """Move the labels of the training videos to the frames around, with the model's help."""
+        data = _data(self.config)
+        threshold = self.views["threshold"]
+        carrier: Carrier = filled(threshold) if refiner is None else Refined(load_refiner(refiner), threshold)
+        found = propagate_labels(
+            data.train_videos, data.label_space, folder, reach=reach, carrier=carrier, look=look_with(self._stream()),
+            truth=_truth(data), stop=self._stopped,
+        )  # fmt: skip
+        if not found["frames"] and not self._stopped():
+            raise InputError(
+                f"{folder}: expected frames without a label near labelled ones, came none; use --labels predicted, "
+                f"with another --out"
+            )
+        return found
+
+    def _stream(self) -> Stream:
+        views = {name: self.views[name] for name in ("scales", "flip")}
+        return Stream(with_views(self.model, **views), self._device)
+
+    @property
+    def _device(self) -> str:
+        return "cpu" if self.config["trainer"].get("accelerator") == "cpu" else "auto"
+
+    def _stopped(self) -> bool:
+        return self.asked() is not None
+
+
+def label_around(config: Config, folder: Path, reach: int, asked: StopAsked) -> dict[str, float]:
+    """Move the labels of the training videos to the frames around them, without a model."""
+    data = _data(config)
+    return propagate_labels(
+        data.train_videos, data.label_space, folder, reach=reach, truth=_truth(data), stop=lambda: asked() is not None
+    )
+
+
+def _truth(data: ClipDataModule) -> dict[str, VideoRef]:
+    """Return the videos that have labels which the budget hides, by name."""
+    return {video.name: video for video in data.hidden_videos or ()}
+
+
+def _data(config: Config) -> ClipDataModule:
+    """Return the data of a run without its pseudo-labels."""
+    return ClipDataModule(**{**config["data"], "pseudo_labels": None})
