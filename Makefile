@@ -9,7 +9,7 @@ $(STAMP): pyproject.toml
 	@test -n "$(PYTHON)" || { echo "everyframe needs Python 3.11 or newer; found none on PATH. Try: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -e '.[dev,hub]'
+	$(BIN)/python -m pip install --quiet -e '.[dev,hub,export]'
 	touch $@
 
 demo: $(STAMP)  ## synthetic videos -> check -> train -> label every frame -> evaluate -> report

@@ -26,6 +26,7 @@ ONLY_IN = {
     "timm": ("models/",),
     "transformers": ("models/",),
     "av": ("io/",),
+    "onnxruntime": ("models/onnx_model.py",),
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -19,6 +19,7 @@ _PUBLIC = {
     "Segmenter": "models.segmenter",
     "create_model": "models.zoo",
     "evaluate": "evaluate",
+    "export": "export.export",
     "load": "models.checkpoint",
     "predict": "predict",
     "stream": "predict",

@@ -21,6 +21,7 @@ VERBS = {
     "ensemble": "join several models: store their scores, sweep the weight of two, mean, vote",
     "reproduce": "the papers' experiments as restartable grids: tables and plots",
     "convert": "turn a published checkpoint into a saved model",
+    "export": "write a saved model as ONNX or torch.export, its memory as inputs and outputs",
     "models": "list the models with parameters and cost",
     "bench": "measure speed and memory (bench predict, model, metrics, stream, contrastive, deform)",
 }

@@ -16,6 +16,7 @@ from everyframe.errors import InputError, writing
 from everyframe.files import whole_file
 from everyframe.labels import LabelSpace
 from everyframe.models import hub
+from everyframe.models.onnx_model import OnnxModel
 from everyframe.models.runs import run_of, runs_in
 from everyframe.models.segmenter import Segmenter
 from everyframe.models.state import load_state, read_state, save_tensors
@@ -90,15 +91,16 @@ def describe(model: Segmenter, metrics: Mapping[str, float] | None = None) -> di
 
 def load(
     path: str | Path, *, strict: bool = True, device: str | torch.device = "cpu", allow_pickle: bool = False
-) -> Segmenter | TransformersModel:
-    """Read a saved model: a folder, or "owner/name" (or "owner/name@revision") on the Hugging Face hub.
+) -> Segmenter | TransformersModel | OnnxModel:
+    """Read a saved model: a folder, an .onnx file, or "owner/name" (or "owner/name@revision") on the Hugging Face hub.
 
     Besides the models of everyframe these are segmentation models of `transformers` (SegFormer, UperNet, MaskFormer,
     Mask2Former, EoMT, VidEoMT and others, see `everyframe.models.transformers_model.FAMILIES`), which then run in the
-    same ways. No code of a folder is run, and nothing but tensors is read from its weights.
+    same ways, and what `everyframe export` wrote as ONNX. No code of a folder is run, and nothing but tensors is read
+    from its weights.
 
     Args:
-        path: folder of a model or of a training run, or hub id; an existing folder wins.
+        path: folder of a model or of a training run, .onnx file, or hub id; an existing folder wins.
         strict: refuse weights that do not fit the model exactly; otherwise take what fits and log the rest.
         device: where the model goes.
         allow_pickle: for models of `transformers` without safetensors, read pytorch_model.bin; tensors only.
@@ -110,6 +112,8 @@ def load(
         InputError: not found, not a model that can be run, damaged, or weights that do not fit.
     """
     folder = Path(model_path(path))
+    if folder.suffix == ".onnx" and not folder.is_dir():
+        return OnnxModel(folder, device)
     on_hub = not folder.exists()
     if on_hub:
         folder = hub.download(str(path), (CONFIG,))
@@ -140,9 +144,10 @@ def load_segmenter(path: str | Path, *, strict: bool = True, device: str | torch
     """
     model = load(path, strict=strict, device=device)
     if not isinstance(model, Segmenter):
+        came = "an exported one" if isinstance(model, OnnxModel) else f"{type(model.network).__name__} of transformers"
         raise InputError(
-            f"{path}: expected a model that everyframe trained, came {type(model.network).__name__} of transformers, "
-            f"which runs in predict, evaluate and ensemble alone"
+            f"{path}: expected a model that everyframe trained, came {came}, which runs in predict, evaluate and "
+            f"ensemble alone"
         )
     return model
 
