@@ -13,6 +13,7 @@ from everyframe.labels import LabelSpace
 from everyframe.models.checkpoint import save
 from everyframe.models.heads.base import Head
 from everyframe.models.segmenter import Segmenter
+from everyframe.models.state import load_state
 from everyframe.models.warm_start import start_from
 from everyframe.models.zoo import HEADS, create_model
 
@@ -86,6 +87,22 @@ def test_prototypes_of_other_classes_are_left_behind(tmp_path: Path) -> None:
     start = start_from(model, tmp_path / "model")
     assert any("prototypes" in name for name in start.fresh)
     assert not any("prototypes" in name for name in start.taken)
+
+
+def test_prototypes_of_another_width_leave_empty_slots(tmp_path: Path) -> None:
+    """The flags of filled slots would fit, and zeros would be attended to as if they were prototypes."""
+    torch.manual_seed(0)
+    old = create_model("fcn-ssltm-tiny", STREET, head={"width": 16})
+    old.temporal.prototypes.filled.fill_(True)
+    save(old, tmp_path / "model")
+    model = create_model("fcn-ssltm-tiny", STREET, head={"width": 32})
+    start = start_from(model, tmp_path / "model")
+    load_state(model, old.state_dict(), strict=False)
+    assert not model.temporal.prototypes.filled.any()
+    assert "temporal.prototypes.filled" in start.fresh
+    reseeded = create_model("fcn-ssltm-tiny", STREET, head={"width": 16}, temporal={"prototype_reseed": 5})
+    assert start_from(reseeded, tmp_path / "model").fresh == ("temporal.prototypes.idle",)
+    assert reseeded.temporal.prototypes.filled.all()
 
 
 @pytest.mark.parametrize("name", ["uper-ssltm-tiny", "mask2former-ssltm-tiny"])

@@ -62,6 +62,21 @@ def difference(module: nn.Module, state: State) -> Difference:
     )
 
 
+def what_fits(module: nn.Module, state: State) -> dict[str, Tensor]:
+    """Return the weights that a module has a place for, by name and shape.
+
+    A part that names one of its tensors in an attribute `led_by` gets none of its own without that one: its others say
+    something about it, such as which of its rows are in use.
+    """
+    own = module.state_dict()
+    fits = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
+    for prefix, part in module.named_modules():
+        leader, before = getattr(part, "led_by", None), f"{prefix}." if prefix else ""
+        if leader is not None and before + leader not in fits:
+            fits = {name: value for name, value in fits.items() if not name.startswith(before)}
+    return fits
+
+
 def load_state(module: nn.Module, state: State, source: str | Path = "weights", *, strict: bool = True) -> Difference:
     """Copy weights into a module.
 
@@ -69,7 +84,7 @@ def load_state(module: nn.Module, state: State, source: str | Path = "weights", 
         module: changed in place.
         state: weights by name.
         source: named in messages, normally the file.
-        strict: refuse when any name or shape differs; otherwise load what fits and log the rest as a warning.
+        strict: refuse when any name or shape differs; otherwise load `what_fits` and log the rest as a warning.
 
     Returns:
         What differed (nothing, when strict).
@@ -85,8 +100,7 @@ def load_state(module: nn.Module, state: State, source: str | Path = "weights", 
         )
     if found:
         logger.warning("%s: loaded in part: %s", source, found.describe(most=1000))
-    fitting = {name: value for name, value in state.items() if name not in found.mismatched}
-    module.load_state_dict(fitting, strict=False)
+    module.load_state_dict(what_fits(module, state), strict=False)
     return found
 
 

@@ -14,6 +14,7 @@ from everyframe.models.convert.positions import fit_positions, is_position, posi
 from everyframe.models.convert.reheading import rehead
 from everyframe.models.ops.class_layer import ClassLayer, class_layers
 from everyframe.models.segmenter import Segmenter
+from everyframe.models.state import what_fits
 from everyframe.models.temporal.prototypes import CategoryPrototypes
 
 SHOWN = 3
@@ -91,7 +92,7 @@ def start_from(model: Segmenter, source: str | Path) -> WarmStart:
         kept = set(shared) & set(other.label_space.names) if followed else set()
         names = model.label_space.names
         classes = tuple(n for n in names if n in kept), tuple(n for n in names if n not in kept)
-    fitting = {name: value for name, value in theirs.items() if name in ours and ours[name].shape == value.shape}
+    fitting = what_fits(model, theirs)
     lost = [name for name in ours if name.startswith("backbone.") and name not in fitting]
     if lost:
         raise InputError(

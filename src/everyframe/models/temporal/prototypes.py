@@ -38,6 +38,8 @@ class CategoryPrototypes(nn.Module):
 
     copied_by_teacher = True
     """A moving average of weights must not blend a slot with the zeros it held before it was filled."""
+    led_by = "prototypes"
+    """Which slots are filled says nothing about other prototypes: see `everyframe.models.state.what_fits`."""
 
     def __init__(
         self,
