@@ -3,6 +3,8 @@ from __future__ import annotations
 import io
 import json
 import os
+import struct
+import zlib
 from fractions import Fraction
 from pathlib import Path
 
@@ -295,6 +297,22 @@ def test_report_as_json_and_as_text(root: Path) -> None:
     assert "and 9 more (all in --json)" in printed
     assert "training would be wrong: 1 error, 2 warnings" in printed
     assert "75.00" in printed  # road: 60 of the 80 pixels with a known id
+
+
+@pytest.mark.parametrize("broken", ["masks/a/1.png", "videos/a/0.jpg", "videos/a/1.jpg"])
+def test_a_header_that_claims_too_much_is_one_finding(root: Path, broken: str) -> None:
+    (root / broken).unlink()
+    (root / broken).with_suffix(".png").write_bytes(png_header(60_000, 60_000))
+    report = check(root)
+    assert len(report.errors) == 1
+    assert "it claims more pixels than memory would hold" in report.errors[0].what
+
+
+def png_header(width: int, height: int) -> bytes:
+    """Return a grey PNG without pixels."""
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)), (b"IDAT", b""), (b"IEND", b"")]
+    parts = (struct.pack(">I", len(x)) + kind + x + struct.pack(">I", zlib.crc32(kind + x)) for kind, x in chunks)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
 def test_turned_by_exif(root: Path) -> None:

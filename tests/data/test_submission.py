@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from everyframe.cli.__main__ import main
+from everyframe.data.layouts import load_split
 from everyframe.data.submission import check_submission, write_submission
 from everyframe.errors import InputError
 from everyframe.io.label_png import write_label
@@ -90,3 +91,12 @@ def test_reading_back_finds_what_is_wrong(root: Path) -> None:
         check_submission(out, 3)
     with pytest.raises(InputError, match="new or empty folder"):
         write_submission(root / "labels", root / "labels")
+
+
+def test_frames_that_exif_turns_have_upright_label_maps(root: Path) -> None:
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    frame = root / "data" / "data" / "b" / "origin" / "0.png"
+    frame.unlink()
+    Image.new("RGB", (5, 9)).save(frame.with_suffix(".jpg"), exif=turned)  # lies; `predict` labels it as 9x5
+    assert write_submission(root / "labels", root / "out.zip", expected=load_split(f"vspw:{root / 'data'}", "test"))

@@ -12,6 +12,7 @@ from PIL import Image
 from everyframe.data.decoding import DecodingThreads
 from everyframe.data.layout import VideoRef
 from everyframe.data.reading import read_frame, read_labels, target_size
+from everyframe.io.images import UNREADABLE, upright_size
 from everyframe.io.video import VideoReader
 from everyframe.labels import LabelSpace
 
@@ -19,10 +20,6 @@ OPENED = 4000
 """Masks whose header is compared with that of their frame: a third of a millisecond each on a local disk."""
 READ = 200
 """Masks that are read to their end, ids and all: ten milliseconds each."""
-UNREADABLE = (Image.DecompressionBombError, OSError, SyntaxError, ValueError)
-"""What PIL raises where a header is none, or claims a picture that no memory would hold."""
-ORIENTATION = 274
-"""EXIF's tag of how a picture is turned; 5 to 8 swap height and width."""
 
 Item = TypeVar("Item")
 
@@ -67,7 +64,7 @@ def _evenly(items: Sequence[Item], count: int) -> list[Item]:
 
 def _read(video: VideoRef, index: int, space: LabelSpace) -> None:
     try:
-        size = _frame_size(video, index, turned_png=True)
+        size = _frame_size(video, index, whole=True)
     except UNREADABLE:
         size = read_frame(video, index).size  # says what is wrong
     read_labels(video, index, space, size if video.height is None else target_size(size, video.height))
@@ -84,19 +81,15 @@ def _headers_fit(video: VideoRef, index: int) -> bool:
     return mask == frame
 
 
-def _frame_size(video: VideoRef, index: int, turned_png: bool = False) -> tuple[int, int]:
-    """Return (H, W) of a frame as it lies on disk, upright; see `_picture_size`."""
+def _frame_size(video: VideoRef, index: int, whole: bool = False) -> tuple[int, int]:
+    """Return (H, W) of a frame as it lies on disk, upright; see `upright_size`."""
     image = video.frames[index].image
-    return _video_size(video.file or Path()) if image is None else _picture_size(image, turned_png)
+    return _video_size(video.file or Path()) if image is None else _picture_size(image, whole)
 
 
-def _picture_size(path: Path, turned_png: bool = False) -> tuple[int, int]:
-    """Return (H, W) of a picture, upright. A PNG may say only at its end that it is turned: `turned_png` reads it."""
+def _picture_size(path: Path, whole: bool = False) -> tuple[int, int]:
     with Image.open(path) as picture:
-        width, height = picture.size
-        asked = turned_png or picture.format != "PNG"
-        turned = asked and picture.getexif().get(ORIENTATION, 1) >= 5
-    return (width, height) if turned else (height, width)
+        return upright_size(picture, whole)
 
 
 @lru_cache(maxsize=64)

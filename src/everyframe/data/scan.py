@@ -13,6 +13,7 @@ from PIL import Image, UnidentifiedImageError
 from everyframe.data.layout import VideoRef
 from everyframe.errors import InputError
 from everyframe.io.container_size import missing_bytes
+from everyframe.io.images import UNREADABLE, upright_size
 from everyframe.io.video import VideoReader
 from everyframe.labels import Color
 
@@ -27,8 +28,6 @@ KINDS = {
     "RGB": "RGB",
     "RGBA": "RGB",
 }
-TURNED = frozenset({5, 6, 7, 8})
-"""EXIF orientations that swap height and width."""
 
 
 @dataclass(slots=True)
@@ -76,7 +75,7 @@ def scan_mask(path: Path) -> MaskScan:
             scan.kind = KINDS.get(picture.mode, picture.mode)
             scan.lossy = picture.format in {"JPEG", "MPO"}
             _count(picture, scan)
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except UNREADABLE as error:
         scan.size, scan.error = None, _why(path, error)
     return scan
 
@@ -116,11 +115,11 @@ def scan_picture(path: Path, whole: bool) -> FrameScan:
             scan.digest = hashlib.blake2b(data, digest_size=16).hexdigest()
             with Image.open(io.BytesIO(data)) as picture:
                 picture.load()
-                scan.size = _upright(picture)
+                scan.size = upright_size(picture)
         else:
             with Image.open(path) as picture:
-                scan.size = _upright(picture)
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+                scan.size = upright_size(picture)
+    except UNREADABLE as error:
         scan.size, scan.error = None, _why(path, error)
     return scan
 
@@ -179,13 +178,6 @@ def _has_end(path: Path) -> bool:
     return (head[:2] == b"\xff\xd8" and b"\xff\xd9" in tail) or (head == b"\x89PNG" and b"IEND" in tail)
 
 
-def _upright(picture: Image.Image) -> tuple[int, int]:
-    # PIL decodes a whole PNG to look for EXIF data behind the pixels; only what stands in the header counts here.
-    known = picture.format != "PNG" or "exif" in picture.info
-    turned = known and picture.getexif().get(0x0112) in TURNED
-    return (picture.width, picture.height) if turned else (picture.height, picture.width)
-
-
 def _why(path: Path, error: Exception) -> str:
     if not path.is_file():
         return "the file is missing"
@@ -193,5 +185,8 @@ def _why(path: Path, error: Exception) -> str:
     if size == 0:
         return "an empty file (0 bytes)"
     # Messages of PIL may name the file or a memory address, which would make every file its own problem.
-    reason = "not a picture" if isinstance(error, UnidentifiedImageError) else str(error).split("(")[0].strip()
-    return f"damaged: {reason}"
+    if isinstance(error, UnidentifiedImageError):
+        return "damaged: not a picture"
+    if isinstance(error, Image.DecompressionBombError):
+        return "damaged: it claims more pixels than memory would hold"
+    return f"damaged: {str(error).split('(')[0].strip()}"

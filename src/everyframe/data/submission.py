@@ -25,6 +25,7 @@ from everyframe.data.predictions import some, table_by_name
 from everyframe.data.reading import target_size
 from everyframe.errors import InputError, writing
 from everyframe.frames import IGNORE
+from everyframe.io.images import UNREADABLE, upright_size
 from everyframe.io.label_png import read_label
 from everyframe.labels import LabelSpace
 
@@ -120,7 +121,7 @@ def _check_file(where: str, data: bytes, classes: int, size: tuple[int, int] | N
     try:
         with Image.open(io.BytesIO(data)) as picture:
             mode, ids = picture.mode, np.array(picture)
-    except (OSError, SyntaxError) as error:
+    except UNREADABLE as error:
         raise InputError(f"{where}: expected a PNG, came a damaged file ({error})") from None
     if mode not in {"P", "L"} or (size is not None and ids.shape != size):
         raise InputError(f"{where}: expected one byte per pixel and size {size}, came mode {mode}, {ids.shape}")
@@ -141,9 +142,9 @@ def _expected(videos: Sequence[VideoRef]) -> Sizes:
             size = None
             if frame.image is not None:
                 try:
-                    with Image.open(frame.image) as picture:  # reads the header alone
-                        size = picture.height, picture.width
-                except OSError as error:
+                    with Image.open(frame.image) as picture:
+                        size = upright_size(picture)
+                except UNREADABLE as error:
                     raise InputError(f"{frame.image}: expected a picture, cannot read it ({error})") from None
                 size = size if video.height is None else target_size(size, video.height)
             sizes[f"{video.name}/{frame.name}.png"] = size

@@ -7,10 +7,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
 from everyframe.errors import InputError
+
+UNREADABLE = (Image.DecompressionBombError, OSError, SyntaxError, ValueError)
+"""What PIL raises where a file is no picture, is damaged, or claims one that no memory would hold."""
+TURNED = frozenset({5, 6, 7, 8})
+"""EXIF orientations that swap height and width."""
 
 
 def open_picture(path: str | Path) -> Image.Image:
@@ -28,10 +33,22 @@ def open_picture(path: str | Path) -> Image.Image:
         raise InputError(f"{path}: expected a picture, found no file; check the path") from None
     except (IsADirectoryError, PermissionError) as error:
         raise InputError(f"{path}: expected a picture that can be read, cannot ({error.strerror})") from None
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
+    except UNREADABLE as error:
         size = path.stat().st_size
         what = "an empty file (0 bytes)" if size == 0 else f"{size} bytes that do not decode ({error})"
         raise InputError(f"{path}: expected a picture, came {what}; replace or remove the file") from None
+
+
+def upright_size(picture: Image.Image, whole: bool = False) -> tuple[int, int]:
+    """Return the (H, W) that `read_image` gives an opened picture.
+
+    Args:
+        picture: as `Image.open` returns it; nothing but its header is read.
+        whole: look behind the pixels too, where a PNG may say that it is turned; PIL decodes all of it for that.
+    """
+    known = whole or picture.format != "PNG" or "exif" in picture.info
+    turned = known and picture.getexif().get(ExifTags.Base.Orientation) in TURNED
+    return (picture.width, picture.height) if turned else (picture.height, picture.width)
 
 
 def read_image(path: str | Path) -> Tensor:
