@@ -83,6 +83,8 @@ def test_names_decide_and_ids_alone_are_train_ids(tmp_path: Path) -> None:
     assert read_mapping(names, FROM, ONTO) == {0: 0, 1: 0}
     ids = own(tmp_path, "\ufeffsource_id,target_id\n2,1\n0,0\n")
     assert read_mapping(ids, FROM, ONTO) == {2: 1, 0: 0}
+    spaced = own(tmp_path, 'source_name , target_name\ncat, "animal"\ndog , animal\n')
+    assert read_mapping(spaced, FROM, ONTO) == {0: 0, 1: 0}
 
 
 @pytest.mark.parametrize(

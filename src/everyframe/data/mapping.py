@@ -155,8 +155,9 @@ def _rows(path: Path) -> list[tuple[int, tuple[str, str, str, str]]]:
     """Read (line, (source id, source name, target id, target name)); "" for what is not there."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            columns = _columns(path, reader.fieldnames or ())
+            reader = csv.DictReader(file, skipinitialspace=True)
+            reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
+            columns = _columns(path, reader.fieldnames)
             return [(reader.line_num, tuple((row.get(c) or "").strip() for c in columns)) for row in reader]  # type: ignore[misc]
     except FileNotFoundError:
         raise InputError(f"{path}: expected a mapping (CSV), found no file; check the path") from None
@@ -165,7 +166,7 @@ def _rows(path: Path) -> list[tuple[int, tuple[str, str, str, str]]]:
 
 
 def _columns(path: Path, header: Iterable[str]) -> tuple[str, str, str, str]:
-    names = {name.strip() for name in header if name}
+    names = set(header) - {""}
     targets = {name.rsplit("_", 1)[0] for name in names if name.endswith(("_id", "_name"))} - {"source"}
     if not names & {"source_id", "source_name"} or len(targets) != 1:
         raise InputError(
