@@ -72,6 +72,10 @@ def test_what_cannot_be(predicted: Path, tmp_path: Path) -> None:
         write_cvat(predicted, tmp_path / "o.zip", alike)
     with pytest.raises(InputError, match="pattern such as"):
         write_cvat(predicted, tmp_path / "o.zip", SPACE, names="frame_{}_{}")
+    with pytest.raises(
+        InputError, match="00000001: expected a name of its own in CVAT, came frame, which 00000000 has"
+    ):
+        write_cvat(predicted, tmp_path / "o.zip", SPACE, names="frame")
     with pytest.raises(InputError, match="expected to write here, cannot"):
         write_cvat(predicted, tmp_path / "no/o.zip", SPACE)
     before = sorted(tmp_path.iterdir())

@@ -6,6 +6,7 @@ Format: https://docs.cvat.ai/docs/dataset_management/formats/format-smask
 from __future__ import annotations
 
 import io
+from collections.abc import Iterable
 from pathlib import Path
 
 from PIL import Image
@@ -37,13 +38,13 @@ def write_cvat(labels: str | Path, out: str | Path, space: LabelSpace, names: st
         The number of label maps packed.
 
     Raises:
-        InputError: no label maps, names without a number, a black class that CVAT takes for the background, or two
-            classes of one colour.
+        InputError: no label maps, names without a number, two label maps of one name, a black class that CVAT takes
+            for the background, or two classes of one colour.
     """
     files = list_masks(require_folder(Path(labels), "label maps of one video"), nested=True)
     if not files:
         raise InputError(f"{labels}: expected label maps (PNG), found none; give the folder of one video")
-    stems = {stem: _renamed(stem, names) for stem in files}
+    stems = _stems(files, names)
     colors = _colors(space)
     painted = LabelSpace(space.names, colors, space.raw_to_train, space.colors)
     lines = [f"{name}:{','.join(map(str, color))}::" for name, color in zip(space.names, colors, strict=True)]
@@ -79,6 +80,19 @@ def space_beside(labels: str | Path) -> LabelSpace:
         f"{beside}: expected the label space of {labels}, found no file; give the folder of one video that predict "
         f"wrote (OUT/VIDEO), or name the file with --label-space"
     )
+
+
+def _stems(files: Iterable[str], names: str | None) -> dict[str, str]:
+    """Return the name without ending of each label map in the zip: a name of its own."""
+    stems = {stem: _renamed(stem, names) for stem in files}
+    first: dict[str, str] = {}
+    for stem, name in stems.items():
+        if first.setdefault(name, stem) != stem:
+            raise InputError(
+                f"{stem}: expected a name of its own in CVAT, came {name}, which {first[name]} has too; give the label "
+                f"maps of one video, and a pattern such as frame_{{:06d}}"
+            )
+    return stems
 
 
 def _renamed(stem: str, names: str | None) -> str:
