@@ -168,7 +168,13 @@ def test_camvid_32_colours_as_11_classes(camvid_original: Path) -> None:
 
 def test_camvid_lists_win(camvid_original: Path) -> None:
     text(camvid_original / "val.txt", "0006R0_f00930")
-    assert [v.name for v in load_split(f"camvid32:{camvid_original}", "val")[0]] == ["0006R0"]
+    found = {s: [v.name for v in load_split(f"camvid32:{camvid_original}", s)[0]] for s in ("train", "val", "all")}
+    assert found["val"] == ["0006R0"]
+    assert found["train"] == ["0001TP", "0016E5"], "what val has must not be trained on"
+    assert found["all"] == ["0001TP", "0006R0", "0016E5", "Seq05VD"]
+    text(camvid_original / "val.txt", "0006R0_f00930", "0006R0_f00931")
+    with pytest.raises(InputError, match=r"val.txt: 1 of 2 names have no data .*: 0006R0_f00931; copy the data"):
+        load_split(f"camvid32:{camvid_original}", "val")
 
 
 def test_camvid_class_dict_form(tmp_path: Path) -> None:

@@ -8,14 +8,15 @@ Two forms are on people's disks, and both are read:
     ROOT/val, valannot, test, testannot      (or ROOT/train, train_labels, val, val_labels, test, test_labels)
 
 Ids in SegNet's masks: 0..10 classes, 11 void. The original is cut into train/val/test as SegNet did (367/101/233
-frames) unless ROOT holds train.txt, val.txt, test.txt with frame names. Of the 32 classes Void is left out, so K = 31.
+frames) unless ROOT holds train.txt, val.txt, test.txt with frame names; frames of a list are in no other split. Of the
+32 classes Void is left out, so K = 31.
 """
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -28,6 +29,7 @@ from everyframe.data.listing import (
     list_frames,
     list_masks,
     lists_of,
+    pick_split,
     report_orphans,
     require_folder,
     require_split,
@@ -77,8 +79,7 @@ def camvid32(root: Path, split: str) -> Split:
         holds = f"CamVid's frames ({STILLS} and {APPROVED}, or train and trainannot, or train and train_labels)"
         labels = root / APPROVED
         frames, masks = list_frames(require_folder(root / STILLS, holds)), list_masks(require_folder(labels, "masks"))
-        lists = lists_of(root)
-        wanted = set(lists.get(split, [])) or {stem for stem in frames if split in ("all", segnet_split(stem))}
+        wanted = _wanted(root, split, frames)
         if not wanted:
             raise InputError(f"{root}: expected split train, val, test or all, came {split!r}; choose one of them")
         frames = {stem: path for stem, path in frames.items() if stem in wanted}
@@ -91,6 +92,14 @@ def splits(root: Path) -> list[str]:
     if (root / STILLS).is_dir():
         return list(SPLITS)
     return [split for split in SPLITS if (root / split).is_dir()]
+
+
+def _wanted(root: Path, split: str, frames: Collection[str]) -> set[str]:
+    """Return the names of the frames of a split: of its list, else SegNet's that no other list takes."""
+    lists = lists_of(root)
+    if split in lists or split == "all":
+        return set(pick_split(root, split, frames, ()))
+    return {stem for stem in frames if segnet_split(stem) == split}.difference(*lists.values())
 
 
 def segnet_split(stem: str) -> str:
