@@ -331,6 +331,7 @@ def test_a_split_without_a_folder_is_not_taken_from_the_folder_of_another(tmp_pa
     assert SPLITS["images"](tmp_path) == ["train"]
     text(tmp_path / "val.txt", "train/f")  # asked for by name it is given
     assert [video.name for video in load_split(tmp_path, "val")[0]] == ["train__f"]
+    assert [video.name for video in load_split(tmp_path, "train")[0]] == list("abcde")
     assert SPLITS["images"](tmp_path) == ["train", "val"]
 
 

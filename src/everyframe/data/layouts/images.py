@@ -4,7 +4,8 @@
     ROOT/images/NAME.jpg                 subfolders are fine
     ROOT/masks/NAME.png                  same name; the folder may be called masks, labels, annotations
     ROOT/images/train, ROOT/masks/train  folders per split (train or training, val or validation, test or testing)
-    ROOT/train.txt, val.txt, test.txt    or lists of names; without either see `everyframe.data.listing.pick_split`
+    ROOT/train.txt, val.txt, test.txt    or lists of names; without either see `everyframe.data.listing.pick_split`.
+                                         A list takes what it names out of the folder of another split
 
 A CVAT export "Segmentation mask 1.1" with images (JPEGImages, SegmentationClass, labelmap.txt) is read as it is.
 """
@@ -50,7 +51,8 @@ def images(root: Path, split: str) -> Split:
     if inside is not None:
         beside = _split_folder(masks, split) or masks / inside.name
         frames, labels = list_frames(inside, nested=True), list_masks(beside, nested=True)
-        names = list(frames)
+        taken = {name for other, listed in lists_of(root).items() if other != split for name in listed}
+        names = [stem for stem in frames if f"{inside.name}/{stem}" not in taken]
     else:
         others = _split_folders(pictures)
         if others and split != "all" and split not in lists_of(root):
