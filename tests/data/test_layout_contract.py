@@ -57,6 +57,7 @@ BROKEN: list[tuple[Callable[[VideoRef], Any], str]] = [
     (lambda v: ([v.frames], SPACE), "every video to be a VideoRef"),
     (lambda v: ([replace(v, frames=list(v.frames))], SPACE), "'val0': expected a tuple of frames, came list"),
     (lambda v: ([replace(v, frames=("a.jpg",))], SPACE), "position 0: expected a FrameRef, came 'a.jpg'"),
+    (lambda v: ([changed(v, name="0")], SPACE), "'val0': expected frames of different names, .* '0' came twice"),
     (lambda v: ([changed(v, image="a.jpg")], SPACE), r"frame '1': expected image .* came str; write Path\('a.jpg'\)"),
     (lambda v: ([changed(v, label="a.png")], SPACE), r"frame '1': expected label .* came str; write Path\('a.png'\)"),
     (lambda v: ([changed(v, image=None)], SPACE), "frame '1': expected an image, or a video file"),

@@ -17,7 +17,7 @@ class FrameRef:
 
     Attributes:
         index: position in the video, from 0.
-        name: file name without ending under which results are written.
+        name: file name without ending under which results are written; unique within the video.
         image: picture file, or None when the frame lies inside `VideoRef.file`.
         label: mask file, or None when the frame is not labelled.
         space: how this mask is read, when that differs from the video's others (pseudo-labels beside masks).
@@ -99,6 +99,7 @@ def _check_frames(video: VideoRef, where: str) -> None:
             f"{where}: expected a tuple of frames, came {type(video.frames).__name__}; write tuple(frames)"
         )
     _check_path(video.file, f"{where}: expected file")
+    names: set[str] = set()
     for position, frame in enumerate(video.frames):
         if not isinstance(frame, FrameRef):
             raise InputError(f"{where}, position {position}: expected a FrameRef, came {frame!r:.80}")
@@ -107,6 +108,12 @@ def _check_frames(video: VideoRef, where: str) -> None:
                 f"{where}, frame {frame.name!r}: expected index {position}, its position in the video, came "
                 f"{frame.index}; number the frames from 0 without gaps, as enumerate(frames) does"
             )
+        if frame.name in names:
+            raise InputError(
+                f"{where}: expected frames of different names, by which their results are kept apart, {frame.name!r} "
+                f"came twice; rename one"
+            )
+        names.add(frame.name)
         if frame.image is None and video.file is None:
             raise InputError(
                 f"{where}, frame {frame.name!r}: expected an image, or a video file that holds the frames, came neither"
