@@ -280,6 +280,14 @@ def test_cvat_damaged_labelmap(own: Path) -> None:
 # -- what would be lost ----------------------------------------------------------------------------------------------
 
 
+def test_masks_of_a_frame_folder_that_is_called_like_a_video_file(own: Path) -> None:
+    (own / "videos/b").rename(own / "videos/b.mp4")
+    with pytest.raises(InputError, match=r"masks/b: a folder of masks, but no video of that name"):
+        load_split(own, "all")
+    (own / "masks/b").rename(own / "masks/b.mp4")
+    assert [(video.name, video.labelled) for video in load_split(own, "all")[0]][1] == ("b.mp4", (0,))
+
+
 @pytest.mark.parametrize(
     ("name", "hint"),
     [

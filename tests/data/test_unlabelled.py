@@ -11,6 +11,7 @@ from PIL import Image
 
 from everyframe.data.datamodule import ClipDataModule
 from everyframe.data.dataset import ClipDataset
+from everyframe.data.findings import DataWarning
 from everyframe.data.layout import FrameRef, VideoRef
 from everyframe.data.layouts import load_split
 from everyframe.data.pseudo_labels import with_pseudo_labels
@@ -50,6 +51,14 @@ def test_a_folder_of_video_files_and_picture_folders_needs_nothing_else(tmp_path
         ("unlabeled1/drive9", 2, ()), ("unlabeled2/yard", 4, ()),
     ]  # fmt: skip
     assert found[2].file == tmp_path / "yard.mp4"
+
+
+def test_folders_called_like_video_files_and_links_to_nothing(tmp_path: Path) -> None:
+    pictures(tmp_path / "yard.mp4")
+    (tmp_path / "gone.mp4").symlink_to(tmp_path / "nowhere.mp4")
+    with pytest.warns(DataWarning, match=r"gone\.mp4: a link to a file that is not there; this video is left out"):
+        found = unlabelled_videos([str(tmp_path)], "train")
+    assert [(v.name, len(v.frames)) for v in found] == [("unlabeled0/yard.mp4", 3)]
 
 
 def test_a_data_set_is_read_by_its_layout_and_split(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from everyframe.data.findings import Level, found
 from everyframe.data.layout import FrameRef, VideoRef
 from everyframe.errors import InputError
-from everyframe.io.names import IMAGE_ENDINGS, natural_key
+from everyframe.io.names import IMAGE_ENDINGS, VIDEO_ENDINGS, natural_key
 
 SPLITS = ("train", "val", "test")
 HELD_OUT = 5
@@ -128,6 +128,21 @@ def _pictures(folder: Path, prefix: str, nested: bool) -> Iterable[tuple[str, Pa
                 yield prefix + stem, Path(entry.path), entry.stat().st_size
             elif ending.lower() in IMAGE_ENDINGS and entry.is_symlink() and not entry.is_dir():
                 yield prefix + stem, Path(entry.path), None
+
+
+def video_files(folder: Path) -> list[Path]:
+    """Return the video files in a folder, and links to nothing that are called like one, sorted; no dot-files."""
+    called = (p for p in folder.iterdir() if p.suffix.lower() in VIDEO_ENDINGS and not p.name.startswith("."))
+    return sorted(p for p in called if not p.is_dir())
+
+
+def list_videos(folder: Path) -> list[Path]:
+    """List the video files in a folder; a link to a file that is not there is reported and left out."""
+    files = video_files(folder)
+    gone = [p for p in files if not p.exists()]
+    if gone:
+        found("warning", "a link to a file that is not there; this video is left out", LINK_FIX, gone)
+    return [p for p in files if p not in gone]
 
 
 def read_list(path: Path) -> list[str]:

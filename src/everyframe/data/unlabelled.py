@@ -9,9 +9,9 @@ from pathlib import Path
 from everyframe.data.classes import find_classes
 from everyframe.data.layout import FrameRef, VideoRef
 from everyframe.data.layouts import load_split, recognise, split_spec
-from everyframe.data.listing import list_frames, subfolders
+from everyframe.data.listing import list_frames, list_videos, subfolders
 from everyframe.errors import InputError
-from everyframe.io.names import VIDEO_ENDINGS, natural_key
+from everyframe.io.names import natural_key
 from everyframe.io.video import VideoReader, frame_name
 
 LABELMAPS = ("labelmap.txt", "masks/labelmap.txt", "masks/*/labelmap.txt")
@@ -65,7 +65,7 @@ def bare_videos(place: str | Path) -> list[VideoRef]:
     if place.is_file():
         return [_file(place)]
     home = place / "videos" if (place / "videos").is_dir() else place
-    files = [p for p in home.iterdir() if p.suffix.lower() in VIDEO_ENDINGS and not p.name.startswith(".")]
+    files = list_videos(home)
     sources = {path.stem: path for path in files}
     folders = {name: home / name for name in subfolders(home)}
     if len(sources) < len(files) or set(sources) & set(folders):

@@ -21,18 +21,19 @@ from everyframe.data.classes import WRITE_IT, Classes, find_classes, labelmap_sp
 from everyframe.data.findings import found
 from everyframe.data.layout import FrameRef, Split, VideoRef
 from everyframe.data.listing import (
-    LINK_FIX,
     defined_splits,
     join,
     list_frames,
     list_masks,
+    list_videos,
     pick_split,
     require_folder,
     subfolders,
+    video_files,
 )
 from everyframe.data.strays import picture_files, polygons_of, tell_lost_masks, tell_polygons
 from everyframe.errors import InputError
-from everyframe.io.names import VIDEO_ENDINGS, natural_key
+from everyframe.io.names import natural_key
 from everyframe.io.video import VideoReader, frame_name
 from everyframe.labels import LabelSpace
 from everyframe.metrics.results_text import counted
@@ -89,7 +90,7 @@ def find_videos(root: Path) -> dict[str, Path]:
         )
     home = require_folder(root / "videos", "video files or frame folders (ROOT/videos/NAME.mp4 or ROOT/videos/NAME/)")
     sources = {name: home / name for name in subfolders(home)}
-    for path in _video_files(home):
+    for path in list_videos(home):
         if path.stem in sources:
             raise InputError(f"{path}: expected one video per name, {sources[path.stem]} has it too; rename one")
         sources[path.stem] = path
@@ -117,21 +118,12 @@ def _is_cvat(root: Path) -> bool:
     return (root / CVAT_MASKS).is_dir() and (root / LABELMAP).is_file()
 
 
-def _video_files(home: Path) -> list[Path]:
-    listed = (p for p in home.iterdir() if p.suffix.lower() in VIDEO_ENDINGS and not p.name.startswith("."))
-    files = sorted(p for p in listed if not p.is_dir())
-    gone = [p for p in files if not p.exists()]
-    if gone:
-        found("warning", "a link to a file that is not there; this video is left out", LINK_FIX, gone)
-    return [p for p in files if p not in gone]
-
-
 def _cvat_videos(root: Path) -> dict[str, Path]:
     images = root / CVAT_IMAGES
     if images.is_dir():
         below = {name: images / name for name in subfolders(images)}
         return below or {root.resolve().name: images}
-    files = _video_files(root)
+    files = list_videos(root)
     if len(files) != 1:
         raise InputError(
             f"{root}: expected the frames of this CVAT export in {CVAT_IMAGES}, or the one video file they come from, "
@@ -180,7 +172,7 @@ def _tell_strays(root: Path, names: Iterable[str]) -> None:
     tell_polygons(home)
     if not _is_cvat(root):
         # A link to a video that is not there has a warning of its own.
-        unread = {p.stem for p in (root / "videos").iterdir() if p.suffix.lower() in VIDEO_ENDINGS}
+        unread = {p.stem for p in video_files(root / "videos")}
         tell_lost_masks(home, {*names, *unread})
 
 
