@@ -105,6 +105,8 @@ def test_folder_two_videos_of_one_name(own: Path) -> None:
         (["1: road", "1: car"], "2: expected YAML, came an error: 1 stands there twice, first in line 1"),
         (["1: no"], "expected a class name, came False; write it in quotes"),
         (["one: road"], "whole numbers before the colons"),
+        (["1.5: road"], "whole numbers before the colons, came 1.5"),
+        (["1: road", "7: {name: dirt, ignore: 1}"], "id 7: expected ignore: true or ignore: false, came 1"),
         (["1: {name: road, colour: [1, 2]}"], "red, green, blue"),
         (["1: {nam: road}"], "expected name, color or ignore, came nam"),
         (["1: {name: a, color: [1, 1, 1]}", "2: {name: b, color: [1, 1, 1]}"], "another colour for each id"),

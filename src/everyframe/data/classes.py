@@ -141,7 +141,7 @@ def _build(path: Path, entries: list[Entry]) -> Classes:
 
 def _id(path: Path, raw: Any) -> int:
     try:
-        if isinstance(raw, bool):
+        if isinstance(raw, bool | float):  # `int` would cut 1.5 to 1
             raise ValueError
         return int(raw)
     except (TypeError, ValueError):
@@ -157,7 +157,9 @@ def _entry(path: Path, raw: Any, value: Any) -> tuple[str, Color | None, bool]:
         if extra:
             raise InputError(f"{path}: id {raw}: expected name, color or ignore, came {', '.join(map(str, extra))}")
         color = _rgb(path, raw, value.get("color", value.get("colour")))
-        ignored = value.get("ignore", False) is True
+        ignored = value.get("ignore", False)
+        if not isinstance(ignored, bool):
+            raise InputError(f"{path}: id {raw}: expected ignore: true or ignore: false, came {ignored!r}")
         value = value.get("name", "ignore" if ignored else None)
     if not isinstance(value, str) or not value.strip():
         raise InputError(
