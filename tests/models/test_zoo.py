@@ -215,7 +215,7 @@ def test_weights_that_cannot_be_downloaded_are_named() -> None:
         ("ocr-resnet18", {"backbone": {"out_indices": [3]}}, "map of 0 to 0 or -1 to -1, came -2.*gives 1; choose"),
         *(
             (f"{head}-tiny", {"head": {"index": index}}, f"expected a map of 0 to 3 or -4 to -1, came {wrong},")
-            for head in ("fcn", "ocr", "uper")
+            for head in ("fcn", "ocr", "uper", "mask2former")
             for index, wrong in (([7], 7), ([-5, 0], -5))
         ),
         *(
@@ -223,6 +223,20 @@ def test_weights_that_cannot_be_downloaded_are_named() -> None:
             for head in ("fcn", "ocr", "psp", "deeplab", "segmenter")
         ),
         ("deeplab-tiny", {"head": {"fine_index": 4}}, "expected a map of 0 to 3 or -4 to -1, came 4,"),
+        ("fcn-tiny", {"head": {"kernel_size": 2}}, "expected an odd kernel_size, came 2"),
+        ("fcn-gru-tiny", {"temporal": {"kernel_size": 4}}, "expected an odd kernel_size, came 4"),
+        *(
+            (name, {part: {"heads": heads}}, f"expected a width that divides by {wrong} heads, came {width}")
+            for name, part, heads, wrong, width in (
+                ("ssltm-tiny", "temporal", 7, 7, 128),
+                ("segmenter-tiny", "head", 7, 7, 128),
+                ("fcn-swin-micro", "backbone", (1, 2, 4, 7), 7, 128),
+                ("fcn-eva02-micro", "backbone", 5, 5, 48),
+                ("fcn-beit-adapter-micro", "backbone", 5, 5, 48),
+            )
+        ),
+        ("ssltm-tiny", {"temporal": {"window": (0, 7)}}, r"expected a window of 1 .*, came \(3, 0, 7\)"),
+        ("ssltm-tiny", {"temporal": {"prototypes": -1}}, "expected 0 or more of depth and prototypes, came 1 and -1"),
     ],
 )
 def test_options_out_of_range_are_named(name: str, options: dict[str, Any], message: str) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from everyframe.models.ops.attention import biased_attention
+from everyframe.models.ops.attention import biased_attention, check_heads
 from everyframe.models.ops.patch_embed import PatchEmbed
 from everyframe.models.ops.relative_position import relative_position_bias, table_rows
 from everyframe.models.ops.stages import drop_path_rates
@@ -30,6 +30,7 @@ class BeitAttention(nn.Module):
         self, width: int, heads: int, grid: tuple[int, int] | None, qkv_bias: bool = True, dropout: float = 0.0
     ) -> None:
         super().__init__()
+        check_heads("BEiT", width, heads)
         self.heads, self.grid = heads, grid
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.q_bias = nn.Parameter(torch.zeros(width)) if qkv_bias else None

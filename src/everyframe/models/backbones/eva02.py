@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from everyframe.models.ops.attention import check_heads
 from everyframe.models.ops.padding import crop_maps, pad_frame
 from everyframe.models.ops.patch_embed import PatchEmbed
 from everyframe.models.ops.stages import drop_path_rates
@@ -56,6 +57,7 @@ class RotaryAttention(nn.Module):
         self, width: int, heads: int, trained: int | None = 16, split: bool = True, qkv_bias: bool = True
     ) -> None:
         super().__init__()
+        check_heads("EVA-02", width, heads)
         self.heads, self.trained = heads, trained
         self.projections = nn.ModuleList(
             nn.Linear(width, width, bias=False) for _ in range(3)

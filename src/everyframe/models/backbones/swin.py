@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from everyframe.models.ops.attention import biased_attention
+from everyframe.models.ops.attention import biased_attention, check_heads
 from everyframe.models.ops.drop_path import DropPath
 from everyframe.models.ops.patch_embed import PatchEmbed
 from everyframe.models.ops.stages import Stage, drop_path_rates, pyramid_shape, run_stages
@@ -48,6 +48,7 @@ class WindowAttention(nn.Module):
         self, channels: int, heads: int, window: int, qkv_bias: bool = True, qk_scale: float | None = None
     ) -> None:
         super().__init__()
+        check_heads("Swin", channels, heads)
         self.heads = heads
         self.scale = qk_scale
         self.qkv = nn.Linear(channels, 3 * channels, bias=qkv_bias)

@@ -38,6 +38,21 @@ def biased_attention(
         return (logits.add_(bias).softmax(-1) @ value.to(kind)).to(query.dtype)
 
 
+def check_heads(kind: str, width: int, heads: int) -> None:
+    """Check that attention heads share the channels evenly.
+
+    Args:
+        kind: of the attention, named in the message.
+        width: channels.
+        heads: number of heads.
+
+    Raises:
+        ValueError: they do not.
+    """
+    if heads < 1 or width % heads:
+        raise ValueError(f"{kind}: expected a width that divides by {heads} heads, came {width}")
+
+
 class SelfAttention(nn.Module):
     """Multi-head self attention with joint projections.
 
@@ -49,8 +64,7 @@ class SelfAttention(nn.Module):
 
     def __init__(self, width: int, heads: int, bias: bool = True) -> None:
         super().__init__()
-        if width % heads:
-            raise ValueError(f"SelfAttention: expected a width that divides by {heads} heads, came {width}")
+        check_heads("SelfAttention", width, heads)
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width, bias=bias)
         self.output = nn.Linear(width, width)

@@ -28,6 +28,16 @@ def normalisation(norm: str, channels: int) -> nn.Module:
     return NORMS[norm](channels)
 
 
+def check_odd(kernel_size: int) -> None:
+    """Check that a kernel has a middle, without which a map would not keep its size.
+
+    Raises:
+        ValueError: its side is even.
+    """
+    if kernel_size % 2 == 0:
+        raise ValueError(f"expected an odd kernel_size, came {kernel_size}")
+
+
 class ConvNormAct(nn.Module):
     """Convolution that keeps the size at stride 1, normalisation, ReLU.
 
@@ -56,6 +66,7 @@ class ConvNormAct(nn.Module):
         act: bool = True,
     ) -> None:
         super().__init__()
+        check_odd(kernel_size)
         padding = dilation * (kernel_size // 2)
         bias = bias or norm == "none"
         self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias=bias)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from everyframe.models.ops.conv import check_odd
 from everyframe.models.temporal.base import Embedding, Features, Memory, TemporalModule
 from everyframe.models.temporal.ring import scene_change, scene_signature, where_cut
 
@@ -55,6 +56,7 @@ class ConvGRU(TemporalModule):
         cut_threshold: float = 0.3,
     ) -> None:
         super().__init__()
+        check_odd(kernel_size)
         self.adjacent = tuple(adjacent)
         self.cut_threshold = cut_threshold
         self.hidden = hidden

@@ -101,6 +101,8 @@ class SSLTM(TemporalModule):
         super().__init__()
         if context not in CONTEXTS:
             raise ValueError(f"SSLTM: expected context to be one of {', '.join(CONTEXTS)}, came {context!r}")
+        if depth < 0 or prototypes < 0:
+            raise ValueError(f"SSLTM: expected 0 or more of depth and prototypes, came {depth} and {prototypes}")
         site = context_site(head, at, regions=context != "none", contexts=prototypes > 0)
         self.adjacent = tuple(sorted(adjacent)) if depth else ()
         self.before = sum(offset < 0 for offset in self.adjacent)

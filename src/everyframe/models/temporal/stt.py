@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from everyframe.models.ops.attention import biased_attention
+from everyframe.models.ops.attention import biased_attention, check_heads
 from everyframe.models.ops.window import join_windows, split_windows
 
 
@@ -25,7 +25,10 @@ class WindowAttention3d(nn.Module):
 
     def __init__(self, channels: int, heads: int, window: tuple[int, int, int]) -> None:
         super().__init__()
+        check_heads("WindowAttention3d", channels, heads)
         t, h, w = window
+        if min(window) < 1:
+            raise ValueError(f"WindowAttention3d: expected a window of 1 frame, row and column or more, came {window}")
         self.heads = heads
         self.window = window
         self.to_query = nn.Linear(channels, channels)

@@ -15,7 +15,7 @@ from everyframe.models.heads.mask2former.transformer_decoder import DecoderLayer
 from everyframe.models.ops.class_layer import ClassLayer
 from everyframe.models.ops.position import sine_positions
 from everyframe.models.ops.precision import without_autocast
-from everyframe.models.ops.resize import resize
+from everyframe.models.ops.resize import map_at, resize
 from everyframe.models.temporal.base import Embedding
 
 
@@ -89,7 +89,7 @@ class Mask2FormerHead(Head):
     ) -> None:
         super().__init__()
         self.index = tuple(range(len(channels)) if index is None else index)
-        channels = [channels[i] for i in self.index]
+        channels = [map_at(channels, i) for i in self.index]
         self.num_classes = num_classes
         self.stride = strides[self.index[0]]
         self.channels = width
