@@ -255,6 +255,9 @@ evil = __import__('os').system('touch ran')
         "size": (64, 64), "ratio": 5.0,
     }  # fmt: skip
     assert not Path("ran").exists()
+    for change in ("norm = f()", "norm['type'] = 'GN'", "norm.update(type='GN')", "norm += 1", "del norm"):
+        assert "norm" not in parse_config(f"norm = dict(type='BN')\n{change}"), "its first value is not the one meant"
+    assert parse_config("a: int = 3\nb = c = [a]\ndef f():\n    a = 4") == {"a": 3, "b": [3], "c": [3]}
     with pytest.raises(InputError, match="expected a configuration in Python"):
         parse_config("model = dict(")
 

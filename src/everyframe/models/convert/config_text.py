@@ -51,7 +51,8 @@ def read_config_file(path: str | Path) -> dict[str, Any]:
 def parse_config(text: str, source: str | Path = "configuration") -> dict[str, Any]:
     """Return the top-level settings of a configuration that are plain values; what is none (functions) is left out.
 
-    Numbers, texts, lists, tuples, dicts, `dict(...)` and names set before are understood; nothing is executed.
+    Numbers, texts, lists, tuples, dicts, `dict(...)` and names set before are understood; nothing is executed. A
+    setting that is changed later in a way that is not understood is left out, for its first value is not the one meant.
 
     Raises:
         InputError: the text is no Python.
@@ -62,19 +63,45 @@ def parse_config(text: str, source: str | Path = "configuration") -> dict[str, A
         raise InputError(f"{source}: expected a configuration in Python, came {error}") from None
     settings: dict[str, Any] = {}
     for statement in tree.body:
-        if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
-            try:
-                settings[statement.targets[0].id] = _value(statement.value, settings)
-            except _NotPlain:
-                continue
+        names, value = _changed(statement), _assigned(statement)
+        try:
+            settings |= dict.fromkeys(names, _value(value, settings))
+        except _NotPlain:
+            settings = {name: known for name, known in settings.items() if name not in names}
     return settings
+
+
+def _assigned(statement: ast.stmt) -> ast.expr | None:
+    """Return what a statement sets names to; None where it does anything else."""
+    if not isinstance(statement, ast.Assign | ast.AnnAssign):
+        return None
+    targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+    return statement.value if all(isinstance(target, ast.Name) for target in targets) else None
+
+
+def _changed(statement: ast.stmt) -> set[str]:
+    """Return the top-level names that a statement sets, or whose values it may change."""
+    if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return {statement.name}  # the names inside are its own
+    targets: list[ast.AST] = [
+        node for node in ast.walk(statement) if isinstance(getattr(node, "ctx", None), ast.Store | ast.Del)
+    ]
+    if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call):
+        targets.append(statement.value.func)  # model.update(...)
+    names: set[str] = set()
+    for target in targets:
+        while isinstance(target, ast.Subscript | ast.Attribute):
+            target = target.value
+        if isinstance(target, ast.Name):
+            names.add(target.id)
+    return names
 
 
 class _NotPlain(Exception):
     """An expression that is no plain value."""
 
 
-def _value(node: ast.expr, known: Mapping[str, Any]) -> Any:
+def _value(node: ast.expr | None, known: Mapping[str, Any]) -> Any:
     if isinstance(node, ast.Constant):
         return node.value
     if isinstance(node, ast.List):
