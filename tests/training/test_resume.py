@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,7 +21,7 @@ from tiny_run import TinyData, TinyLoader, make_clip, run, tiny_model
 
 from everyframe.errors import InputError
 from everyframe.frames import Clip
-from everyframe.training import last_checkpoint
+from everyframe.training import last_checkpoint, supervised
 from everyframe.training.last_checkpoint import Interrupted, StopSignals
 from everyframe.training.run import train
 
@@ -120,24 +122,33 @@ def test_best_model_survives_a_resume(tmp_path: Path) -> None:
     assert result.score >= best["score"] > 0
 
 
-def test_signal_during_validation_resumes_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from everyframe.training import supervised
-
-    observe = supervised.observe
+@pytest.mark.parametrize(("stop_in", "save_every"), [(1, 500), (2, 1), (3, 500)], ids=["first", "second", "at the end"])
+def test_signal_during_validation_resumes_before_it(
+    stop_in: int, save_every: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The validation that was cut off is made up for; then the run is the uninterrupted one in all that it leaves."""
+    observe, seen = supervised.observe, itertools.count(1)
 
     def interrupted(*args: object) -> None:
-        os.kill(os.getpid(), signal.SIGTERM)
+        if next(seen) == stop_in:
+            os.kill(os.getpid(), signal.SIGTERM)
         observe(*args)  # type: ignore[arg-type]
 
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    options: dict[str, Any] = {"validate_every": 5, "save_every": save_every}
+    a = run(whole, 12, data=TinyData(tmp_path / "videos"), **options)
     monkeypatch.setattr(supervised, "observe", interrupted)
     with pytest.raises(Interrupted):
-        run(tmp_path, 10, data=TinyData(tmp_path / "videos"), validate_every=10)
-    monkeypatch.setattr(supervised, "observe", observe)
-    assert checkpoint(tmp_path)["global_step"] == 10
-    assert (tmp_path / "model" / "model.safetensors").exists()  # of this step, see below
-    result = run(tmp_path, 10, data=TinyData(tmp_path / "videos"), validate_every=10, resume="auto")
-    assert result.best_step == 10
-    assert (tmp_path / "model" / "model.safetensors").exists()
+        run(parts, 12, data=TinyData(tmp_path / "videos"), **options)
+    assert checkpoint(parts)["global_step"] == (5, 10, 12)[stop_in - 1]
+    assert (parts / "model" / "model.safetensors").exists()  # of this step, see below
+    b = run(parts, 12, data=TinyData(tmp_path / "videos"), resume="auto", **options)
+    assert (a.best_step, a.score) == (b.best_step, b.score)
+    for table in ("train.csv", "val.csv", "val_classes.csv"):
+        assert columns(whole / "logs" / table) == columns(parts / "logs" / table)
+    for part in ("state_dict", "optimizer_states", "lr_schedulers", "callbacks"):
+        assert_same(checkpoint(whole)[part], checkpoint(parts)[part], part)
+    assert (whole / "model" / "model.safetensors").read_bytes() == (parts / "model" / "model.safetensors").read_bytes()
 
 
 def test_a_run_stopped_before_any_validation_leaves_its_weights(tmp_path: Path) -> None:

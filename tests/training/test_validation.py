@@ -6,11 +6,13 @@ import csv
 import json
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch import Trainer
+from safetensors.torch import load_file
 from tiny_run import SPACE, TinyData, run, tiny_model, write_video
 from torch import Tensor
 
@@ -79,8 +81,6 @@ def test_model_of_the_best_validation_is_exported(tmp_path: Path) -> None:
     assert table[result.best_step] == max(table.values()) == pytest.approx(result.score, abs=1e-5)
     best = torch.load(tmp_path / "checkpoints" / "best.ckpt", weights_only=True)
     assert best["global_step"] == result.best_step
-    from safetensors.torch import load_file
-
     exported = load_file(tmp_path / "model" / "model.safetensors")
     for name, value in exported.items():
         assert torch.equal(best["state_dict"][f"model.{name}"], value), name
@@ -102,6 +102,33 @@ def test_run_learns(tmp_path: Path) -> None:
 def test_validation_at_the_end_when_the_steps_do_not_divide(tmp_path: Path) -> None:
     assert run(tmp_path, 7, data=TinyData(tmp_path / "videos"), validate_every=5).best_step in (5, 7)
     assert [row["step"] for row in rows(tmp_path / "logs" / "val.csv")] == ["5", "7"]
+
+
+@pytest.mark.parametrize("steps", [7, 10], ids=["outside of the steps", "with the last step"])
+def test_the_model_of_the_last_validation_has_to_be_beaten_when_the_run_goes_on(
+    steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = {5: 0.3, steps: 0.6, 15: 0.4, 17: 0.5}
+    logged = cast("property", Trainer.callback_metrics).fget
+    assert logged is not None
+    scored = property(lambda trainer: {**logged(trainer), MONITOR: scores.get(trainer.global_step, 0.0)})
+    monkeypatch.setattr(Trainer, "callback_metrics", scored)
+
+    def best() -> tuple[int, float]:
+        saved = torch.load(tmp_path / "checkpoints" / "best.ckpt", weights_only=True)
+        assert saved["optimizer_states"][0]["state"]
+        assert saved["loops"]["fit_loop"]["state_dict"]["combined_loader"] == [{"position": 4 * saved["global_step"]}]
+        exported = load_file(tmp_path / "model" / "model.safetensors")
+        assert all(torch.equal(saved["state_dict"][f"model.{name}"], value) for name, value in exported.items())
+        return saved["global_step"], saved["callbacks"]["BestModel"]["score"]
+
+    first = run(tmp_path, steps, data=TinyData(tmp_path / "videos"), validate_every=5)
+    assert (first.best_step, best()) == (steps, (steps, 0.6))
+    more = run(tmp_path, 17, data=TinyData(tmp_path / "videos"), validate_every=5, resume="auto")
+    assert (more.best_step, more.score, best()) == (steps, 0.6, (steps, 0.6))
+    assert [int(row["step"]) for row in rows(tmp_path / "logs" / "val.csv")] == sorted({5, steps, 10, 15, 17})
+    last = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert last["loops"]["fit_loop"]["state_dict"]["combined_loader"] == [{"position": 4 * 17}]
 
 
 def test_without_validation_videos_the_last_model_is_exported(tmp_path: Path) -> None:

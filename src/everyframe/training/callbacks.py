@@ -15,7 +15,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 
-from everyframe.errors import InputError
+from everyframe.errors import InputError, writing
+from everyframe.files import whole_file
 from everyframe.models.checkpoint import save
 from everyframe.training.logs import CsvTable
 
@@ -117,8 +118,9 @@ class BestModel(Callback):
         return {"score": self.score, "step": self.step, "validated_step": self.validated_step}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """See `state_dict`."""
-        self.score, self.step, self.validated_step = state["score"], state["step"], state["validated_step"]
+        """See `state_dict`; what this process has validated since that state counts more."""
+        if state["validated_step"] >= self.validated_step:
+            self.score, self.step, self.validated_step = state["score"], state["step"], state["validated_step"]
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Compare, and save."""
@@ -132,6 +134,20 @@ class BestModel(Callback):
                 save(module.exported, self.folder)
             if trainer.state.fn == "fit":
                 trainer.save_checkpoint(self.checkpoint)
+
+    def keep(self, source: Path, last: Path) -> None:
+        """Write down what a validation outside of the steps found, for a run that goes on: its model has to be beaten.
+
+        Args:
+            source: checkpoint of the validated step. A new one would lack the position in the data, which Lightning
+                has forgotten by then.
+            last: the checkpoint to go on from, written with the score; `self.checkpoint` too if the step is the best.
+        """
+        saved = torch.load(source, map_location="cpu", weights_only=True)
+        saved["callbacks"][self.state_key] = self.state_dict()
+        for path in (last, self.checkpoint) if self.step == saved["global_step"] else (last,):
+            with writing(path), whole_file(path) as part:
+                torch.save(saved, part)
 
 
 class ClassTable(Callback):

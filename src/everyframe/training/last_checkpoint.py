@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 from typing import Any, Self
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from everyframe.stopping import NUMBERS, end_now
@@ -129,3 +130,25 @@ class LastCheckpoint(Callback):
     def _stop(self, trainer: Trainer, now: bool) -> None:
         if now:  # where another process was asked to stop, this one has no signal of its own
             raise Interrupted(self.signals.received or signal.SIGTERM, trainer.global_step, self.path)
+
+
+def step_of(path: Path) -> int:
+    """Return the optimiser steps that a checkpoint has behind it."""
+    return int(_read(path)["global_step"])
+
+
+def missed_validation(path: Path, every: int) -> int | None:
+    """Return the step of a checkpoint that was to be validated and was not; None where nothing is to be made up for.
+
+    Args:
+        path: of the checkpoint, which is written before the validation of its step.
+        every: optimiser steps between two validations.
+    """
+    saved = _read(path)
+    step, validated = int(saved["global_step"]), saved["callbacks"].get("BestModel", {}).get("validated_step")
+    return step if step % every == 0 and validated != step else None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    return saved

@@ -24,7 +24,7 @@ from everyframe.models.checkpoint import save
 from everyframe.models.segmenter import Segmenter
 from everyframe.semi.pseudo import Teaching
 from everyframe.training.callbacks import BestModel, ClassTable, SeedEachStep, StopOnNonFiniteLoss, Throughput
-from everyframe.training.last_checkpoint import Interrupted, LastCheckpoint, StopSignals
+from everyframe.training.last_checkpoint import Interrupted, LastCheckpoint, StopSignals, missed_validation, step_of
 from everyframe.training.logs import CsvLogger, EventLogger
 from everyframe.training.mean_teacher import MeanTeacher
 from everyframe.training.objective import Objective
@@ -218,18 +218,28 @@ def train(
             best,
             *([Progress(steps)] if options.get("enable_progress_bar", True) else []),
         ]
-        lightning = _trainer(
-            {"log_every_n_steps": min(50, validate_every, steps), **options},
-            folder,
-            callbacks,
-            max_steps=steps,
-            val_check_interval=validate_every * accumulate,
-            limit_val_batches=limit if validates else 0,
-        )
-        try:
-            lightning.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-            if validates and best.validated_step != lightning.global_step:
+
+        def run_to(step: int, start: Path | None) -> Trainer:
+            lightning = _trainer(
+                {"log_every_n_steps": min(50, validate_every, steps), **options},
+                folder,
+                callbacks,
+                max_steps=step,
+                val_check_interval=validate_every * accumulate,
+                limit_val_batches=limit if validates else 0,
+            )
+            lightning.fit(module, datamodule=data, ckpt_path=start, weights_only=True)
+            done = lightning.global_step
+            if validates and best.validated_step != done:
                 lightning.validate(module, datamodule=data, verbose=False)
+                if is_first_process():
+                    best.keep(start if start is not None and step_of(start) == done else folder.last, folder.last)
+            return lightning
+
+        try:
+            if validates and checkpoint is not None and (missed := missed_validation(checkpoint, validate_every)):
+                run_to(missed, checkpoint)  # a stop cut it off, and Lightning would go on behind it
+            lightning = run_to(steps, checkpoint)
         except Interrupted as stopped:
             if best.step < 0 and module.exported.config:  # the first validation replaces it
                 stopped.model = folder.model
@@ -273,6 +283,7 @@ def _trainer(options: Mapping[str, Any], folder: RunFolder, callbacks: list[Call
             max_epochs=-1,
             check_val_every_n_epoch=None,
             num_sanity_val_steps=0,
+            inference_mode=False,  # what a validation counts into is counted into by the next one, in whichever loop
             enable_checkpointing=False,  # `LastCheckpoint` and `BestModel` do it
             enable_model_summary=False,
             default_root_dir=folder.root,

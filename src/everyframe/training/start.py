@@ -21,6 +21,7 @@ from everyframe.models.segmenter import Segmenter
 from everyframe.models.warm_start import start_from
 from everyframe.models.zoo import create_model
 from everyframe.semi.pseudo import Teaching
+from everyframe.training.last_checkpoint import step_of
 from everyframe.training.objectives_mask import MaskOptions
 from everyframe.training.objectives_temporal import video_objective
 from everyframe.training.optim import Optimization
@@ -183,7 +184,7 @@ def _nothing_to_do(checkpoint: Path | None, steps: int) -> str:
     """Say that a checkpoint has all its steps behind it; "" where some are left."""
     if checkpoint is None:
         return ""
-    done = int(torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["global_step"])
+    done = step_of(checkpoint)
     return f"already at step {done} of {steps}: no step is left to do; more with --steps N" if done >= steps else ""
 
 
