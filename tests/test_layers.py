@@ -11,13 +11,13 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "src" / "everyframe"
 LAYERS = {
-    "errors": 0, "files": 0, "frames": 0, "labels": 0, "flow": 0, "stopping": 0,
+    "errors": 0, "files": 0, "claim": 0, "frames": 0, "labels": 0, "flow": 0, "stopping": 0,
     "io": 1, "metrics": 1, "losses": 1, "models": 1,
     "data": 2, "semi": 2, "inference": 2, "report": 2, "export": 2,
     "training": 3, "predict": 3, "pairs": 3, "evaluate": 3, "ensemble": 3, "convert": 3, "reproduce": 3,
     "cli": 4, "__init__": 4,
 }  # fmt: skip
-LAYER_0_ORDER = ["errors", "files", "frames", "labels", "flow", "stopping"]
+LAYER_0_ORDER = ["errors", "files", "claim", "frames", "labels", "flow", "stopping"]
 # `Segmenter.stream` is the one convenience that points up, inside a method.
 UPWARD = {("models/segmenter.py", "predict")}
 # Modules of layer 2 and 3 that join what training, evaluation and prediction made.

@@ -63,7 +63,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Train in this process, which is quicker; returns the runs in order."""
     runs: list[str] = []
 
-    def here(config: Config, path: Path, asked: Any) -> None:
+    def here(config: Config, path: Path, asked: Any, held: Any) -> None:
         runs.append(Path(config["out"]).parent.name)
         path.parent.mkdir(parents=True, exist_ok=True)
         start(config, "auto")
@@ -335,6 +335,26 @@ def test_a_stopped_loop_goes_on_with_what_is_missing(
     assert trained == ["round2"]
     with pytest.raises(InputError, match=r"threshold 0\.1 there, 0\.5 now"):
         self_train(recipe, changes, parts, **{**views, "threshold": 0.5})
+
+
+def test_a_loop_does_not_begin_beside_a_training_that_a_killed_one_left(
+    videos: Path, tmp_path: Path, trained: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, left = tmp_path / "loop", []
+
+    def killed(config: Config, path: Path, asked: Any, held: Any) -> None:
+        left.append(subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=held))
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(self_training, "train_stage", killed)
+        with pytest.raises(KeyboardInterrupt):
+            self_train(read_recipe("fcn-tiny"), options(videos), out, rounds=0)
+    with left[0], pytest.raises(InputError, match="another `everyframe self-train`, or a command that one left behind"):
+        self_train(read_recipe("fcn-tiny"), options(videos), out, rounds=0)
+    assert trained == []
+    self_train(read_recipe("fcn-tiny"), options(videos), out, rounds=0)
+    assert trained == ["round0"]
 
 
 @pytest.mark.parametrize(

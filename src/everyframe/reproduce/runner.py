@@ -13,13 +13,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from everyframe.claim import claim
 from everyframe.errors import InputError
 from everyframe.files import write_whole
 from everyframe.reproduce.plan import Cell, Setting, cell_key, prepare
@@ -102,10 +102,11 @@ def run_grid(
     Raises:
         InputError: the folder belongs to another grid, or another process is at work in it.
     """
-    with _claim(setting) as lock:
+    with claim(setting.out, "reproduce") as held:
+        check_identity(setting.out / "grid.json", setting.identity())
         one_at_a_time = threading.Lock()
         known = Reuse(reuse)
-        worker = _Worker(setting, tuple(program), max(1, jobs), lock, known, asked, say)
+        worker = _Worker(setting, tuple(program), max(1, jobs), held, known, asked, say)
         joined_models = {
             (label, cell.seed)
             for cell in cells
@@ -136,7 +137,7 @@ class _Worker:
     setting: Setting
     program: tuple[str, ...]
     jobs: int
-    lock: int
+    held: tuple[int, ...]
     reuse: Reuse
     asked: Callable[[], object]
     say: Callable[[str], None]
@@ -195,15 +196,14 @@ class _Worker:
         with (cell.folder / "log.txt").open("a", encoding="utf-8") as log:
             log.write(f"$ {step}\n")
             log.flush()
-            # The lock goes to the child: an orphan of a killed grid keeps it, and nobody writes beside it. A session of
-            # its own: Ctrl-C reaches it through us, once.
+            # A session of its own: Ctrl-C reaches it through us, once.
             process = subprocess.Popen(
                 [*self.program, *step.words],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=self._environment(),
-                pass_fds=(self.lock,),
+                pass_fds=self.held,
                 start_new_session=True,
             )
             told, noted = False, float("-inf")
@@ -236,30 +236,6 @@ def _complete(cell: Cell, record: CellRecord, figures_do: bool) -> bool:
 def _tail(log: Path) -> str:
     lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines()]
     return " | ".join([line for line in lines if line and not line.startswith("$ ")][-LAST_LINES:])[-500:]
-
-
-@contextmanager
-def _claim(setting: Setting) -> Iterator[int]:
-    """Hold the folder, and see that it belongs to this grid."""
-    import fcntl
-
-    try:
-        setting.out.mkdir(parents=True, exist_ok=True)
-        lock = os.open(setting.out / ".lock", os.O_CREAT | os.O_RDWR)
-    except OSError as error:
-        raise InputError(f"{setting.out}: cannot write: {error.strerror}; choose another --out") from None
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(
-                f"{setting.out}: another `everyframe reproduce`, or a command that one left behind, is at work there; "
-                f"wait for it, or choose another --out"
-            ) from None
-        check_identity(setting.out / "grid.json", setting.identity())
-        yield lock
-    finally:
-        os.close(lock)
 
 
 def check_identity(path: Path, identity: Mapping[str, Any]) -> None:

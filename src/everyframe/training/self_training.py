@@ -28,6 +28,7 @@ from typing import Any, get_args
 
 import yaml
 
+from everyframe.claim import claim
 from everyframe.data.loader import world
 from everyframe.errors import InputError
 from everyframe.semi.iterative import Stage, StageRecord
@@ -91,7 +92,7 @@ def self_train(
         The stages in order.
 
     Raises:
-        InputError: options that make no sense, or another loop's folder.
+        InputError: options that make no sense, or the folder of another loop or of one that is at work.
         LoopStopped: SIGTERM or SIGINT came; the same call goes on.
     """
     if world()[1] > 1:
@@ -119,8 +120,9 @@ def self_train(
     carried: dict[str, Any] = {} if labels == "predicted" else {"labels": labels, "reach": reach}
     if labels == "refined":
         carried["refine_steps"] = refine_steps
-    record = StageRecord(out / "self_training.json", {**views, **moved, **carried, **_settings(recipe, options)})
-    with StopSignals() as signals:
+    settings = {**views, **moved, **carried, **_settings(recipe, options)}
+    with StopSignals() as signals, claim(out, "self-train") as held:
+        record = StageRecord(out / "self_training.json", settings)
 
         def asked() -> signal.Signals | None:
             return signals.received
@@ -149,11 +151,11 @@ def self_train(
                 print(stage, file=sys.stderr)
             if not record.done(f"round{number}/train"):
                 with record.stage(f"round{number}/train", home / "run") as stage:
-                    train_stage(config_of(number), home / "train.yaml", asked)
+                    train_stage(config_of(number), home / "train.yaml", asked, held)
                     _stop(asked, stage)
                     stage.results = _outcome(RunFolder(home / "run"))
                 print(stage, file=sys.stderr)
-    shutil.copytree(RunFolder(out / f"round{rounds}" / "run").model, out / "model", dirs_exist_ok=True)
+        shutil.copytree(RunFolder(out / f"round{rounds}" / "run").model, out / "model", dirs_exist_ok=True)
     return list(record.stages.values())
 
 
@@ -176,20 +178,22 @@ def advice(stages: Sequence[Stage], threshold: float) -> list[str]:
     return told
 
 
-def train_stage(config: Config, path: Path, asked: StopAsked) -> None:
+def train_stage(config: Config, path: Path, asked: StopAsked, held: Sequence[int] = ()) -> None:
     """Train in a process of its own, which starts those of several devices itself and frees all memory at its end.
 
     Args:
         config: resolved options.
         path: where they are written for it.
         asked: whether a signal asks to stop; it is passed on, and the run writes its checkpoint.
+        held: what keeps the loop's folder, see `claim`; the run keeps it too.
 
     Raises:
         InputError: the run failed; its own message stands above.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(dump(config), encoding="utf-8")
-    process = subprocess.Popen([sys.executable, "-m", "everyframe.cli", "train", str(path), "--resume", "auto"])
+    command = [sys.executable, "-m", "everyframe.cli", "train", str(path), "--resume", "auto"]
+    process = subprocess.Popen(command, pass_fds=held)
     told = False
     while process.poll() is None:
         try:
