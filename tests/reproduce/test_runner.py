@@ -10,12 +10,15 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from command_player import Player
+from two_rows import ROWS, TWO_ROWS
 
 from everyframe.errors import InputError
+from everyframe.reproduce.grid import EXPERIMENTS
 from everyframe.reproduce.plan import Setting, plan
 from everyframe.reproduce.runner import read_record, run_grid
 from everyframe.reproduce.table import gather
@@ -160,6 +163,22 @@ def test_folder_of_another_grid_is_refused(setting: Make, player: Player) -> Non
     run(setting(), player)
     with pytest.raises(InputError, match=r"extra {} there, {'steps': '7'} now"):
         run(setting(extra={"steps": "7"}), player)
+
+
+def test_results_of_other_commands_are_not_gone_on_with(
+    setting: Make, player: Player, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A later version may train a row in another way: its seeds would be averaged with those that lie there."""
+    player.behave("fail train:resnet18")
+    run(setting(), player)
+    player.forget()
+    for changed in range(2):  # one is done, of the other the training has begun
+        rows = list(ROWS)
+        rows[changed] = replace(ROWS[changed], overrides={**ROWS[changed].overrides, "optimizer.warmup": 7})
+        monkeypatch.setitem(EXPERIMENTS, "two-rows", replace(TWO_ROWS, rows=lambda backbone, rows=tuple(rows): rows))
+        with pytest.raises(InputError, match=r"seed0: expected results of the commands of today.*optimizer.warmup 7"):
+            run(setting(seeds=2), player)
+    assert player.calls == []
 
 
 def test_half_written_record_is_a_fresh_one(setting: Make) -> None:

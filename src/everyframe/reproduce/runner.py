@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,7 +22,7 @@ from typing import Any, Literal
 from everyframe.claim import claim
 from everyframe.errors import InputError
 from everyframe.files import write_whole
-from everyframe.reproduce.plan import Cell, Setting, cell_key, prepare
+from everyframe.reproduce.plan import Cell, Setting, anywhere, cell_key, prepare
 from everyframe.reproduce.reuse import Reuse
 from everyframe.reproduce.steps import Step
 
@@ -104,6 +104,7 @@ def run_grid(
     """
     with claim(setting.out, "reproduce") as held:
         check_identity(setting.out / "grid.json", setting.identity())
+        check_commands(cells)
         one_at_a_time = threading.Lock()
         known = Reuse(reuse)
         worker = _Worker(setting, tuple(program), max(1, jobs), held, known, asked, say)
@@ -236,6 +237,31 @@ def _complete(cell: Cell, record: CellRecord, figures_do: bool) -> bool:
 def _tail(log: Path) -> str:
     lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines()]
     return " | ".join([line for line in lines if line and not line.startswith("$ ")][-LAST_LINES:])[-500:]
+
+
+def check_commands(cells: Iterable[Cell]) -> None:
+    """See that what lies in the folders of cells was made by the commands of today; they change with the versions.
+
+    Raises:
+        InputError: a cell is done, or its training has begun, with other commands: its figures would be averaged with
+            those of the present ones.
+    """
+    for cell in cells:
+        record = read_record(cell)
+        if record.figures is not None and record.key not in ("", cell_key(cell)):
+            raise _other_commands(cell, "figures of a published table")
+        then = dict(zip(record.commands, anywhere(record.commands.values()), strict=True))
+        now = {step.name: command for step, command in zip(cell.steps, anywhere(map(str, cell.steps)), strict=True)}
+        for name in {*record.done, *({"train"} & record.seconds.keys())}:  # a training goes on from its checkpoint
+            if name in now and then.get(name, now[name]) != now[name]:
+                raise _other_commands(cell, f"{then[name]!r} there, {now[name]!r} now")
+
+
+def _other_commands(cell: Cell, what: str) -> InputError:
+    return InputError(
+        f"{cell.folder}: expected results of the commands of today, came others ({what}); choose another --out, or "
+        f"remove the folder to run this cell anew"
+    )
 
 
 def check_identity(path: Path, identity: Mapping[str, Any]) -> None:
