@@ -28,6 +28,14 @@ def test_a_mistyped_option_is_named_before_a_missing_one(
     assert told in capsys.readouterr().err.splitlines()[-1]
 
 
+@pytest.mark.parametrize("command", ["demo", "bench metrics", "evaluate --pred x --data y"])
+def test_a_seed_below_0_is_refused(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main([*command.split(), "--seed", "-1"])
+    assert left.value.code == 2
+    assert "--seed: expected a whole number from 0 on, came -1" in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_the_examples_of_ensemble_have_no_gaps(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["ensemble", "--help"])

@@ -65,6 +65,11 @@ def test_help_stands_anywhere(arguments: list[str], capsys: pytest.CaptureFixtur
         (["ocr-tiny", "--model", "ocr-tinny", "--data", "{videos}", "--out", "{tmp}"], "no model 'ocr-tinny'"),
         (["ocr-tiny", "--steps", "0", "--data", "{videos}", "--out", "{tmp}"], "steps: expected at least 1"),
         (
+            ["ocr-tiny", "--seed", "-1", "--data", "{videos}", "--out", "{tmp}"],
+            "train: seed: expected a whole number from 0",
+        ),
+        (["ocr-tiny", "--data.seed", "-1", "--data", "{videos}", "--out", "{tmp}"], "data.seed: expected a whole"),
+        (
             ["ocr-tiny", "--objective.class_weights", "[1, 2]", "--data", "{videos}", "--out", "{tmp}"],
             "weights, one per class, came 2",
         ),

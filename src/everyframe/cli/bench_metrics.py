@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from everyframe.cli.parser import Parser
+from everyframe.cli.parser import Parser, seed_value
 from everyframe.io.label_png import read_raw, write_label
 from everyframe.labels import LabelSpace
 from everyframe.metrics.consistency import RULES, WindowSums, average_windows, video_consistency
@@ -256,9 +256,9 @@ def main(arguments: list[str]) -> int:
         ("width", "pixels"),
         ("classes", "number of classes"),
         ("repeat", "runs; the median counts"),
-        ("seed", "of the made-up label maps"),
     ):
         parser.add_argument(f"--{name}", type=int, default=defaults[name], help=text)
+    parser.add_argument("--seed", type=seed_value, default=defaults["seed"], help="of the made-up label maps")
     parser.add_argument("--windows", type=int, nargs="+", default=list(defaults["windows"]), help="lengths n of VC_n")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     options = vars(parser.parse_args(arguments))

@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from everyframe.cli.parser import Parser
+from everyframe.cli.parser import Parser, seed_value
 from everyframe.errors import InputError
 from everyframe.stopping import NUMBERS, Stopped
 
@@ -82,7 +82,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, default=Path("demo"), help="folder of the demo (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=STEPS, help="training steps of each model (default: %(default)s)")
     parser.add_argument("--frames", type=int, default=24, help="frames per video (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the videos and of training (default: %(default)s)")
+    parser.add_argument(
+        "--seed", type=seed_value, default=0, help="of the videos and of training (default: %(default)s)"
+    )
     return parser
 
 

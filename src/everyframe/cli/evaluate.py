@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from everyframe.cli.parser import Parser
+from everyframe.cli.parser import Parser, seed_value
 from everyframe.cli.progress import progress_bar
 from everyframe.cli.stopped import Told, tell_stopped
 from everyframe.cli.views import RUNS_MODEL, add_device, add_views
@@ -88,7 +88,7 @@ def _parser(function: Any) -> argparse.ArgumentParser:
         metavar="R",
         help="resamples of the videos for 95 %% intervals, 0 for none (default: %(default)s)",
     )
-    add("--seed", type=int, default=default["seed"], help="of the resampling (default: %(default)s)")
+    add("--seed", type=seed_value, default=default["seed"], help="of the resampling (default: %(default)s)")
     add(
         "--worst",
         type=int,

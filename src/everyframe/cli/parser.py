@@ -34,3 +34,10 @@ class Parser(argparse.ArgumentParser):
 
     def _abbreviates(self, name: str, known: Sequence[str]) -> bool:
         return self.allow_abbrev and any(option.startswith(name) for option in known)
+
+
+def seed_value(text: str) -> int:
+    """Read the value of an option `--seed`: NumPy's generators take none below 0."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a whole number from 0 on, came {text}")
+    return int(text)

@@ -192,6 +192,7 @@ def train(
     folder = RunFolder(Path(out))
     checkpoint = folder.checkpoint(resume)
     check_lengths(steps, validate_every, save_every)
+    check_seed("seed", seed)
     accumulate = int(options.get("accumulate_grad_batches", 1))
     data.batches_per_epoch = steps * accumulate
     limit = options.pop("limit_val_batches", None)
@@ -320,6 +321,12 @@ def check_lengths(steps: int, validate_every: int, save_every: int) -> None:
     for name, value in (("steps", steps), ("validate_every", validate_every), ("save_every", save_every)):
         if value < 1:
             raise InputError(f"{name}: expected at least 1 optimiser step, came {value}")
+
+
+def check_seed(name: str, seed: int) -> None:
+    """Refuse a seed that NumPy's generators do not take."""
+    if seed < 0:
+        raise InputError(f"{name}: expected a whole number from 0 on, came {seed}")
 
 
 @contextmanager

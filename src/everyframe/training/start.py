@@ -26,7 +26,7 @@ from everyframe.training.objectives_mask import MaskOptions
 from everyframe.training.objectives_temporal import video_objective
 from everyframe.training.optim import Optimization
 from everyframe.training.recipe import CHOSEN_BY_MODEL, SECTIONS, Config, defaults, dump, flat, read_recipe
-from everyframe.training.run import Run, RunFolder, is_first_process, train
+from everyframe.training.run import Run, RunFolder, check_seed, is_first_process, train
 from everyframe.training.without_effect import without_effect
 
 FREE_ON_RESUME = {
@@ -51,6 +51,8 @@ def start(config: Config, resume: str | None = None) -> Run:
     """
     folder = RunFolder(Path(config["out"]))
     checkpoint = folder.checkpoint(resume)  # refuses before anything is read or written
+    for name, seed in (("seed", config["seed"]), ("data.seed", config["data"].get("seed", 0))):
+        check_seed(name, seed)
     torch.manual_seed(config["seed"])
     data = ClipDataModule(**config["data"])
     model = create_model(label_space=data.label_space, **config["model"])
