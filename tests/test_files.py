@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from everyframe.files import whole_file, write_whole
+from everyframe.files import copy_whole, whole_file, write_whole
 from everyframe.io.label_png import read_raw, write_label
 from everyframe.labels import LabelSpace
 
@@ -51,6 +52,32 @@ def test_two_processes_that_write_the_same_file_do_not_meet(tmp_path: Path, monk
     monkeypatch.setattr(Path, "write_text", while_another_writes)
     write_whole(tmp_path / "a", "ours")
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("a", "ours")]
+
+
+def test_a_copied_folder_is_there_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, target = tmp_path / "run", tmp_path / "cell" / "run"
+    for name in ("outcome.json", "model/model.safetensors"):
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_text(name)
+
+    def killed(_: Path, to: Path) -> None:
+        to.mkdir()
+        (to / "outcome.json").touch()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "copytree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            copy_whole(source, target)
+    assert not target.exists()
+    for _ in range(2):
+        copy_whole(source, target)
+        assert sorted(str(file.relative_to(target)) for file in target.rglob("*.*")) == [
+            "model/model.safetensors", "outcome.json",
+        ]  # fmt: skip
+        (target / "of-another-run.csv").touch()
+    copy_whole(source / "outcome.json", target / "outcome.json")
+    assert (target / "outcome.json").read_text() == "outcome.json"
 
 
 def test_a_label_map_that_breaks_off_leaves_the_earlier_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

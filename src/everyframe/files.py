@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,6 +40,19 @@ def write_whole(path: str | Path, text: str) -> None:
     """Write a text file in UTF-8, whole or not at all; of processes that write it at once, the last one's stays."""
     with whole_file(path, f".{os.getpid()}{PART}") as part:
         part.write_text(text, encoding="utf-8")
+
+
+def copy_whole(source: Path, target: Path) -> None:
+    """Copy a file or folder to a name that it takes once the copy is whole; what stood there is replaced."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f".{target.name}{PART}")
+    if source.is_dir():
+        shutil.rmtree(part, ignore_errors=True)
+        shutil.copytree(source, part)
+        shutil.rmtree(target, ignore_errors=True)
+    else:
+        shutil.copy2(source, part)
+    os.replace(part, target)
 
 
 def file_digest(path: str | Path) -> str:

@@ -9,13 +9,13 @@ machine.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from everyframe.errors import InputError
+from everyframe.files import copy_whole
 from everyframe.reproduce.plan import Cell, anywhere, cell_key
 
 
@@ -97,7 +97,7 @@ class Reuse:
             part = step.produces.relative_to(cell.folder).parts[0]
             if not (other.folder / step.produces.relative_to(cell.folder)).exists():
                 break
-            _copy(other.folder / part, cell.folder / part)
+            copy_whole(other.folder / part, cell.folder / part)
             done.append(step.name)
             seconds[step.name] = float(other.record["seconds"].get(step.name, 0.0))
         return done, seconds
@@ -114,11 +114,3 @@ def published_figures(path: Path) -> dict[str, dict[str, float]]:
         return {key: row["seeds"][seed] for row in rows for seed, key in row["keys"].items()}
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError):
         raise InputError(f"reuse: expected a table.json of `everyframe reproduce`, came another file: {path}") from None
-
-
-def _copy(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if source.is_dir():
-        shutil.copytree(source, target, dirs_exist_ok=True)
-    else:
-        shutil.copy2(source, target)

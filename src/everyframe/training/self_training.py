@@ -18,7 +18,6 @@ labelled frames instead, moved along flow to the frames around them, and the tea
 from __future__ import annotations
 
 import json
-import shutil
 import signal
 import subprocess
 import sys
@@ -31,6 +30,7 @@ import yaml
 from everyframe.claim import claim
 from everyframe.data.loader import world
 from everyframe.errors import InputError
+from everyframe.files import copy_whole
 from everyframe.semi.iterative import Stage, StageRecord
 from everyframe.training.last_checkpoint import StopSignals
 from everyframe.training.recipe import Config, dump, resolve
@@ -155,7 +155,7 @@ def self_train(
                     _stop(asked, stage)
                     stage.results = _outcome(RunFolder(home / "run"))
                 print(stage, file=sys.stderr)
-        shutil.copytree(RunFolder(out / f"round{rounds}" / "run").model, out / "model", dirs_exist_ok=True)
+        copy_whole(RunFolder(out / f"round{rounds}" / "run").model, out / "model")
     return list(record.stages.values())
 
 
