@@ -58,6 +58,7 @@ def test_defaults_are_those_of_the_function() -> None:
         (["stt"], "stt: expected data, came none; add --data"),
         (["table2", "--data", "DATA"], "no experiment 'table2'"),
         (["stt", "--data", "DATA", "--stebs", "7"], "stt, without STT: --stebs is no option"),
+        (["stt", "--data", "DATA", "--row", "SSLTM"], "--row is no option; did you mean --rows?"),
         (["stt", "--data", "vspw:/nowhere"], "nowhere"),
         (["stt", "--data", "DATA", "--jobs", "0"], "jobs: expected at least 1, came 0"),
         (["stt", "--data", "DATA", "--seed", "3"], "--seed is chosen for each cell"),

@@ -368,6 +368,7 @@ def test_a_loop_does_not_begin_beside_a_training_that_a_killed_one_left(
             "reach and refine_steps >= 1, came 1, 0, 0.9, 0 and 400",
         ),
         (["fcn-tiny", "--data", "x", "--out", "{out}", "--stepps", "2"], "--stepps is no option; did you mean steps"),
+        (["fcn-tiny", "--data", "x", "--out", "{out}", "--rouns", "2"], "--rouns is no option; did you mean --rounds"),
         (["fcn-tny", "--out", "{out}"], "did you mean fcn-tiny"),
     ],
 )

@@ -79,7 +79,7 @@ def parser() -> argparse.ArgumentParser:
         "--dtype-stored",
         choices=("uint8", "float16"),
         default="uint8",
-        help="%(default)s; float16 keeps scores as they come (norm none), whatever --score-norm says",
+        help="float16 keeps scores as they come (norm none), whatever --score-norm says (default: %(default)s)",
     )
     store.add_argument(
         "--stride-stored",
@@ -97,10 +97,14 @@ def parser() -> argparse.ArgumentParser:
     special.add_argument("members", nargs="+", metavar="MEMBER", help="the model of all classes, then the specialists")
     special.add_argument("--classes", nargs="+", metavar="NAME", help="default: those that they share, matched by name")
     special.add_argument(
-        "--alphas", type=float, nargs="+", default=ALPHAS, metavar="A", help="weights to try (%(default)s)"
+        "--alphas", type=float, nargs="+", default=ALPHAS, metavar="A", help="weights to try (default: %(default)s)"
     )
     special.add_argument(
-        "--delta", type=float, default=0.005, metavar="IOU", help="gain of a class below which it keeps 0 (%(default)s)"
+        "--delta",
+        type=float,
+        default=0.005,
+        metavar="IOU",
+        help="gain of a class below which it keeps 0 (default: %(default)s)",
     )
     special.add_argument(
         "--below", type=float, metavar="IOU", help="ask them only about classes in which the first model is below this"
@@ -122,11 +126,11 @@ def parser() -> argparse.ArgumentParser:
     for action in (store, sweep, special, run):
         if action is not store:
             action.add_argument("--data", required=True, help="LAYOUT:ROOT")
-        action.add_argument("--split", default="val", help="%(default)s")
+        action.add_argument("--split", default="val", help="which videos of the data (default: %(default)s)")
         action.add_argument(
             "--half",
             choices=HALVES,
-            help="one half of the split's videos, by name: choose on one, score on the other (all)",
+            help="one half of the split's videos, by name: choose on one, score on the other (default: all)",
         )
         action.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the results")
         action.add_argument(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from typing import Any
+
+from everyframe.errors import InputError
 
 
 class Parser(argparse.ArgumentParser):
@@ -41,3 +43,22 @@ def seed_value(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"expected a whole number from 0 on, came {text}")
     return int(text)
+
+
+def refuse_near_misses(parser: argparse.ArgumentParser, options: Iterable[str]) -> None:
+    """Refuse an option that goes on to `everyframe train`, has none of its names, and is close to one of the verb's.
+
+    Args:
+        parser: of the verb that passes on what it does not know.
+        options: names of what it passes on, without dashes.
+
+    Raises:
+        InputError: with the verb's option that is close. Others are left to `everyframe train`, which knows its own.
+    """
+    from everyframe.training.recipe import keys
+
+    own = [name for name in parser._option_string_actions if name.startswith("--")]
+    for option in options:
+        near = [] if option in keys() else get_close_matches(f"--{option}", own, n=1, cutoff=0.8)
+        if near:
+            raise InputError(f"--{option} is no option; did you mean {near[0]}?")

@@ -8,6 +8,7 @@ import shlex
 import signal
 import sys
 
+from everyframe.cli.parser import refuse_near_misses
 from everyframe.cli.train import split_options
 from everyframe.errors import InputError
 
@@ -64,6 +65,7 @@ def main(arguments: list[str]) -> int:
     if known.data is None:
         raise InputError(f"{known.name}: expected data, came none; add --data LAYOUT:ROOT")
     extra = split_options([known.name, *rest])[1] if rest else {}
+    refuse_near_misses(made, extra)
     from everyframe.reproduce.plan import check, pick, plan
     from everyframe.reproduce.reproduce import commands, prepared, reproduce
     from everyframe.reproduce.runner import read_record

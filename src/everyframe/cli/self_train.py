@@ -9,6 +9,7 @@ import signal
 import sys
 from typing import get_args
 
+from everyframe.cli.parser import refuse_near_misses
 from everyframe.cli.train import split_options
 from everyframe.errors import InputError
 
@@ -39,7 +40,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--rounds", type=int, metavar="N", help="rounds of labelling and training (default: %(default)s)")
     made.add_argument("--threshold", type=float, help="pixels less probable become 255 (default: %(default)s)")
     made.add_argument("--scales", type=float, nargs="+", help="averaged over when labelling (default: %(default)s)")
-    made.add_argument("--flip", action=argparse.BooleanOptionalAction, help="average with the mirrored frame")
+    made.add_argument(
+        "--flip", action=argparse.BooleanOptionalAction, help="average with the mirrored frame (default: %(default)s)"
+    )
     made.add_argument(
         "--propagate", type=int, metavar="K",
         help="the first teacher also learns from each label map on the K frames before and after, moved along optical "
@@ -67,8 +70,10 @@ def main(arguments: list[str]) -> int:
     if not arguments:
         parser().print_usage()
         return 2
-    known, rest = parser().parse_known_args(arguments)
+    made = parser()
+    known, rest = made.parse_known_args(arguments)
     recipe, options = split_options(rest)
+    refuse_near_misses(made, options)
     from everyframe.training.recipe import read_recipe
     from everyframe.training.self_training import LoopStopped, advice, self_train
 
