@@ -198,7 +198,7 @@ def test_a_folder_without_any_prediction_says_where_it_looked(data: Path, tmp_pa
 
 def test_size_and_ids_that_do_not_fit_are_refused(data: Path, pred: Path) -> None:
     save(pred / "a" / "003.png", np.ones((12, 16)))
-    with pytest.raises(InputError, match=r"003: expected a prediction of 17x12 pixels.*came 16x12"):
+    with pytest.raises(InputError, match=r"003: expected a prediction and a label map .*came 16x12 and 17x12"):
         run(data, pred)
     save(pred / "a" / "003.png", np.full(SIZE, 9))
     with pytest.raises(InputError, match=r"003\.png: id 9 not in the class table"):

@@ -156,7 +156,7 @@ def test_with_flow(videos: Videos) -> None:
     along = flicker_timeline(preds, [FlowPair(field) for field in ahead])[0]
     assert results.videos[0].timeline.flicker[1:] == along[1:]
     assert results.score("flicker").variant == "along flow"
-    with pytest.raises(InputError, match="optical flow needs the picture"):
+    with pytest.raises(InputError, match="expected the frame.s picture for optical flow, came none"):
         evaluation.update("b", 0, preds[0], labels[0])
 
 
@@ -193,7 +193,7 @@ def test_bad_input() -> None:
     evaluation = Evaluation(SPACE)
     with pytest.raises(InputError, match="at least one frame"):
         evaluation.compute()
-    with pytest.raises(InputError, match=r"street, frame 7: expected a prediction of 6x4 pixels .* came 3x2"):
+    with pytest.raises(InputError, match=r"street, frame 7: expected a prediction and a label map .* came 3x2 and 6x4"):
         evaluation.update("street", 7, np.zeros((2, 3), np.uint8), label)
     with pytest.raises(InputError, match=r"street, frame f1: .*expected labels 0\.\.3 or 255 .*came 9"):
         evaluation.update("street", 1, label, np.full((4, 6), 9, np.uint8), name="f1")

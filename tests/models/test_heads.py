@@ -148,6 +148,22 @@ def test_panoptic_deeplab_wants_a_width_for_each_fine_map() -> None:
         PanopticDeepLabHead(CHANNELS, STRIDES, CLASSES, fine_widths=(8,))
 
 
+# -- Segmenter --------------------------------------------------------------------------------------------------------
+
+
+def test_cosines_of_segmenter_are_compared_in_full_precision() -> None:
+    """Under autocast the classes' scores are those of the rounded tokens, not rounded once more."""
+    head = HEADS["segmenter"](CHANNELS, STRIDES, CLASSES, width=24).eval()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        pixels = head.embed(maps(64, 96))["pixels"]
+        tokens = head.norm(head.blocks(torch.cat([pixels.flatten(2).mT, head.classes.expand(2, -1, -1)], 1)))
+        patches, classes = head.to_patch(tokens[:, :-CLASSES]), head.to_class(tokens[:, -CLASSES:])
+        logits = head.predict({"pixels": pixels})["logits"]
+    cosines = F.cosine_similarity(patches.float()[:, :, None], classes.float()[:, None], dim=-1)
+    want = F.layer_norm(cosines, (CLASSES,), head.mask_norm.weight, head.mask_norm.bias)
+    torch.testing.assert_close(logits.flatten(2).mT, want, rtol=1e-3, atol=1e-3)
+
+
 # -- OCR --------------------------------------------------------------------------------------------------------------
 
 

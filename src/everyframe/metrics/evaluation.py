@@ -115,8 +115,8 @@ class Evaluation:
             label = np.asarray(label.cpu() if isinstance(label, Tensor) else label)
             if label.shape != pred.shape:
                 raise InputError(
-                    f"{where}: expected a prediction of {label.shape[1]}x{label.shape[0]} pixels like its label map, "
-                    f"came {pred.shape[1]}x{pred.shape[0]}; write predictions at the size of the frames"
+                    f"{where}: expected a prediction and a label map of the frame's size, came {_pixels(pred)} and "
+                    f"{_pixels(label)} pixels; make the one anew that has not the size of the frame"
                 )
             try:
                 matrix = F.confusion_matrix(pred, label, len(self.label_space))
@@ -162,9 +162,13 @@ class Evaluation:
         """(flicker, flip-back, TC) of this frame against the one before."""
         if self.flow is None:
             return *self._flicker.step(pred), math.nan
-        if image is None or tuple(image.shape[-2:]) != pred.shape:
-            came = "no picture" if image is None else f"one of {image.shape[-1]}x{image.shape[-2]} pixels"
-            raise InputError(f"{where}: optical flow needs the picture, of the size of the label map; came {came}")
+        if image is None:
+            raise InputError(f"{where}: expected the frame's picture for optical flow, came none; give it, or no flow")
+        if tuple(image.shape[-2:]) != pred.shape:
+            raise InputError(
+                f"{where}: expected a prediction of {image.shape[-1]}x{image.shape[-2]} pixels like its frame, came "
+                f"{_pixels(pred)}; write predictions at the size of the frames"
+            )
         before, self._before = self._before, (image.clone(), pred.copy())
         if before is None or before[1].shape != pred.shape:
             return *self._flicker.step(pred), math.nan
@@ -263,3 +267,7 @@ class Evaluation:
         if not labelled:
             notes.append("no label maps: only scores that need none")
         return notes
+
+
+def _pixels(labels: NDArray[Any]) -> str:
+    return f"{labels.shape[1]}x{labels.shape[0]}"

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from everyframe.models.heads.base import Head, Outputs
 from everyframe.models.ops.attention import TransformerBlock
 from everyframe.models.ops.class_layer import ClassLayer
+from everyframe.models.ops.precision import without_autocast
 from everyframe.models.ops.resize import map_at
 from everyframe.models.temporal.base import Embedding
 
@@ -85,7 +86,9 @@ class MaskTransformerHead(Head):
         n, _, h, w = pixels.shape
         patches = pixels.flatten(2).transpose(1, 2)  # N hw D
         tokens = self.norm(self.blocks(torch.cat([patches, self.classes.expand(n, -1, -1)], dim=1)))
-        patches = F.normalize(self.to_patch(tokens[:, : h * w]), dim=-1)
-        classes = F.normalize(self.to_class(tokens[:, h * w :]), dim=-1)
-        masks = self.mask_norm(patches @ classes.transpose(1, 2))  # N hw K
+        patches, classes = self.to_patch(tokens[:, : h * w]), self.to_class(tokens[:, h * w :])
+        # Cosines lie close together and the norm pulls them apart: half precision would take one class for another.
+        with without_autocast(pixels):
+            cosines = F.normalize(patches.float(), dim=-1) @ F.normalize(classes.float(), dim=-1).mT
+            masks = self.mask_norm(cosines.to(self.mask_norm.weight.dtype))  # N hw K
         return {"logits": masks.transpose(1, 2).unflatten(2, (h, w))}
