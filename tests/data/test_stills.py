@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ from PIL import Image
 
 from everyframe.data.doctor import check
 from everyframe.data.findings import DataWarning
-from everyframe.data.layouts import CLASSES, LAYOUTS, load_split, recognise
+from everyframe.data.layouts import CLASSES, LAYOUTS, SPLITS, load_split, recognise
+from everyframe.data.mapping import mapping_between, read_mapping
 from everyframe.data.mapping_report import report_mapping
 from everyframe.data.reading import read_frame, read_labels
 from everyframe.errors import InputError
@@ -115,3 +117,72 @@ def test_each_split_is_read_by_the_form_of_its_own_masks(tmp_path: Path) -> None
     pixels = report_mapping(f"coco_stuff:{tmp_path}@train+val", "vspw").pixels
     assert pixels is not None
     assert pixels.gained == {"wood": pytest.approx(4 / 8), "person": pytest.approx(3 / 8)}
+
+
+# -- Mapillary Vistas -------------------------------------------------------------------------------------------------
+
+STRICT = {
+    "road": [13, 24, 41], "sidewalk": [2, 15], "building": [17], "wall": [6], "fence": [3], "pole": [45, 47],
+    "traffic light": [48], "traffic sign": [50], "vegetation": [30], "terrain": [29], "sky": [27], "person": [19],
+    "rider": [20, 21, 22], "car": [55], "truck": [61], "bus": [54], "train": [58], "motorcycle": [57], "bicycle": [52],
+}  # fmt: skip
+"""Ids of version 1.2 by the class of Cityscapes, as NVIDIA's semantic-segmentation maps them."""
+
+
+@pytest.mark.parametrize("masks", ["labels", "v1.2/labels"])
+def test_mapillary_as_published(masks: str, tmp_path: Path) -> None:
+    picture(tmp_path / "training/images/a.jpg", (1, 4))
+    picture(tmp_path / "testing/images/b.jpg", (1, 4))
+    mask(tmp_path / f"training/{masks}/a.png", [[13, 65, 64, 0]])
+    videos, space = load_split(f"mapillary:{tmp_path}", "train")
+    labels = read_labels(videos[0], 0, space)
+    assert labels is not None
+    assert labels.tolist() == [[13, 255, 64, 0]]
+    assert space.decode(labels).tolist() == [[13, 65, 64, 0]]
+    assert (len(space), space.names[13], space.names[64]) == (65, "construction--flat--road", "void--ego-vehicle")
+    assert load_split(f"mapillary:{tmp_path}", "test")[0][0].labelled == ()
+    assert SPLITS["mapillary"](tmp_path) == ["train", "test"]
+    assert recognise(tmp_path) == "mapillary"
+    mask(tmp_path / f"training/{masks}/a.png", [[66, 0, 0, 0]])
+    with pytest.raises(InputError, match="id 66 not in the class table"):
+        read_labels(videos[0], 0, space)
+    with pytest.raises(InputError, match=r"the pictures of Mapillary Vistas"):
+        load_split(f"mapillary:{tmp_path}", "val")
+    with pytest.raises(InputError, match="expected split train, val, test, came 'training'"):
+        load_split(f"mapillary:{tmp_path}", "training")
+
+
+def test_mapillary_goes_by_the_configuration_beside_it(tmp_path: Path) -> None:
+    picture(tmp_path / "training/images/a.jpg", (1, 3))
+    mask(tmp_path / "training/labels/a.png", [[0, 1, 2]])
+    labels = [
+        {"name": "nature--sky", "color": [70, 130, 180]},
+        {"name": "void--unlabeled", "color": [0, 0, 0]},
+        {"name": "object--bench", "color": [250, 0, 30]},
+    ]
+    (tmp_path / "config.json").write_text(json.dumps({"labels": labels}))
+    videos, space = load_split(f"mapillary:{tmp_path}", "train")
+    assert (space.names, space.palette) == (("nature--sky", "object--bench"), ((70, 130, 180), (250, 0, 30)))
+    assert read_labels(videos[0], 0, space).tolist() == [[0, 255, 1]]
+    (tmp_path / "config.json").write_text('{"labels": [{"name": "nature--sky"}]}')
+    with pytest.raises(InputError, match=r"config\.json: expected the \"labels\" of Mapillary Vistas"):
+        load_split(f"mapillary:{tmp_path}", "train")
+
+
+def test_mapillary_classes_become_those_of_cityscapes() -> None:
+    source, target = CLASSES["mapillary"](), CLASSES["cityscapes"]()
+    table = mapping_between(("mapillary", source), ("cityscapes_sequence", target))
+    assert table == {raw: target.names.index(name) for name, ids in STRICT.items() for raw in ids}
+    liberal = read_mapping("mapillary_to_cityscapes_liberal", source, target)
+    more = {source.names[i]: target.names[to] for i, to in liberal.items() if i not in table}
+    assert {i for i in table if i not in liberal} == {41}  # manholes
+    assert all(liberal[i] == to for i, to in table.items() if i != 41)
+    assert more == {
+        "construction--barrier--guard-rail": "fence", "construction--flat--bike-lane": "road",
+        "construction--flat--crosswalk-plain": "road", "construction--flat--parking": "road",
+        "construction--flat--rail-track": "road", "construction--flat--service-lane": "road",
+        "marking--crosswalk-zebra": "road", "construction--flat--curb-cut": "sidewalk",
+        "construction--flat--pedestrian-area": "sidewalk", "construction--structure--bridge": "building",
+        "construction--structure--tunnel": "building", "nature--sand": "terrain", "nature--snow": "terrain",
+        "object--support--traffic-sign-frame": "traffic sign",
+    }  # fmt: skip

@@ -156,7 +156,7 @@ def test_with_flow(videos: Videos) -> None:
     along = flicker_timeline(preds, [FlowPair(field) for field in ahead])[0]
     assert results.videos[0].timeline.flicker[1:] == along[1:]
     assert results.score("flicker").variant == "along flow"
-    with pytest.raises(InputError, match="expected the frame.s picture for optical flow, came none"):
+    with pytest.raises(InputError, match="expected the frame's picture for optical flow, came none"):
         evaluation.update("b", 0, preds[0], labels[0])
 
 

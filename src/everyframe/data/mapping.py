@@ -26,6 +26,8 @@ PAIRS = {
     ("coco_stuff", "vspw480"): "coco_stuff_to_vspw",
     ("ade20k", "vspw"): "ade20k_to_vspw",
     ("ade20k", "vspw480"): "ade20k_to_vspw",
+    ("mapillary", "cityscapes"): "mapillary_to_cityscapes",
+    ("mapillary", "cityscapes_sequence"): "mapillary_to_cityscapes",
     ("camvid32", "camvid"): "camvid32_to_camvid11",
 }
 """(source layout, target layout) -> name of the mapping in `data/mappings` that is taken unless another is given."""

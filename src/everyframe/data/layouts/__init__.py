@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from everyframe.data.layout import Layout, Split, check_split
-from everyframe.data.layouts import ade20k, camvid, cityscapes, coco_stuff, folder, images, vspw
+from everyframe.data.layouts import ade20k, camvid, cityscapes, coco_stuff, folder, images, mapillary, vspw
 from everyframe.errors import InputError
 from everyframe.labels import LabelSpace
 
@@ -23,6 +23,7 @@ LAYOUTS: dict[str, Layout] = {
     "cityscapes_sequence": cityscapes.cityscapes_sequence,
     "coco_stuff": coco_stuff.coco_stuff,
     "ade20k": ade20k.ade20k,
+    "mapillary": mapillary.mapillary,
 }
 """Name -> `layout(root, split) -> (videos, label space)`."""
 
@@ -37,6 +38,7 @@ SPLITS: dict[str, Callable[[Path], list[str]]] = {
     "cityscapes_sequence": cityscapes.sequence_splits,
     "coco_stuff": coco_stuff.splits,
     "ade20k": ade20k.splits,
+    "mapillary": mapillary.splits,
 }
 """Name -> which splits lie under a root."""
 
@@ -49,6 +51,7 @@ CLASSES: dict[str, Callable[[], LabelSpace]] = {
     "cityscapes_sequence": cityscapes.label_space,
     "coco_stuff": coco_stuff.label_space,
     "ade20k": ade20k.label_space,
+    "mapillary": mapillary.label_space,
 }
 """Name -> the classes that the data set has as published, of layouts whose classes do not depend on the user."""
 
@@ -92,6 +95,7 @@ def recognise(root: Path) -> str:
         "camvid32": root / "701_StillsRaw_full",
         "coco_stuff": root / "images" / "train2017",
         "ade20k": root / "objectInfo150.txt",
+        "mapillary": root / "training" / "images",
     }
     for name, mark in marks.items():
         if mark.exists():
