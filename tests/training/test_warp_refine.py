@@ -195,6 +195,15 @@ def test_trips_stay_inside_the_video(street: tuple[VideoRef, LabelSpace, ExactMo
     assert {tuple(indices) for indices in asked[12:]} == {(1, 2, 3), (3, 4, 5)}
 
 
+def test_a_trip_keeps_the_numbers_of_its_window_alone(street: tuple[VideoRef, LabelSpace, ExactMotion]) -> None:
+    """The probabilities of all classes at every pixel of every frame would be gigabytes."""
+    video, space, motion = street
+    trip = read_trip(mistaken(video, space, 0), video, 0, space, 3, motion, 16, torch.Generator().manual_seed(0))
+    assert len(trip.moves) == 6
+    for tensor in (x for move in trip.moves for x in move):
+        assert tensor.untyped_storage().nbytes() == tensor.shape[1] * 16 * 16 * tensor.element_size()
+
+
 def test_void_of_the_labelled_frame_stays_void() -> None:
     labels = np.full((4, 6), 1, np.uint8)
     labels[0] = 255

@@ -58,8 +58,8 @@ class Move(NamedTuple):
         return cls(flow, seen, upsample(logits, (flow.shape[-2], flow.shape[-1])).softmax(1))
 
     def crop(self, top: int, left: int, side: int) -> Move:
-        """Return the step within a window; what comes from outside is not seen."""
-        flow, seen, prior = (x[..., top : top + side, left : left + side] for x in self)
+        """Return the step within a window, without the rest; what comes from outside is not seen."""
+        flow, seen, prior = (x[..., top : top + side, left : left + side].clone() for x in self)
         return Move(flow, seen & inside(flow), prior)
 
     def carry(self, probabilities: Tensor) -> Tensor:
@@ -250,15 +250,16 @@ def read_trip(
         frames, logits = frames[::-1], logits[::-1]
     count = len(frames) - 1
     outwards = [_both_ways(flow, frames[n + 1].image, frames[n].image) for n in range(count)]
-    out = [Move.of(outwards[n], logits[n + 1].clone()) for n in range(count)]
-    back = [
-        Move.of(FlowPair(outwards[n].backward, outwards[n].forward), logits[n].clone()) for n in reversed(range(count))
-    ]
     height, width = labels.shape
     top, left = _draw(max(1, height - crop + 1), generator), _draw(max(1, width - crop + 1), generator)
     window = torch.from_numpy(labels)[None, top : top + crop, left : left + crop].long().to(logits[0].device)
     boxes = [_box((window.shape[1], window.shape[2]), generator).to(window.device) for _ in range(count)]
-    return Trip(window, [move.crop(top, left, crop) for move in (*out, *back)], boxes)
+    steps = [
+        *((outwards[n], logits[n + 1]) for n in range(count)),
+        *((FlowPair(outwards[n].backward, outwards[n].forward), logits[n]) for n in reversed(range(count))),
+    ]
+    # One at a time: a step of the whole frame holds K probabilities of each of its pixels.
+    return Trip(window, [Move.of(pair, seen.clone()).crop(top, left, crop) for pair, seen in steps], boxes)
 
 
 def one_hot(labels: Tensor, num_classes: int) -> Tensor:
