@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from everyframe.models.temporal.ring import advance, scene_change, scene_signature
+from everyframe.models.temporal.ring import Ring, advance, scene_change, scene_signature
 
 
 def test_offsets_reach_back_as_far_as_the_scene_goes() -> None:
@@ -39,6 +39,15 @@ def test_scene_change_by_hand() -> None:
     a = torch.tensor([[3.0, 4.0], [1.0, 0.0], [2.0, 0.0], [0.0, 0.0]])
     b = torch.tensor([[3.0, 4.0], [0.0, 1.0], [-2.0, 0.0], [0.0, 0.0]])
     torch.testing.assert_close(scene_change(a, b), torch.tensor([0.0, 1.0, 2.0, 0.0]))
+
+
+def test_from_zeros_a_blank_frame_begins_a_scene_too() -> None:
+    """Exported models begin with zeros, and videos with a black frame, whose signature can be zeros as well."""
+    kept, blank = torch.full((1, 3), 5.0), torch.ones(1, 2, 4, 4)
+    zeros = Ring(torch.zeros(1, 2, 3), torch.zeros_like(scene_signature(blank)))
+    _, recent = advance(zeros, kept, blank, reach=2, threshold=0.9)
+    assert recent.cut.tolist() == [True]
+    assert (recent.frames == 5).all()
 
 
 def test_signature_knows_layout_not_brightness() -> None:

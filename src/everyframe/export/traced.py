@@ -1,8 +1,8 @@
 """`Segmenter.step` as a graph of tensors: what a stream remembers is given, and given back, tensor by tensor.
 
-A graph has no "first frame". It starts from zeros instead: no picture is like the nothing of a zero signature, so that
-every temporal module takes the first frame for a new scene and begins anew (`scene_change`, `models/temporal/ring.py`).
-Rings are full from the start then, with the first frame standing in for those before it, as on a stream.
+A graph has no "first frame". It starts from zeros instead: for rings whatever follows a zero signature begins a new
+scene (`advance`, `models/temporal/ring.py`), and a recurrent map begins with zeros anyway. Rings are full from the
+start then, with the first frame standing in for those before it, as on a stream.
 """
 
 from __future__ import annotations

@@ -60,7 +60,8 @@ def advance(ring: Ring | None, kept: Tensor, fine: Tensor, reach: int, threshold
     if ring is None or ring.frames[:, :1].shape != now.shape:
         before, cut = now[:, :0], torch.ones(len(kept), dtype=torch.bool, device=kept.device)
     else:
-        cut = scene_change(ring.signature, signature) > threshold
+        # Zeros are the beginning of an exported model's video, whose first frame may be of one colour, zeros as well.
+        cut = (scene_change(ring.signature, signature) > threshold) | ~ring.signature.any(1)
         before = where_cut(cut, now, ring.frames)
     frames = torch.cat([before, now], dim=1)
     # One frame at least, whose shape tells whether the next one fits.
