@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -211,6 +212,28 @@ def test_a_comparison_sees_what_differs() -> None:
 
     assert compare(traced, traced.run).holds()
     assert not compare(traced, forgetful).holds()
+
+
+def test_numbers_that_are_none_do_not_agree() -> None:
+    """The argmax of nothing but NaN is class 0, which may be right."""
+    model = lively("fcn-tiny").requires_grad_(False)
+    model.head.classifier.bias[0] = 1e3
+    traced = trace(model, SIZE)
+
+    def blind(frame: Tensor, state: Sequence[Tensor]) -> Sequence[Tensor]:
+        return [torch.full_like(x, torch.nan) for x in traced.run(frame, state)]
+
+    found = compare(traced, blind)
+    assert found.same_labels == 1
+    assert not found.holds()
+
+
+def test_a_model_that_is_exported_stays_as_it_is(tmp_path: Path) -> None:
+    """One in training, say: its weights are still to learn."""
+    model = lively("fcn-tiny").train()
+    export(model, tmp_path / "model.pt2", size=SIZE)
+    assert model.training
+    assert all(parameter.requires_grad for parameter in model.parameters())
 
 
 def test_the_command_says_what_it_wrote(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

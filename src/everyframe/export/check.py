@@ -73,7 +73,7 @@ def compare(traced: Traced, run: Run, frames: int = 12) -> Agreement:
         times.append((time.perf_counter() - between, between - began))
         labels = label_maps(logits, traced.size)
         if traced.output == "logits":
-            difference = max(difference, (found - logits).abs().max().item())
+            difference = max(difference, (found - logits).abs().nan_to_num(torch.inf).max().item())
             found = label_maps(found, traced.size)
         scale = max(scale, logits.abs().max().item())
         same, pixels = same + int((found == labels).sum()), pixels + labels.numel()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import warnings
@@ -69,7 +70,7 @@ def export(
     `predict` and `evaluate` run them.
 
     Args:
-        model: a saved model's folder or hub id, or a built one.
+        model: a saved model's folder or hub id, or a built one, which stays as it is.
         path: .onnx (needs the extra `export`) or .pt2.
         size: (H, W) of the frames.
         output: "logits" at the head's stride, which `everyframe predict` needs; or "labels", uint8 [B, H, W].
@@ -87,7 +88,7 @@ def export(
         require("onnx", "onnxscript", "onnxruntime")
     if frames < 2:
         raise InputError(f"export: expected at least 2 frames to compare, came {frames}")
-    segmenter = load_segmenter(model) if isinstance(model, str | Path) else model
+    segmenter = load_segmenter(model) if isinstance(model, str | Path) else copy.deepcopy(model)
     segmenter = segmenter.cpu().eval().requires_grad_(False)
     traced = trace(segmenter, size, batch=batch, output=output)
     with writing(path):
