@@ -21,6 +21,7 @@ from everyframe.export.check import Agreement, compare, scenes
 from everyframe.export.export import export
 from everyframe.export.traced import trace
 from everyframe.inference.stream import Stream
+from everyframe.inference.views import with_views
 from everyframe.labels import LabelSpace
 from everyframe.models.onnx_model import OnnxModel
 from everyframe.models.segmenter import Segmenter
@@ -171,6 +172,23 @@ def test_what_cannot_run_is_refused(exported: Path, tmp_path: Path) -> None:
         everyframe.load(tmp_path / "text.onnx")
     with pytest.raises(InputError, match="came an exported one, which runs in predict"):
         export(exported, tmp_path / "again.onnx", size=SIZE)
+
+
+def test_views_of_other_sizes_need_a_window(exported: Path) -> None:
+    """Brought to the one size that the file knows, all scales would be the same view."""
+    model = OnnxModel(exported)
+    for views in ({"scales": (0.75, 1.0)}, {"short": 96}):
+        with pytest.raises(InputError, match=r"came one exported for 48 x 64, .* or add --window 48 64"):
+            with_views(model, **views)
+    logits, _ = with_views(model, scales=(1.0, 2.0), window=SIZE).step(next(scenes(SIZE, 1, 2)))
+    assert logits.shape[-2:] == (96, 128)
+    assert isinstance(with_views(model, scales=(1.0,), short=0).step(next(scenes(SIZE, 1, 2)))[0], Tensor)
+
+
+def test_an_archive_is_told_from_a_models_folder(tmp_path: Path) -> None:
+    export(lively("fcn-tiny"), tmp_path / "model.pt2", size=SIZE)
+    with pytest.raises(InputError, match=r"model\.pt2: .* came an archive for torch\.export; give the model's folder"):
+        everyframe.load(tmp_path / "model.pt2")
 
 
 @pytest.mark.parametrize(

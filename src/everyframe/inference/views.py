@@ -21,6 +21,7 @@ from everyframe.inference.specialists import Specialists
 from everyframe.inference.trained_side import OwnSide, TrainedSide, trained_side
 from everyframe.inference.tta import Flip, Scales
 from everyframe.inference.window import Window
+from everyframe.models.onnx_model import OnnxModel
 
 MODEL_FILES = ("config.json", "model/config.json")
 """What the folder of a run holds once it has a model, or a model's folder itself."""
@@ -152,6 +153,12 @@ def _check_smoothing(smooth: float, window: int, vote: bool, flow: str | Flow) -
 
 def _sized(predictor: Predictor, short: int | None, scales: Sequence[float], score_norm: ScoreNorm | None) -> Predictor:
     """Let a predictor see frames at the short side asked for, else at that of its training, and at these scales."""
+    if isinstance(predictor, OnnxModel) and (short or any(scale != 1 for scale in scales)):
+        raise InputError(
+            "scales, short: expected a model that looks at frames of any size, came one exported for "
+            f"{' x '.join(map(str, predictor.size))}, to which it would bring every view; leave --scales and --short "
+            f"out, or add --window {' '.join(map(str, predictor.size))}"
+        )
     if short is None and (side := trained_side(predictor)) is not None:
         return TrainedSide(predictor, scales or (1.0,), score_norm=score_norm, short=side)
     if scales or short:

@@ -212,6 +212,8 @@ def _found(path: Path) -> str:
     if runs := runs_in(path):
         more = f" and {len(runs) - RUNS_SHOWN} more" if len(runs) > RUNS_SHOWN else ""
         return f"{path} holds runs: {', '.join(runs[:RUNS_SHOWN])}{more}; give one, such as {path / runs[0]}"
+    if path.suffix == ".pt2":
+        return "came an archive for torch.export; give the model's folder, or export it as .onnx"
     return f"found no {CONFIG}"
 
 
