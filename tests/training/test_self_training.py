@@ -290,6 +290,41 @@ def test_rounds_may_carry_labels_to_the_frames_around(videos: Path, tmp_path: Pa
     assert filled[1].results["frames"] == len(written)
 
 
+def test_labels_that_reach_no_frame_are_said_before_anything_is_trained(
+    videos: Path, tmp_path: Path, trained: list[str]
+) -> None:
+    changes = {**options(videos), "data.budget": "all"}
+    with pytest.raises(InputError, match=r"without a label within 5 of a labelled one \(--reach\), came none"):
+        self_train(read_recipe("fcn-tiny"), changes, tmp_path / "loop", labels="filled")
+    assert trained == []
+    assert not (tmp_path / "loop" / "self_training.json").exists()
+
+
+def test_a_refiner_that_was_stopped_is_not_kept(
+    videos: Path, tmp_path: Path, trained: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, changes, out = read_recipe("fcn-tiny"), options(videos), tmp_path / "loop"
+    given: dict[str, Any] = {"labels": "refined", "scales": (1.0,), "flip": False, "reach": 1, "refine_steps": 2}
+    given["threshold"] = 0.0
+    train = round_labels.train_refiner
+
+    def stopped_in_training(*arguments: Any, **more: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return train(*arguments, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(round_labels, "train_refiner", stopped_in_training)
+        with pytest.raises(self_training.LoopStopped) as stopped:
+            self_train(recipe, changes, out, **given)
+    assert stopped.value.stage == "round1/refine"
+    assert not (out / "round1" / "refiner" / "refiner.safetensors").exists()
+    record = json.loads((out / "self_training.json").read_text())["stages"]
+    assert record[-1]["results"] == {}
+    self_train(recipe, changes, out, **given)
+    assert (out / "round1" / "refiner" / "refiner.safetensors").is_file()
+    assert trained == ["round0", "round1"]
+
+
 def test_a_stopped_loop_goes_on_with_what_is_missing(
     videos: Path, tmp_path: Path, trained: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

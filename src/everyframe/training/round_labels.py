@@ -15,7 +15,7 @@ from everyframe.inference.stream import Stream
 from everyframe.inference.views import with_views
 from everyframe.models.label_refiner import load_refiner, save_refiner
 from everyframe.training.labelling import label_videos
-from everyframe.training.propagation import Carrier, filled, look_with, propagate_labels
+from everyframe.training.propagation import Carrier, filled, goals_of, look_with, propagate_labels
 from everyframe.training.recipe import Config
 from everyframe.training.warp_refine import Refined, train_refiner
 
@@ -58,11 +58,13 @@ class Teacher:
         return found
 
     def train_refiner(self, path: Path, reach: int, steps: int) -> dict[str, float]:
-        """Train what refines moved labels, and write it."""
+        """Train what refines moved labels, and write it; a half-trained one, when asked to stop, is not kept."""
         data = _data(self.config)
         refiner, score = train_refiner(
             look_with(self._stream()), data.train_videos, data.label_space, reach=reach, steps=steps, stop=self._stopped
         )
+        if self._stopped():
+            return {}
         save_refiner(refiner, path)
         return score._asdict()
 
@@ -77,8 +79,8 @@ class Teacher:
         )  # fmt: skip
         if not found["frames"] and not self._stopped():
             raise InputError(
-                f"{folder}: expected frames without a label near labelled ones, came none; use --labels predicted, "
-                f"with another --out"
+                f"{folder}: expected frames in which something of the labelled ones near them is seen, came none; use "
+                f"--labels predicted, with another --out"
             )
         return found
 
@@ -92,6 +94,21 @@ class Teacher:
 
     def _stopped(self) -> bool:
         return self.asked() is not None
+
+
+def check_around(config: Config, reach: int) -> None:
+    """Refuse videos in which labels cannot be carried anywhere, before a teacher is trained for it.
+
+    Raises:
+        InputError: no frame without a label is within `reach` of a labelled one.
+    """
+    data = _data(config)
+    goals = (goals_of(video.labelled, len(video.frames), reach) for video in data.train_videos)
+    if not any(near for of_video in goals for near in of_video.values()):
+        raise InputError(
+            f"self-train: expected frames without a label within {reach} of a labelled one (--reach), came none; label "
+            f"fewer frames (--data.budget), or use --labels predicted"
+        )
 
 
 def label_around(config: Config, folder: Path, reach: int, asked: StopAsked) -> dict[str, float]:

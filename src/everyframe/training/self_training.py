@@ -34,7 +34,7 @@ from everyframe.files import copy_whole
 from everyframe.semi.iterative import Stage, StageRecord
 from everyframe.training.last_checkpoint import StopSignals
 from everyframe.training.recipe import Config, dump, resolve
-from everyframe.training.round_labels import LabelSource, StopAsked, Teacher, label_around
+from everyframe.training.round_labels import LabelSource, StopAsked, Teacher, check_around, label_around
 from everyframe.training.run import RunFolder
 
 FEW = 0.05
@@ -127,6 +127,8 @@ def self_train(
         def asked() -> signal.Signals | None:
             return signals.received
 
+        if labels != "predicted" and rounds and not record.done("round0/train"):
+            check_around(config, reach)
         if propagate and not record.done("propagate"):
             with record.stage("propagate", out / "propagated") as stage:
                 stage.results = label_around(config, out / "propagated" / "labels", propagate, asked)
