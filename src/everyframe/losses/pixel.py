@@ -176,12 +176,13 @@ def top_k_weights(logits: Tensor, labels: Tensor, share: float = 0.2) -> Tensor:
     """Choose the labelled pixels of the largest loss: bootstrapped cross entropy (Yang et al., DeeperLab, 2019).
 
     Where every pixel is labelled the mean over the chosen ones is the loss of Panoptic-DeepLab. Its code takes the
-    share of all pixels, ignored ones too; here it is one of the labelled pixels.
+    share of all pixels, ignored ones too; here it is one of the labelled pixels. Class weights have no say in it.
 
     Args:
         logits: [N, K, h, w].
         labels: uint8 [N, H, W].
-        share: of the batch's labelled pixels that are kept, rounded down, but one at least.
+        share: of the batch's labelled pixels that are kept, rounded down, but one at least; in distributed training
+            of those of each process by itself.
 
     Returns:
         float32 [N, H, W], 1 for pixels to keep: `pixel_weights` of `cross_entropy`.

@@ -136,8 +136,8 @@ def pixel_objective(
         ohem: only the hard pixels of the query frames count in the cross entropy.
         ohem_threshold: a pixel is hard below this probability of its true class.
         ohem_min_kept: pixels per frame that count at least.
-        top_k: share of the labelled pixels of the query frames, those of the largest loss, that count in the cross
-            entropy (0.2 in Panoptic-DeepLab); 1: all.
+        top_k: share of the labelled pixels of the query frames, those of the largest loss before class weights, that
+            count in the cross entropy (0.2 in Panoptic-DeepLab); 1: all. Each process chooses among its own.
         class_weights: factor per class in both cross entropies.
         rare_classes: u, by which a class of share f of the batch weighs 1 + u (1 - f) in the cross entropies (1 in
             Zhu et al., HMSA and InverseForm); 0: all alike.
