@@ -24,10 +24,12 @@ from everyframe.training.propagation import Neighbour, filled, propagate_labels
 from everyframe.training.warp_refine import Move, Refined, Trip, one_hot, read_trip, train_refiner
 
 STILL = np.zeros((2, 4, 6), np.float32)
+FRAME = Frame(torch.zeros(3, 4, 6, dtype=torch.uint8), 1, 0.0, "1")
 
 
 def still_move(prior: Tensor) -> Move:
-    return Move(torch.zeros(1, 2, 4, 6), torch.ones(1, 1, 4, 6, dtype=torch.bool), prior)
+    frame = torch.randint(0, 256, (1, 3, 4, 6), dtype=torch.uint8)
+    return Move(torch.zeros(1, 2, 4, 6), torch.ones(1, 1, 4, 6, dtype=torch.bool), prior, frame)
 
 
 # -- the network ------------------------------------------------------------------------------------------------------
@@ -38,7 +40,7 @@ def test_an_untrained_refiner_keeps_labels_and_fills_in_the_prediction() -> None
     labels = torch.tensor([[0, 1, 2, 255], [2, 255, 0, 1]], dtype=torch.uint8)
     prior = torch.randn(1, 3, 2, 4).softmax(1)
     with torch.no_grad():
-        refined = refiner(one_hot(labels, 3), prior).exp()
+        refined = refiner(one_hot(labels, 3), prior, torch.randint(0, 256, (1, 3, 2, 4))).exp()
     torch.testing.assert_close(refined.sum(1), torch.ones(1, 2, 4))
     known = labels != 255
     want = torch.where(known, one_hot(labels, 3), prior)
@@ -51,7 +53,7 @@ def test_a_refiner_comes_back_from_its_file(tmp_path: Path) -> None:
         torch.nn.init.normal_(parameter)
     save_refiner(refiner, tmp_path / "folder" / "refiner.safetensors")
     back = load_refiner(tmp_path / "folder" / "refiner.safetensors")
-    given = torch.rand(1, 5, 4, 6), torch.rand(1, 5, 4, 6).softmax(1)
+    given = torch.rand(1, 5, 4, 6), torch.rand(1, 5, 4, 6).softmax(1), 255 * torch.rand(1, 3, 4, 6)
     with torch.no_grad():
         torch.testing.assert_close(back(*given), refiner(*given))
     save_refiner(torch.nn.Conv2d(1, 1, 1), tmp_path / "other.safetensors")
@@ -66,7 +68,7 @@ def test_a_step_moves_by_flow_and_knows_nothing_of_the_hidden() -> None:
     forward, backward = STILL.copy(), STILL.copy()
     forward[0], backward[0] = 1.0, -1.0  # one pixel to the right, and back
     backward[0, 1, 3] = 3.0  # this one does not meet: hidden from (1, 2)
-    move = Move.of(FlowPair(forward, backward), torch.zeros(1, 2, 2, 3))
+    move = Move.onto(FRAME, FlowPair(forward, backward), torch.zeros(1, 2, 2, 3))
     labels = torch.zeros(4, 6, dtype=torch.uint8)
     labels[:, 3:] = 1
     carried = move.carry(one_hot(labels, 2))[0]
@@ -89,7 +91,7 @@ def test_labels_come_back_from_a_cycle_where_nothing_moves() -> None:
     trip = Trip(labels, [still_move(wrong)] * 4, [nothing] * 2)
     refiner = LabelRefiner(3, width=4)
     with torch.no_grad():
-        assert trip.right(trip.cycle(refiner)) == int(trip.pixels) == 23
+        assert trip.right(trip.cycle(refiner)) == int(trip.returning.sum()) == 23
         box = nothing.clone()
         box[..., 2:4, 1:5] = True  # hidden on the way out: what comes back there is the model's view
         hidden = Trip(labels, trip.moves, [box, nothing])
@@ -104,7 +106,8 @@ def test_gradient_of_a_cycle_reaches_the_whole_refiner() -> None:
     moves = [still_move(torch.randn(1, 3, 4, 6).softmax(1)) for _ in range(4)]
     box = torch.zeros(1, 1, 4, 6, dtype=torch.bool)
     box[..., :2, :] = True
-    torch.nn.functional.nll_loss(Trip(labels, moves, [box, box]).cycle(refiner), labels).backward()
+    trip = Trip(labels, moves, [box, box])
+    trip.loss(trip.cycle(refiner)).backward()
     assert [name for name, p in refiner.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
 
 
@@ -207,8 +210,7 @@ def test_a_trip_keeps_the_numbers_of_its_window_alone(street: tuple[VideoRef, La
 def test_void_of_the_labelled_frame_stays_void() -> None:
     labels = np.full((4, 6), 1, np.uint8)
     labels[0] = 255
-    frame = Frame(torch.zeros(3, 4, 6, dtype=torch.uint8), 1, 0.0, "1")
-    neighbour = Neighbour(frame, FlowPair(STILL, STILL), torch.randn(1, 3, 4, 6))
+    neighbour = Neighbour(FRAME, FlowPair(STILL, STILL), torch.randn(1, 3, 4, 6))
     (found,) = Refined(LabelRefiner(3, width=4))(labels, [neighbour])
     assert found.tolist() == labels.tolist()
     unsure = Refined(LabelRefiner(3, width=4), threshold=1.0)

@@ -1,4 +1,4 @@
-"""Refining labels that were moved along optical flow by what a model sees in the frame: the network of Warp-Refine."""
+"""Refining labels that were moved along optical flow, by the frame and a model's view of it: Warp-Refine's network."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LEAST = 1e-4
 
 
 class LabelRefiner(nn.Module):
-    """Joins moved labels with a model's prediction of the frame, and learns where to trust which.
+    """Joins moved labels with the frame and a model's prediction of it, and learns where to trust which.
 
     After Ganeshan et al., "Warp-Refine Propagation: Semi-Supervised Auto-labeling via Cycle-consistency" (ICCV 2021),
     of which no code is public; the layers are ours. Labels where they are known and the prediction elsewhere are the
@@ -33,8 +33,9 @@ class LabelRefiner(nn.Module):
         super().__init__()
         self.read_moved = nn.Conv2d(num_classes, width, 1, bias=False)
         self.read_prior = nn.Conv2d(num_classes, width, 1, bias=False)
+        self.read_frame = ConvNormAct(3, width, 3, norm="none")  # borders of objects, where flow is least right
         self.trunk = nn.Sequential(
-            ConvNormAct(2 * width + 1, width, 3, norm="none"),
+            ConvNormAct(3 * width + 1, width, 3, norm="none"),
             ConvNormAct(width, width, 3, dilation=2, norm="none"),
             ConvNormAct(width, width, 3, dilation=4, norm="none"),
         )
@@ -44,20 +45,22 @@ class LabelRefiner(nn.Module):
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
 
-    def forward(self, moved: Tensor, prior: Tensor) -> Tensor:
+    def forward(self, moved: Tensor, prior: Tensor, frame: Tensor) -> Tensor:
         """Refine the labels of a frame.
 
         Args:
             moved: probabilities of the classes, moved here from another frame, [N, K, H, W]; they sum to 1 where the
                 label is known, to 0 where nothing is.
             prior: the model's probabilities, [N, K, H, W].
+            frame: 0..255 RGB, [N, 3, H, W].
 
         Returns:
             Log-probabilities [N, K, H, W].
         """
         known = moved.sum(1, keepdim=True)
         start = (moved + (1 - known).clamp(min=0) * prior).clamp(min=LEAST).log()
-        seen = self.trunk(torch.cat([self.read_moved(moved), self.read_prior(prior), known], dim=1))
+        read = (self.read_moved(moved), self.read_prior(prior), self.read_frame(frame / 127.5 - 1), known)
+        seen = self.trunk(torch.cat(read, dim=1))
         towards_prior = prior.clamp(min=LEAST).log() - start
         return (start + self.trust(seen) * towards_prior + self.change(seen)).log_softmax(1)
 

@@ -58,10 +58,13 @@ class Teacher:
         return found
 
     def train_refiner(self, path: Path, reach: int, steps: int) -> dict[str, float]:
-        """Train what refines moved labels, and write it; a half-trained one, when asked to stop, is not kept."""
-        data = _data(self.config)
+        """Train what refines moved labels, and write it; a half-trained one, when asked to stop, is not kept.
+
+        The model looks once at each frame here: averages over scales would take most of the training's time.
+        """
+        data, look = _data(self.config), look_with(Stream(with_views(self.model), self._device))
         refiner, score = train_refiner(
-            look_with(self._stream()), data.train_videos, data.label_space, reach=reach, steps=steps, stop=self._stopped
+            look, data.train_videos, data.label_space, reach=reach, steps=steps, stop=self._stopped
         )
         if self._stopped():
             return {}
@@ -72,9 +75,11 @@ class Teacher:
         """Move the labels of the training videos to the frames around, with the model's help."""
         data = _data(self.config)
         threshold = self.views["threshold"]
+        views = {name: self.views[name] for name in ("scales", "flip")}
+        averaged = Stream(with_views(self.model, **views), self._device)
         carrier: Carrier = filled(threshold) if refiner is None else Refined(load_refiner(refiner), threshold)
         found = propagate_labels(
-            data.train_videos, data.label_space, folder, reach=reach, carrier=carrier, look=look_with(self._stream()),
+            data.train_videos, data.label_space, folder, reach=reach, carrier=carrier, look=look_with(averaged),
             truth=_truth(data), stop=self._stopped,
         )  # fmt: skip
         if not found["frames"] and not self._stopped():
@@ -83,10 +88,6 @@ class Teacher:
                 f"--labels predicted, with another --out"
             )
         return found
-
-    def _stream(self) -> Stream:
-        views = {name: self.views[name] for name in ("scales", "flip")}
-        return Stream(with_views(self.model, **views), self._device)
 
     @property
     def _device(self) -> str:

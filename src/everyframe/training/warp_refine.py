@@ -23,7 +23,7 @@ from everyframe.data.layout import VideoRef
 from everyframe.data.reading import read_frames, read_labels
 from everyframe.errors import InputError
 from everyframe.flow import DISFlow, Flow, FlowPair, checked_pair
-from everyframe.frames import IGNORE
+from everyframe.frames import IGNORE, Frame
 from everyframe.inference.labelmap import label_map
 from everyframe.inference.stream import to_numpy
 from everyframe.labels import LabelSpace
@@ -44,27 +44,35 @@ class Move(NamedTuple):
         flow: from the goal's pixels into the frame that the labels come from, [1, 2, H, W].
         seen: bool [1, 1, H, W], which of the goal's pixels that frame shows.
         prior: the model's probabilities of the goal, [1, K, H, W].
+        frame: the goal, uint8 [1, 3, H, W].
     """
 
     flow: Tensor
     seen: Tensor
     prior: Tensor
+    frame: Tensor
 
     @classmethod
-    def of(cls, inwards: FlowPair, logits: Tensor) -> Move:
+    def onto(cls, frame: Frame, inwards: FlowPair, logits: Tensor) -> Move:
         """Return the step onto a frame, of its flow to where labels come from and the model's logits of it."""
         flow = torch.from_numpy(inwards.forward)[None].to(logits.device)
         seen = torch.from_numpy(visible(inwards))[None, None].to(logits.device)
-        return cls(flow, seen, upsample(logits, (flow.shape[-2], flow.shape[-1])).softmax(1))
+        prior = upsample(logits, (flow.shape[-2], flow.shape[-1])).softmax(1)
+        return cls(flow, seen, prior, frame.image[None].to(logits.device))
 
     def crop(self, top: int, left: int, side: int) -> Move:
         """Return the step within a window, without the rest; what comes from outside is not seen."""
-        flow, seen, prior = (x[..., top : top + side, left : left + side].clone() for x in self)
-        return Move(flow, seen & inside(flow), prior)
+        flow, seen, prior, frame = (x[..., top : top + side, left : left + side].clone() for x in self)
+        return Move(flow, seen & inside(flow), prior, frame)
 
     def carry(self, probabilities: Tensor) -> Tensor:
         """Move probabilities [1, K, H, W]; 0 where nothing is seen."""
         return warp(probabilities, self.flow) * self.seen
+
+    def refine(self, refiner: LabelRefiner, carried: Tensor) -> Tensor:
+        """Return log-probabilities [1, K, H, W] of what was carried onto the goal."""
+        refined: Tensor = refiner(carried, self.prior, self.frame)
+        return refined
 
 
 class Refined:
@@ -88,17 +96,17 @@ class Refined:
                 self.refiner.to(neighbour.logits.device)
                 probabilities = one_hot(torch.from_numpy(labels), neighbour.logits.shape[1]).to(neighbour.logits.device)
             way = way.further(neighbour.inwards)
-            move = Move.of(neighbour.inwards, neighbour.logits)
-            refined = self.refiner(move.carry(probabilities), move.prior)
+            move = Move.onto(neighbour.frame, neighbour.inwards, neighbour.logits)
+            refined = move.refine(self.refiner, move.carry(probabilities))
             probabilities = refined.exp()
             found = label_map(refined, labels.shape)[0]
-            found[probabilities[0].amax(0) < self.threshold] = IGNORE
+            found[~(probabilities[0].amax(0) >= self.threshold)] = IGNORE  # no number is not sure
             void = way.carry(labels, hidden=0) == IGNORE
             yield np.where(void, np.uint8(IGNORE), to_numpy(found))
 
 
 class RefinerScore(NamedTuple):
-    """Shares of the labelled pixels that are right when a cycle is back, over the last tenth of the training.
+    """Shares of the labels that are right when they are back from a cycle, over the last tenth of the training.
 
     Attributes:
         refined: with the refiner.
@@ -170,13 +178,11 @@ def train_refiner(
             for each in (refiner, untrained):
                 each.to(trip.labels.device)
             returned = trip.cycle(refiner)
-            (
-                F.nll_loss(returned, trip.labels, ignore_index=IGNORE, reduction="sum") / trip.pixels / batch_size
-            ).backward()
+            (trip.loss(returned) / batch_size).backward()
             if step >= steps - max(1, steps // 10):
                 with torch.no_grad():
                     right += torch.tensor([trip.right(returned), trip.right(trip.cycle(untrained))])
-                pixels += int(trip.pixels)
+                pixels += int(trip.returning.sum())
         optimizer.step()
         schedule.step()
     return refiner.eval(), RefinerScore(*(right / max(pixels, 1)).tolist())
@@ -196,24 +202,28 @@ class Trip(NamedTuple):
     boxes: list[Tensor]
 
     @property
-    def pixels(self) -> Tensor:
-        """How many pixels have a label, at least 1."""
-        return (self.labels != IGNORE).sum().clamp(min=1)
+    def returning(self) -> Tensor:
+        """Labelled pixels that the last step shows again, bool [1, H, W]; the others say nothing about a refiner."""
+        return self.moves[-1].seen[0] & (self.labels != IGNORE)
 
     def cycle(self, refiner: LabelRefiner) -> Tensor:
         """Send the labels there and back: log-probabilities [1, K, H, W] of what returns."""
         probabilities = one_hot(self.labels[0], self.moves[0].prior.shape[1])
         for move, box in zip(self.moves[:-1], [*self.boxes, *[None] * len(self.boxes)], strict=False):
             carried = move.carry(probabilities)
-            probabilities = refiner(carried if box is None else carried * ~box, move.prior).exp()
-        # What does not come back says nothing for or against the refiner: it counts as even.
+            probabilities = move.refine(refiner, carried if box is None else carried * ~box).exp()
         back = self.moves[-1].carry(probabilities)
-        back = back + (1 - back.sum(1, keepdim=True)).clamp(min=0) / back.shape[1]
         return back.clamp(min=torch.finfo(back.dtype).eps).log()
 
+    def loss(self, returned: Tensor) -> Tensor:
+        """Return the cross entropy of what `cycle` returned, the mean over the pixels that return: scalar."""
+        labels = self.labels.where(self.returning, IGNORE)
+        summed = F.nll_loss(returned, labels, ignore_index=IGNORE, reduction="sum")
+        return summed / self.returning.sum().clamp(min=1)
+
     def right(self, returned: Tensor) -> int:
-        """Return how many labelled pixels have their own label again."""
-        return int(((returned.argmax(1) == self.labels) & (self.labels != IGNORE)).sum())
+        """Return how many of the pixels that return have their own label again."""
+        return int(((returned.argmax(1) == self.labels) & self.returning).sum())
 
 
 def read_trip(
@@ -254,12 +264,11 @@ def read_trip(
     top, left = _draw(max(1, height - crop + 1), generator), _draw(max(1, width - crop + 1), generator)
     window = torch.from_numpy(labels)[None, top : top + crop, left : left + crop].long().to(logits[0].device)
     boxes = [_box((window.shape[1], window.shape[2]), generator).to(window.device) for _ in range(count)]
-    steps = [
-        *((outwards[n], logits[n + 1]) for n in range(count)),
-        *((FlowPair(outwards[n].backward, outwards[n].forward), logits[n]) for n in reversed(range(count))),
-    ]
+    back = [FlowPair(pair.backward, pair.forward) for pair in outwards]
+    steps = [*((n + 1, outwards[n]) for n in range(count)), *((n, back[n]) for n in reversed(range(count)))]
     # One at a time: a step of the whole frame holds K probabilities of each of its pixels.
-    return Trip(window, [Move.of(pair, seen.clone()).crop(top, left, crop) for pair, seen in steps], boxes)
+    moves = [Move.onto(frames[n], pair, logits[n].clone()).crop(top, left, crop) for n, pair in steps]
+    return Trip(window, moves, boxes)
 
 
 def one_hot(labels: Tensor, num_classes: int) -> Tensor:
