@@ -32,8 +32,7 @@ def no_long_wait() -> Iterator[None]:
 
 
 def _answers() -> bool:
-    from huggingface_hub import constants
-    from huggingface_hub.utils import get_session
+    from huggingface_hub import constants, get_session
 
     try:
         get_session().head(constants.ENDPOINT, timeout=ANSWERS_WITHIN)

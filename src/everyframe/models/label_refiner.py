@@ -41,9 +41,8 @@ class LabelRefiner(nn.Module):
         )
         self.trust = nn.Conv2d(width, 1, 1)
         self.change = nn.Conv2d(width, num_classes, 1)
-        for last in (self.trust, self.change):
-            nn.init.zeros_(last.weight)
-            nn.init.zeros_(last.bias)
+        for parameter in (*self.trust.parameters(), *self.change.parameters()):
+            nn.init.zeros_(parameter)
 
     def forward(self, moved: Tensor, prior: Tensor, frame: Tensor) -> Tensor:
         """Refine the labels of a frame.

@@ -141,7 +141,9 @@ def offline_logits(model: Segmenter, frames: Iterable[Tensor], last: Tensor | No
         come += 1
         if come > offline.lookahead:
             yield logits
-    for _ in range(offline.lookahead if frame is not None else 0):
+    if frame is None:
+        return
+    for _ in range(offline.lookahead):
         logits, state = offline.step(frame, state)
         come += 1
         if come > offline.lookahead:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,19 @@ if TYPE_CHECKING:
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@runtime_checkable
+class Backbone(Protocol):
+    """What is asked of a backbone beside `forward(x [N, 3, H, W]) -> sequence of maps`.
+
+    Attributes:
+        channels: channels of each map.
+        strides: pixels per cell of each map.
+    """
+
+    channels: Sequence[int]
+    strides: Sequence[int]
 
 
 @dataclass(slots=True)
@@ -53,7 +66,7 @@ class Segmenter(nn.Module):
     """A video segmentation model: `forward(clip, roles)` to train, `step(frame, state)` to run on a stream.
 
     Args:
-        backbone: `forward(x [N, 3, H, W]) -> sequence of maps`, with `channels` and `strides`.
+        backbone: see `Backbone`.
         head: see `Head`.
         label_space: classes and colours; K must equal the head's.
         temporal: see `TemporalModule`; `Identity()` treats each frame alone.

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,9 @@ from everyframe.errors import InputError
 from everyframe.labels import LabelSpace
 from everyframe.models.heads.mask2former.head import semantic_scores
 from everyframe.models.segmenter import Segmenter
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 Prepared = Mapping[str, Any]
 """What the library's processor returns: "pixel_values" [N, 3, h, w] float, and what else the network wants."""
@@ -41,7 +44,7 @@ class TransformersModel(nn.Module, ABC):
     processor_options: Mapping[str, Any] = MappingProxyType({})
     """What is asked of the processor beyond the model's own settings."""
 
-    def __init__(self, network: nn.Module, processor: Any, label_space: LabelSpace) -> None:
+    def __init__(self, network: PreTrainedModel, processor: Any, label_space: LabelSpace) -> None:
         super().__init__()
         self.network = network
         self.processor = processor
@@ -103,7 +106,7 @@ class MaskModel(TransformersModel):
     processor_options: Mapping[str, Any] = MappingProxyType({"pad_size": None})
 
     def __init__(
-        self, network: nn.Module, processor: Any, label_space: LabelSpace, mask_size: Sequence[int] | None = None
+        self, network: PreTrainedModel, processor: Any, label_space: LabelSpace, mask_size: Sequence[int] | None = None
     ) -> None:
         super().__init__(network, processor, label_space)
         self.mask_size = mask_size
@@ -117,7 +120,7 @@ class MaskModel(TransformersModel):
 class Mask2FormerModel(MaskModel):
     """Mask2Former: the library enlarges all masks to 384x384, whatever the shape of the picture, and so do we."""
 
-    def __init__(self, network: nn.Module, processor: Any, label_space: LabelSpace) -> None:
+    def __init__(self, network: PreTrainedModel, processor: Any, label_space: LabelSpace) -> None:
         super().__init__(network, processor, label_space, mask_size=(384, 384))
 
 
@@ -132,7 +135,7 @@ class SquareMaskModel(TransformersModel):
 
     predicts = "masks"
 
-    def __init__(self, network: nn.Module, processor: Any, label_space: LabelSpace) -> None:
+    def __init__(self, network: PreTrainedModel, processor: Any, label_space: LabelSpace) -> None:
         super().__init__(network, processor, label_space)
         self.side = int(processor.size["shortest_edge"] or 0)
         _check_side(network, (self.side, processor.size["longest_edge"] or self.side))
@@ -185,7 +188,7 @@ class OnlineMaskModel(TransformersModel):
     input_type = "videos"
     processor_options: Mapping[str, Any] = MappingProxyType({"do_sample_frames": False})
 
-    def __init__(self, network: nn.Module, processor: Any, label_space: LabelSpace) -> None:
+    def __init__(self, network: PreTrainedModel, processor: Any, label_space: LabelSpace) -> None:
         super().__init__(network, processor, label_space)
         _check_side(network, (processor.size["height"], processor.size["width"]))
 

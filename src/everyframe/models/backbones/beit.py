@@ -44,12 +44,12 @@ class BeitAttention(nn.Module):
     def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
         """[N, 1 + h * w, D] -> [N, 1 + h * w, D]; the class token stands first."""
         bias = None
-        if self.q_bias is not None:
+        if self.q_bias is not None and self.v_bias is not None:
             bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
         qkv = F.linear(x, self.qkv.weight, bias).unflatten(2, (3, self.heads, -1))
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each N heads M d
         offsets = None
-        if self.relative_position_bias_table is not None:
+        if self.relative_position_bias_table is not None and self.grid is not None:
             offsets = relative_position_bias(self.relative_position_bias_table, self.grid, grid)
         out = biased_attention(query, key, value, offsets).transpose(1, 2).flatten(2)
         return self.dropout(self.projection(out))

@@ -68,11 +68,14 @@ class RotaryAttention(nn.Module):
 
     def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
         """[N, 1 + h * w, D] -> [N, 1 + h * w, D]."""
-        weights = torch.cat([p.weight for p in self.projections])
+        weights = []
+        for projection in self.projections:
+            assert isinstance(projection, nn.Linear)
+            weights.append(projection.weight)
         bias = None
-        if self.q_bias is not None:
+        if self.q_bias is not None and self.v_bias is not None:
             bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
-        qkv = F.linear(x, weights, bias).unflatten(2, (3, self.heads, -1))
+        qkv = F.linear(x, torch.cat(weights), bias).unflatten(2, (3, self.heads, -1))
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each N heads M d
         if self.trained is not None:
             angles = rotary_angles(grid, query.shape[-1], self.trained, x.device)

@@ -70,6 +70,9 @@ class FocalBlock(nn.Module):
         layer_scale: see `add_layer_scale`.
     """
 
+    gamma1: nn.Parameter | None
+    gamma2: nn.Parameter | None
+
     def __init__(
         self,
         channels: int,

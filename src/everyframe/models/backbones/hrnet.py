@@ -90,6 +90,7 @@ class Exchange(nn.Module):
             return maps
         joined = []
         for i, paths in enumerate(self.fuse_layers):
+            assert isinstance(paths, nn.ModuleList)
             size = maps[i].shape[-2:]  # twice a coarse map may be a cell more
             parts = [path(x) for path, x in zip(paths, maps, strict=True)]
             parts = [resize(x, size) if j > i else x for j, x in enumerate(parts)]

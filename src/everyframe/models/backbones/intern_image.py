@@ -5,7 +5,7 @@ Wang et al., "InternImage: Exploring Large-Scale Vision Foundation Models with D
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -87,6 +87,9 @@ class InternImageBlock(nn.Module):
         layer_scale: see `add_layer_scale`.
     """
 
+    gamma1: nn.Parameter | None
+    gamma2: nn.Parameter | None
+
     def __init__(
         self,
         channels: int,
@@ -143,7 +146,7 @@ class InternImageStage(Stage):
         self,
         blocks: Sequence[InternImageBlock],
         norm: nn.Module,
-        block_norms: dict[int, nn.Module],
+        block_norms: Mapping[int, nn.Module],
         downsample: Downsample | None,
     ) -> None:
         super().__init__(blocks)

@@ -158,7 +158,9 @@ class SwinStage(Stage):
 
     def mask(self, x: Tensor) -> Tensor:
         """Return what all shifted blocks of this stage add to their logits: see `MASKED`."""
-        window = self.blocks[0].window
+        first = self.blocks[0]
+        assert isinstance(first, SwinBlock)
+        window = first.window
         h, w = (side + -side % window for side in x.shape[1:3])
         allowed = shifted_window_mask((h, w), window, window // 2, x.device)
         return torch.zeros(allowed.shape, device=x.device, dtype=x.dtype).masked_fill_(~allowed, MASKED)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -54,8 +54,8 @@ class TimmBackbone(nn.Module):
         strides, any_size = _probe(name, options)
         if out_indices is None:
             out_indices = [i for i, stride in enumerate(strides) if stride >= 4]
-        make = pretrained_model if pretrained else timm.create_model
-        self.model: Any = make(name, features_only=True, out_indices=tuple(out_indices), **options)
+        make: Callable[..., Any] = pretrained_model if pretrained else timm.create_model
+        self.model = make(name, features_only=True, out_indices=tuple(out_indices), **options)
         self.channels = tuple(self.model.feature_info.channels())
         self.strides = tuple(self.model.feature_info.reduction())
         self.channels_last = _channels_last(self.model)

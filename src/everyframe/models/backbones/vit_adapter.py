@@ -119,7 +119,7 @@ class Extractor(nn.Module):
         """Pyramid [N, S, D] and patches [N, h * w, D] -> pyramid."""
         centres = cell_centres(shapes, x.device)
         pyramid = pyramid + self.attention(self.query_norm(pyramid), centres, self.feat_norm(x), [grid])
-        if self.ffn is None:
+        if self.ffn is None or self.ffn_norm is None:
             return pyramid
         return pyramid + self.drop_path(self.ffn(self.ffn_norm(pyramid), shapes))
 

@@ -8,22 +8,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from everyframe.models.ops.attention import SelfAttention
+from everyframe.models.ops.attention import JointAttention
 from everyframe.models.ops.patch_embed import PatchEmbed
 from everyframe.models.ops.stages import drop_path_rates
 from everyframe.models.ops.vit_block import ScaledBlock, gelu_mlp, init_vit_weights, resized_positions
 from everyframe.models.ops.window import join_windows, pad_to_multiple, split_windows
 
 
-class GlobalAttention(SelfAttention):
-    """`SelfAttention` that is told the grid and does not need it."""
+class GlobalAttention(JointAttention):
+    """`JointAttention` of each patch to all; it is told the grid and does not need it."""
 
     def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
         """[N, h * w, D] -> [N, h * w, D]."""
-        return super().forward(x)
+        return self.attend(x)
 
 
-class PaddedWindowAttention(SelfAttention):
+class PaddedWindowAttention(JointAttention):
     """Self-attention inside square windows; cells that fill up the last windows have query, key and value 0.
 
     (Swin pads before the projection, so that its padding has the bias as key; ViT-Adapter pads after it.)

@@ -62,8 +62,15 @@ class Design:
 
     def build(self, label_space: LabelSpace) -> Segmenter:
         """Build the model with these classes, its weights fresh."""
-        options = {"backbone": self.backbone, "head": self.head, "temporal": self.temporal}
-        return create_model(self.name, label_space, **options, mean=self.mean, std=self.std)
+        return create_model(
+            self.name,
+            label_space,
+            backbone=self.backbone,
+            head=self.head,
+            temporal=self.temporal,
+            mean=self.mean,
+            std=self.std,
+        )
 
 
 @dataclass(slots=True)

@@ -168,4 +168,5 @@ def build_head(
         kind = head_kind(stage)
         options = kind.options(stage)
         head = with_eps(kind.build(channels, strides, class_count(stage), auxiliary=head, **options), stage)
+    assert head is not None, "a configuration has at least one head"
     return head

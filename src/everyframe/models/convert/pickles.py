@@ -48,8 +48,8 @@ _HARMLESS: list[Any] = [
     *((Inert, f"builtins.{name}") for name in ("float", "int", "list", "dict")),  # what a defaultdict begins with
     (_inert_getattr, "builtins.getattr"),
     (_inert_getattr, "__builtin__.getattr"),
-    *((rebuild, f"numpy.{core}.multiarray.{rebuild.__name__}")
-      for core in ("core", "_core") for rebuild in (np.zeros(1).__reduce__()[0], np.float64(1).__reduce__()[0])),
+    *((value.__reduce__()[0], f"numpy.{core}.multiarray.{rebuild}")
+      for core in ("core", "_core") for rebuild, value in (("_reconstruct", np.zeros(1)), ("scalar", np.float64(1)))),
     np.ndarray,
     np.dtype,
     *(type(np.dtype(kind)) for kind in "?bBhHiIlLqQefdU"),

@@ -108,11 +108,10 @@ def _auxiliary(cascade: Sequence[Config], given: Any) -> tuple[Options | None, l
     decode = cascade[0] if len(cascade) == 1 else cascade
     tops: list[Rule] = [*mmseg.head_table(decode, "decode_head.", "head.")]
     before = cascade[0] if len(cascade) == 2 else given
-    several = isinstance(before, Sequence)
-    if before and (several or before["type"] != "FCNHead"):
+    if before and (isinstance(before, Sequence) or before["type"] != "FCNHead"):
         if len(cascade) == 2:
-            raise Unsupported(f"a cascade that begins with {before['type']} is not supported, only with FCNHead")
-        kinds = ", ".join(head["type"] for head in before) if several else before["type"]
+            raise Unsupported(f"a cascade that begins with {cascade[0]['type']} is not supported, only with FCNHead")
+        kinds = ", ".join(head["type"] for head in before) if isinstance(before, Sequence) else before["type"]
         notes.append(f"the auxiliary head ({kinds}) serves training alone and has no counterpart here")
         return None, [*tops, left_out(r"auxiliary_head\..+", "an auxiliary head of another kind")], notes
     if not before:

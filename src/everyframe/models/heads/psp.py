@@ -53,6 +53,7 @@ class PyramidPooling(nn.Module):
     def spread(self, x: Tensor, pooled: Sequence[Tensor]) -> Tensor:
         """Lay the squeezed levels beside the map: [N, C + D * levels, h, w]."""
         for level, cells in zip(self.levels, pooled, strict=True):
+            assert isinstance(level, ConvNormAct)
             if cells.shape[-2:] == (1, 1):
                 check_average(cells, level)
         size = x.shape[-2:]

@@ -53,8 +53,8 @@ def check_heads(kind: str, width: int, heads: int) -> None:
         raise ValueError(f"{kind}: expected a width that divides by {heads} heads, came {width}")
 
 
-class SelfAttention(nn.Module):
-    """Multi-head self attention with joint projections.
+class JointAttention(nn.Module):
+    """Multi-head self attention with joint projections; what `forward` is told is up to the class.
 
     Args:
         width: channels D of the tokens.
@@ -69,10 +69,18 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width, bias=bias)
         self.output = nn.Linear(width, width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[N, M, D] -> [N, M, D]."""
+    def attend(self, x: Tensor) -> Tensor:
+        """Let each token look at all: [N, M, D] -> [N, M, D]."""
         query, key, value = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each N heads M d
         return self.output(F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
+
+
+class SelfAttention(JointAttention):
+    """`JointAttention` of each token to all."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, M, D] -> [N, M, D]."""
+        return self.attend(x)
 
 
 class TransformerBlock(nn.Module):

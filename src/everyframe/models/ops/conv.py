@@ -109,5 +109,6 @@ def classifier(in_channels: int, num_classes: int) -> nn.Conv2d:
     """Return the 1x1 convolution that ends a head, started small (std 0.01, as mmseg) so that training starts even."""
     conv = nn.Conv2d(in_channels, num_classes, 1)
     nn.init.normal_(conv.weight, std=0.01)
+    assert conv.bias is not None
     nn.init.zeros_(conv.bias)
     return conv

@@ -6,6 +6,8 @@ the values atomically, in float32, so its last bits depend on the order: with de
 form is used instead.
 """
 
+# Triton compiles its functions from their source; their arguments have no types of Python.
+# mypy: disable-error-code="no-untyped-def"
 from __future__ import annotations
 
 from collections.abc import Sequence

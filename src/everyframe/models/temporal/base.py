@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from everyframe.frames import Role
+
+if TYPE_CHECKING:
+    from everyframe.models.heads.base import Head
+
+AnyHead = TypeVar("AnyHead", bound="Head")
+"""The kind of head that a temporal module works with."""
 
 Embedding = dict[str, Tensor]
 """A head's per-frame stage: named tensors [N, ...] (for example "pixels" [N, D, h, w], "regions" [N, K, D])."""
@@ -32,7 +38,7 @@ class Features(NamedTuple):
     image: Tensor | None = None
 
 
-class TemporalModule(nn.Module, ABC):
+class TemporalModule(nn.Module, ABC, Generic[AnyHead]):
     """Contract of every temporal module.
 
     The module holds weights only; what it remembers travels through `forward` as `memory`. A causal module gives the
@@ -55,7 +61,7 @@ class TemporalModule(nn.Module, ABC):
     adjacent: tuple[int, ...] = ()
     reference: bool = False
 
-    def embed(self, maps: Sequence[Tensor], head: Any) -> Embedding:
+    def embed(self, maps: Sequence[Tensor], head: AnyHead) -> Embedding:
         """Return what a frame shows to itself and to others: `Features.embedding`.
 
         The default is the head's own. Modules that work before the head's last convolutions return what they need
@@ -68,7 +74,7 @@ class TemporalModule(nn.Module, ABC):
         return head.embed(maps)
 
     @abstractmethod
-    def forward(self, query: Features, memory: Memory, head: nn.Module) -> tuple[Embedding, Memory]:
+    def forward(self, query: Features, memory: Memory, head: AnyHead) -> tuple[Embedding, Memory]:
         """Return the query's embedding with time in it, and the memory for the next frame.
 
         Args:
@@ -77,7 +83,7 @@ class TemporalModule(nn.Module, ABC):
             head: the head whose `embed` made `query.embedding`, for modules that change the maps before it.
         """
 
-    def gather(self, frames: Sequence[Features], roles: Sequence[Role], head: nn.Module) -> Memory:
+    def gather(self, frames: Sequence[Features], roles: Sequence[Role], head: AnyHead) -> Memory:
         """Return the memory that a query meets after the context frames of a training clip, in clip order.
 
         The default folds `forward` over them, which is right for every causal module whose memory is made by it.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, Generic, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from everyframe.models.heads.ocr import ObjectAttention, OCRHead, gather_regions
 from everyframe.models.ops.class_layer import ClassLayer
 from everyframe.models.ops.conv import classifier
 from everyframe.models.ops.resize import resize
-from everyframe.models.temporal.base import Embedding
+from everyframe.models.temporal.base import AnyHead, Embedding
 
 
 class PixelContext(NamedTuple):
@@ -33,7 +33,7 @@ class PixelContext(NamedTuple):
     context: Tensor | None = None
 
 
-class ContextSite(nn.Module, ABC):
+class ContextSite(nn.Module, ABC, Generic[AnyHead]):
     """A map of a head, region contexts of each frame made from it, and the attention that joins the two.
 
     Heads go through the methods and are not kept: they have their weights in a module of their own.
@@ -55,18 +55,18 @@ class ContextSite(nn.Module, ABC):
         self.norm = norm
 
     @abstractmethod
-    def embed(self, maps: Sequence[Tensor], head: Any) -> Embedding:
+    def embed(self, maps: Sequence[Tensor], head: AnyHead) -> Embedding:
         """Return what a frame shows to itself and to others, with the map and, where asked for, "regions" [N, K, D].
 
         "auxiliary" holds the coarse logits [N, K, h', w'] by which regions were gathered; they need a loss.
         """
 
     @abstractmethod
-    def query(self, pixels: Tensor, head: Any) -> Tensor:
+    def query(self, pixels: Tensor, head: AnyHead) -> Tensor:
         """Return the query vectors [N, d_k, h, w] of pixels [N, D, h, w]."""
 
     @abstractmethod
-    def join(self, embedding: Embedding, given: PixelContext, head: Any) -> Embedding:
+    def join(self, embedding: Embedding, given: PixelContext, head: AnyHead) -> Embedding:
         """Return the embedding that the head predicts from.
 
         Args:
@@ -76,7 +76,7 @@ class ContextSite(nn.Module, ABC):
         """
 
 
-class OCRSite(ContextSite):
+class OCRSite(ContextSite[OCRHead]):
     """The pixels of an OCR head, which attends to regions itself; without parameters.
 
     Args:
@@ -105,7 +105,7 @@ class OCRSite(ContextSite):
         return {**rest, **{name: x for name, x in given._asdict().items() if x is not None}}
 
 
-class PixelSite(ContextSite):
+class PixelSite(ContextSite[Head]):
     """A map of any head: contexts are gathered by coarse class scores, attended to, and added to the map.
 
         x + gamma * W [C; x],  C = attention(x, regions) + further contexts
@@ -161,8 +161,11 @@ class PixelSite(ContextSite):
         pixels = embedding[self.key]
         if self.coarse is not None:
             coarse = self.coarse(pixels)
-        else:  # in training the head has computed them already
-            coarse = embedding["auxiliary"] if "auxiliary" in embedding else head.auxiliary(maps)
+        elif "auxiliary" in embedding:  # in training the head has computed them already
+            coarse = embedding["auxiliary"]
+        else:
+            assert head.auxiliary is not None, "without one the site has coarse scores of its own"
+            coarse = head.auxiliary(maps)
         regions = gather_regions(pixels, resize(coarse, pixels.shape[-2:]))
         return {**embedding, "regions": regions, "auxiliary": coarse}
 

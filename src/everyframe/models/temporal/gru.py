@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from everyframe.models.heads.base import Head
 from everyframe.models.ops.conv import check_odd
 from everyframe.models.temporal.base import Embedding, Features, Memory, TemporalModule
 from everyframe.models.temporal.ring import scene_change, scene_signature, where_cut
@@ -24,7 +25,7 @@ class GRUMemory(NamedTuple):
     signature: Tensor
 
 
-class ConvGRU(TemporalModule):
+class ConvGRU(TemporalModule[Head]):
     """Remembers a hidden map and adds a little of it to the query's pixels.
 
     The recurrence of Ballas et al., "Delving Deeper into Convolutional Networks for Learning Video Representations"
@@ -67,7 +68,7 @@ class ConvGRU(TemporalModule):
         self.expand = nn.Conv2d(hidden, channels, 1)
         self.gamma = nn.Parameter(torch.full((channels, 1, 1), gamma))
 
-    def forward(self, query: Features, memory: Memory, head: nn.Module) -> tuple[Embedding, Memory]:
+    def forward(self, query: Features, memory: Memory, head: Head) -> tuple[Embedding, Memory]:
         """See `TemporalModule.forward`; changes "pixels" alone."""
         pixels = query.embedding["pixels"]
         x, signature = self.squeeze(pixels), scene_signature(query.maps[0])

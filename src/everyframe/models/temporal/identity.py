@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from torch import nn
-
+from everyframe.models.heads.base import Head
 from everyframe.models.temporal.base import Embedding, Features, Memory, TemporalModule
 
 
-class Identity(TemporalModule):
+class Identity(TemporalModule[Head]):
     """Hands the query's embedding on and remembers nothing."""
 
-    def forward(self, query: Features, memory: Memory, head: nn.Module) -> tuple[Embedding, Memory]:
+    def forward(self, query: Features, memory: Memory, head: Head) -> tuple[Embedding, Memory]:
         """See `TemporalModule.forward`."""
         return query.embedding, None

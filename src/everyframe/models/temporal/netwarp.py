@@ -44,20 +44,20 @@ class FlowCNN(nn.Module):
 
     def __init__(self, form: str = "corrected") -> None:
         super().__init__()
-        linear = form == "corrected"
-        self.convs = nn.Sequential(
-            ConvNormAct(11, 16, 3),
-            ConvNormAct(16, 32, 3),
-            nn.Conv2d(32, 2, 3, padding=1) if linear else ConvNormAct(32, 2, 3),
-        )
-        self.join = nn.Conv2d(4, 2, 3, padding=1, bias=False) if linear else ConvNormAct(4, 2, 3)
-        if linear:
-            nn.init.normal_(self.convs[2].weight, std=1e-3)
-            nn.init.zeros_(self.convs[2].bias)
-            with torch.no_grad():  # the given flow and the refinement, added up
-                self.join.weight.zero_()
-                for i in range(2):
-                    self.join.weight[i, [i, i + 2], 1, 1] = 1.0
+        hidden = (ConvNormAct(11, 16, 3), ConvNormAct(16, 32, 3))
+        if form != "corrected":
+            self.convs = nn.Sequential(*hidden, ConvNormAct(32, 2, 3))
+            self.join: nn.Module = ConvNormAct(4, 2, 3)
+            return
+        last, join = nn.Conv2d(32, 2, 3, padding=1), nn.Conv2d(4, 2, 3, padding=1, bias=False)
+        assert last.bias is not None
+        nn.init.normal_(last.weight, std=1e-3)
+        nn.init.zeros_(last.bias)
+        with torch.no_grad():  # the given flow and the refinement, added up
+            join.weight.zero_()
+            for i in range(2):
+                join.weight[i, [i, i + 2], 1, 1] = 1.0
+        self.convs, self.join = nn.Sequential(*hidden, last), join
 
     def forward(self, flow: Tensor, current: Tensor, previous: Tensor) -> Tensor:
         """Refine `flow` [N, 2, H, W] between frames in 0..255, [N, 3, H, W]."""
@@ -67,7 +67,7 @@ class FlowCNN(nn.Module):
             return self.join(torch.cat([flow, refined.float()], dim=1))
 
 
-class NetWarp(TemporalModule):
+class NetWarp(TemporalModule[Head]):
     """Adds warped features of the previous frame at two places: the coarsest map, and the head's late map.
 
     z' = w0 * z_t + w1 * warp(z_{t-1}), with a learned weight per channel, starting at (1, 0): an untrained module

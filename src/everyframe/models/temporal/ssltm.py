@@ -44,7 +44,7 @@ class StreamMemory(NamedTuple):
     reference: Tensor | None
 
 
-class SSLTM(TemporalModule):
+class SSLTM(TemporalModule[Head]):
     """Short- and long-term modelling on a head's map of pixels.
 
     Lao et al., "Simultaneously Short- and Long-Term Temporal Modeling for Semi-Supervised Video Semantic
@@ -128,7 +128,11 @@ class SSLTM(TemporalModule):
     def remember(self, pixels: Tensor) -> Tensor:
         """Return what is kept of a frame's pixels [N, D, h, w] for later frames: [N, h, w, C']."""
         x = pixels.movedim(1, -1)
-        return self.blocks[0].key_values(x) if len(self.blocks) == 1 else x
+        if len(self.blocks) != 1:
+            return x
+        (block,) = self.blocks
+        assert isinstance(block, SpatialTemporalBlock)
+        return block.key_values(x)
 
     def attend_adjacent(self, pixels: Tensor, own: Tensor, adjacent: Tensor) -> Tensor:
         """Run the spatial-temporal transformer for the query frame.
@@ -148,6 +152,7 @@ class SSLTM(TemporalModule):
             return self.blocks[0](query, key_values, at).movedim(-1, 1)
         frames = [*adjacent[:, :at].unbind(1), query, *adjacent[:, at:].unbind(1)]
         for i, block in enumerate(self.blocks):
+            assert isinstance(block, SpatialTemporalBlock)
             key_values = torch.stack([block.key_values(frame) for frame in frames], dim=1)
             last = i == len(self.blocks) - 1  # of the last block, only the query's rows are needed
             frames = [block(frame, key_values, t) for t, frame in enumerate(frames) if not last or t == at]
@@ -184,7 +189,7 @@ class SSLTM(TemporalModule):
         """See `TemporalModule.embed`: the head's map and, where there are contexts, the frame's "regions" [N, K, D]."""
         return self.site.embed(maps, head)
 
-    def gather(self, frames: Sequence[Features], roles: Sequence[Role], head: nn.Module) -> ClipContext:
+    def gather(self, frames: Sequence[Features], roles: Sequence[Role], head: Head) -> ClipContext:
         """See `TemporalModule.gather`."""
         by_role = list(zip(frames, roles, strict=True))
         adjacent = [frame.embedding[self.site.key] for frame, role in by_role if role is Role.ADJACENT]
@@ -192,7 +197,7 @@ class SSLTM(TemporalModule):
         kept = torch.stack([self.remember(x) for x in adjacent], dim=1) if adjacent and self.blocks else None
         return ClipContext(kept, torch.cat(distant, dim=1) if distant else None)
 
-    def forward(self, query: Features, memory: Memory, head: nn.Module) -> tuple[Embedding, Memory]:
+    def forward(self, query: Features, memory: Memory, head: Head) -> tuple[Embedding, Memory]:
         """See `TemporalModule.forward`."""
         pixels, own = query.embedding[self.site.key], query.embedding.get("regions")
         kept = self.remember(pixels) if self.blocks else pixels.new_zeros(len(pixels), *pixels.shape[2:], 0)

@@ -63,7 +63,7 @@ class StreamContexts(NamedTuple):
     bank: Bank | None
 
 
-class RegionBlending(TemporalModule):
+class RegionBlending(TemporalModule[OCRHead]):
     """TCB on an OCR head: the query's pixels attend to region contexts averaged over the clip.
 
     Miao et al., "VSPW: A Large-scale Dataset for Video Scene Parsing in the Wild" (CVPR 2021), TCB-OCR, and its form
@@ -84,7 +84,7 @@ class RegionBlending(TemporalModule):
 
     def __init__(
         self,
-        head: OCRHead,
+        head: Head,
         adjacent: Sequence[int] = OFFSETS,
         memory: str = "none",
         memory_frames: int = 8,
@@ -103,11 +103,11 @@ class RegionBlending(TemporalModule):
         self.memory_frames = memory_frames
         self.cut_threshold = cut_threshold
 
-    def gather(self, frames: Sequence[Features], roles: Sequence[Role], head: nn.Module) -> ClipContexts:
+    def gather(self, frames: Sequence[Features], roles: Sequence[Role], head: OCRHead) -> ClipContexts:
         """See `TemporalModule.gather`."""
         return ClipContexts(torch.stack([frame.embedding["regions"] for frame in frames], dim=1))
 
-    def forward(self, query: Features, memory: Memory, head: nn.Module) -> tuple[Embedding, Memory]:
+    def forward(self, query: Features, memory: Memory, head: OCRHead) -> tuple[Embedding, Memory]:
         """See `TemporalModule.forward`; changes "regions" alone."""
         own = query.embedding["regions"]
         if isinstance(memory, ClipContexts):
@@ -143,7 +143,7 @@ class RegionBlending(TemporalModule):
         return used, Bank.new(where_cut(cut, step[:, -most:], bank.sets))
 
 
-class PyramidBlending(TemporalModule):
+class PyramidBlending(TemporalModule[PSPHead]):
     """TCB on a PSP head: pooled maps averaged over the clip are laid beside the query's map.
 
     Miao et al. (CVPR 2021), TCB-PPM.
@@ -179,7 +179,7 @@ class PyramidBlending(TemporalModule):
         self.cut_threshold = cut_threshold
         self.score = nn.Conv2d(channels, 1, 1, bias=False) if weighted else None
 
-    def embed(self, maps: Sequence[Tensor], head: Head) -> Embedding:
+    def embed(self, maps: Sequence[Tensor], head: PSPHead) -> Embedding:
         """See `TemporalModule.embed`: "pooled" [N, C, cells], all bins of all levels in a row."""
         pooled = [cells.flatten(2) for cells in head.pyramid.pool(maps[head.index])]
         if self.score is not None:
@@ -188,11 +188,11 @@ class PyramidBlending(TemporalModule):
             pooled.append(score.expand(-1, pooled[0].shape[1], -1))
         return {"pooled": torch.cat(pooled, dim=2), **head.embed_auxiliary(maps)}
 
-    def gather(self, frames: Sequence[Features], roles: Sequence[Role], head: nn.Module) -> ClipContexts:
+    def gather(self, frames: Sequence[Features], roles: Sequence[Role], head: PSPHead) -> ClipContexts:
         """See `TemporalModule.gather`."""
         return ClipContexts(torch.stack([frame.embedding["pooled"] for frame in frames], dim=1))
 
-    def forward(self, query: Features, memory: Memory, head: nn.Module) -> tuple[Embedding, Memory]:
+    def forward(self, query: Features, memory: Memory, head: PSPHead) -> tuple[Embedding, Memory]:
         """See `TemporalModule.forward`."""
         own, x = query.embedding["pooled"], query.maps[head.index]
         if isinstance(memory, ClipContexts):

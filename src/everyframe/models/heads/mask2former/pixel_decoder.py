@@ -25,6 +25,13 @@ def feed_forward(width: int, hidden: int, dropout: float = 0.0) -> nn.Sequential
     return nn.Sequential(nn.Linear(width, hidden), nn.ReLU(inplace=True), nn.Dropout(dropout), nn.Linear(hidden, width))
 
 
+def init_feed_forward(mlp: nn.Sequential) -> None:
+    """Start the linear layers of `feed_forward` as Mask2Former does (Glorot and Bengio, AISTATS 2010)."""
+    for part in mlp:
+        if isinstance(part, nn.Linear):
+            nn.init.xavier_uniform_(part.weight)
+
+
 class EncoderLayer(nn.Module):
     """Deformable self-attention over all coarse maps, then a perceptron; a LayerNorm after each residual sum.
 
@@ -95,8 +102,8 @@ class PixelDecoder(nn.Module):
         self.output = ConvNormAct(width, width, 3, norm=norm)
         self.to_pixels = nn.Conv2d(width, width, 1)
         for layer in self.layers:
-            nn.init.xavier_uniform_(layer.mlp[0].weight)
-            nn.init.xavier_uniform_(layer.mlp[3].weight)
+            assert isinstance(layer, EncoderLayer)
+            init_feed_forward(layer.mlp)
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """Decode.

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from everyframe.models.heads.mask2former.pixel_decoder import feed_forward
+from everyframe.models.heads.mask2former.pixel_decoder import feed_forward, init_feed_forward
 
 
 class Attention(nn.Module):
@@ -77,8 +77,7 @@ class DecoderLayer(nn.Module):
         self.norm3 = nn.LayerNorm(width)
         self.projection_dropout = nn.Dropout(projection_dropout)
         self.mlp_dropout = nn.Dropout(mlp_dropout)
-        for layer in (self.mlp[0], self.mlp[3]):
-            nn.init.xavier_uniform_(layer.weight)
+        init_feed_forward(self.mlp)
 
     def forward(self, x: Tensor, query_embed: Tensor, memory: Tensor, keys: Tensor, allowed: Tensor) -> Tensor:
         """Update the queries.
