@@ -125,7 +125,7 @@ def evaluate(
     return results
 
 
-def _chosen_here(specialists: str | Path | None, data: str, videos: Sequence[VideoRef]) -> list[str]:
+def _chosen_here(specialists: str | Path | None, data: str | Path, videos: Sequence[VideoRef]) -> list[str]:
     """Say where the specialists' say was chosen on the videos that are scored."""
     if specialists is None:
         return []

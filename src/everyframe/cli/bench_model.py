@@ -23,7 +23,7 @@ from everyframe.cli.bench_predict import machine
 from everyframe.cli.parser import Parser
 from everyframe.cli.peak_memory import PeakMemory
 from everyframe.cli.timing import add_run_options, in_turns, tell, timed, wait
-from everyframe.data.sampling import ClipSampling
+from everyframe.data.sampling import ClipSampling, Reference
 from everyframe.errors import InputError
 from everyframe.frames import IGNORE, Clip, Role
 from everyframe.inference.stream import pick_device, pick_dtype
@@ -163,7 +163,7 @@ class RecipeRun:
         self.points = MaskOptions(**given["masks"]).points
         self.objective = video_objective(self.model, MaskOptions(**given["masks"]), **given["objective"]).to(device)
         self.optimizer = Optimization(**config["optimizer"]).optimizer(self.model, self.objective)
-        reference = "far_end" if self.model.temporal.reference else None
+        reference: Reference = "far_end" if self.model.temporal.reference else None
         sampling = ClipSampling(self.model.temporal.adjacent, reference, config["data"].get("queries", 1))
         self.clip = noise_clip(sampling.roles, batch, self.size, classes).to(device)
         self._state: Any = None

@@ -94,7 +94,7 @@ def share(name: str, classes: int, size: tuple[int, int], frames: int, dtype: st
         summary = predict(model, path, Path(folder) / "out", device="cpu", dtype=dtype)
         cpu_all = time.process_time() - cpu - cpu_alone
     shares = summary.shares()
-    numbers = {
+    numbers: dict[str, Any] = {
         "model": name, "dtype": dtype, "classes": classes, "size": size, "frames": frames,
         "model_alone_s": statistics.median(alone), "predict_s": summary.seconds / frames,
         "outside_the_model": 1 - shares["model"], "wall_against_model_alone": summary.seconds / sum(alone) - 1,

@@ -128,6 +128,7 @@ def show_picture(out: Path) -> None:
     from everyframe.labels import LabelSpace
     from everyframe.report.legend import Legend
     from everyframe.report.overlay import overlay, side_by_side
+    from everyframe.report.planes import as_bytes
 
     labels = out / "one-label" / "labels"
     space = LabelSpace.load(labels / "labels.json")
@@ -138,7 +139,9 @@ def show_picture(out: Path) -> None:
         image = frame.image.permute(1, 2, 0).numpy()
         painted = overlay(image, read_label(labels / "test_001" / f"{frame.name}.png", space), space, alpha=0.7)
         columns.append(
-            np.vstack([cv2.resize(x, None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC) for x in (image, painted)])
+            as_bytes(
+                np.vstack([cv2.resize(x, None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC) for x in (image, painted)])
+            )
         )
     joined = side_by_side(columns, [f"{frame.time:.1f} s" for frame in shown])
     size = (joined.shape[0], joined.shape[1])

@@ -261,7 +261,10 @@ def _run_specialists(options: argparse.Namespace, names: Sequence[str]) -> int:
     members = members_of(options)
     spaces = [member.label_space for member in members]
     fused = f"with {len(names) - 1} specialist{'s' * (len(names) > 2)}"
-    joins = {fused: Fusion(spaces[0], spaces[1:], choice.alphas, options.score_norm), names[0]: single(0)}
+    joins: dict[str, Join] = {
+        fused: Fusion(spaces[0], spaces[1:], choice.alphas, options.score_norm),
+        names[0]: single(0),
+    }
     results = _measured(options, footage, joins, (fused, options.out), members, notes=notes)
     return _report(options, fused, results)
 
@@ -301,7 +304,7 @@ def _print_next(options: argparse.Namespace) -> None:
         print(f"next, {report}")
         return
     (other,) = set(HALVES) - {options.half}
-    values = {"--half": other}
+    values: dict[str, str] = {"--half": other}
     for option, file in (("--tau-from", options.tau_from), ("--specialists-from", options.specialists_from)):
         if file is not None:  # chosen on the other half, so of no use there
             values[option] = f"CHOSEN_ON_THE_{options.half.upper()}_HALF/{file.name}"

@@ -16,9 +16,10 @@ class Parser(argparse.ArgumentParser):
     Without it `predict x --modl runs/a` is told that --model is required, and not that --modl is none.
     """
 
-    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+    def parse_known_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> tuple[Any, list[str]]:
         """As argparse, after a look at the names of the options."""
         if self._subparsers is None and args is not None:  # a verb's actions have parsers of their own
+            args = list(args)
             self._check_options(args)
         return super().parse_known_args(args, namespace)
 

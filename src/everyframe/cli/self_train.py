@@ -28,7 +28,8 @@ the run: `everyframe train RECIPE --unlabeled DIR` or `--teacher.weight 1`.
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the options that `everyframe train` does not have; defaults are those of `self_train`."""
-    from everyframe.training.self_training import LabelSource, self_train
+    from everyframe.training.round_labels import LabelSource
+    from everyframe.training.self_training import self_train
 
     made = argparse.ArgumentParser(
         prog="everyframe self-train",

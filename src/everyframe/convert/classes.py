@@ -53,7 +53,8 @@ def wanted_classes(
         what = "--mapping maps onto the classes of --classes" if mapping is not None else "a backbone has no classes"
         raise InputError(f"{source.name}: {what}: give --classes (a file, or one of {', '.join(CLASSES)})")
     if reading.classes is None:
-        return Wanted(read_space(classes))  # type: ignore[arg-type]
+        assert classes is not None, "refused above"
+        return Wanted(read_space(classes))
     before, name, notes = _published_classes(source, reading, source_classes)
     if classes is None:
         return Wanted(before, None, notes)

@@ -34,7 +34,22 @@ from everyframe.labels import LabelSpace
 from everyframe.losses.class_weights import ClassCounts
 
 
-class ClipDataModule(LightningDataModule):
+class TrainingData(LightningDataModule):
+    """What training asks of a data module beside its loaders.
+
+    Attributes:
+        batches_per_epoch: how many batches the training loader gives; `everyframe.training.run.train` sets it.
+    """
+
+    batches_per_epoch: int | None
+
+    @property
+    def val_videos(self) -> Sequence[VideoRef]:
+        """What the validation loader gives; none: there is no validation."""
+        raise NotImplementedError
+
+
+class ClipDataModule(TrainingData):
     """Training clips and validation videos.
 
     Training gives a `Clip` batch per step; with `unlabeled_batch_size`, a dict of two: "labelled" and "unlabelled".

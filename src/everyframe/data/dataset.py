@@ -150,7 +150,9 @@ class ClipDataset(Dataset[Clip]):
         """Return what is cut beside the label maps: a map of zeros, then the hidden label maps of the queries."""
         size = (labels.shape[-2], labels.shape[-1])
         maps = [torch.zeros(size, dtype=torch.uint8)]
-        for index in queries if self.hidden is not None else ():
+        if self.hidden is None:
+            return torch.stack(maps)
+        for index in queries:
             found = read_labels(self.hidden[number], index, self.label_space, size)
             maps.append(torch.full(size, IGNORE, dtype=torch.uint8) if found is None else torch.from_numpy(found))
         return torch.stack(maps)

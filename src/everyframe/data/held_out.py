@@ -29,7 +29,9 @@ def half_of(videos: Sequence[VideoRef], half: Half) -> list[VideoRef]:
     return ordered[:middle] if half == "first" else ordered[middle:]
 
 
-def seen_note(what: str, data: str, chosen_on: Collection[str], scored_data: str, scored: Sequence[VideoRef]) -> str:
+def seen_note(
+    what: str, data: str, chosen_on: Collection[str], scored_data: str | Path, scored: Sequence[VideoRef]
+) -> str:
     """Return a sentence where some of the videos that are scored led to the choice; else "".
 
     Args:

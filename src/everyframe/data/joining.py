@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +115,7 @@ def join_source(source: DataSource, target: tuple[str, LabelSpace], number: int 
         listed, space = load_split(place, split)
         table = mapping_between((layout, space), target, source.mapping)
         listed = [replace(v, name=f"also{number}/{v.name}", space=v.space or space) for v in listed]
-        videos += read_as(listed, lambda own, table=table: own.mapped(target[1], table))
+        videos += read_as(listed, partial(LabelSpace.mapped, target=target[1], table=table))
     labels = sum(len(video.labelled) for video in videos)
     same = table == {i: i for i in range(len(target[1]))}
     effective = source.effective if source.effective is not None else (0.0 if same else EFFECTIVE)

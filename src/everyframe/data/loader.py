@@ -31,7 +31,7 @@ def world() -> tuple[int, int]:
     return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 
-class StreamSampler(DistributedSampler[Clip]):
+class StreamSampler(DistributedSampler[ClipKey]):
     """This rank's share of the endless row of clips, from `start` on.
 
     (A DistributedSampler by class, because Lightning leaves those as they are; the arithmetic is its own.)
@@ -56,6 +56,7 @@ class StreamSampler(DistributedSampler[Clip]):
         start: int = 0,
         order: ClipOrder | None = None,
     ) -> None:
+        # torch takes anything that has a length, and says less.
         super().__init__(range(size), num_replicas=ranks, rank=rank, shuffle=True, seed=seed)  # type: ignore[arg-type]
         self.count, self.start = count, start
         self.order = order if order is not None else ClipOrder([ClipGroup(np.arange(size))], seed)
@@ -63,18 +64,19 @@ class StreamSampler(DistributedSampler[Clip]):
     def __len__(self) -> int:
         return self.count
 
-    def __iter__(self) -> Iterator[ClipKey]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[ClipKey]:
         row = self.order.keys(self.start + self.rank)  # (the loader moves `start` on while this iteration runs)
         return islice(row, 0, self.count * self.num_replicas, self.num_replicas)
 
 
-class ShardSampler(DistributedSampler[VideoRef]):
+class ShardSampler(DistributedSampler[int]):
     """This rank's videos for validation: every video on exactly one rank, shares of about equal numbers of frames.
 
     torch's own DistributedSampler repeats items until all ranks have equally many, which counts videos twice.
     """
 
     def __init__(self, videos: Sequence[VideoRef], rank: int = 0, ranks: int = 1) -> None:
+        # As above: a length is all that is asked for.
         super().__init__(videos, num_replicas=ranks, rank=rank, shuffle=False)  # type: ignore[arg-type]
         load = [0] * ranks
         share: list[list[int]] = [[] for _ in range(ranks)]
@@ -87,7 +89,7 @@ class ShardSampler(DistributedSampler[VideoRef]):
     def __len__(self) -> int:
         return len(self.own)
 
-    def __iter__(self) -> Iterator[int]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[int]:
         return iter(self.own)
 
 
@@ -100,6 +102,7 @@ def video_loader(videos: Sequence[VideoRef], rank: int = 0, ranks: int = 1) -> D
     shares = [ShardSampler(videos, r, ranks) for r in range(ranks)]
     sampler = shares[rank]
     sampler.own += [len(videos)] * (max(map(len, shares)) - len(sampler))
+    # torch takes any sequence, and says less.
     return DataLoader([*videos, None], batch_size=None, sampler=sampler, collate_fn=_identity)  # type: ignore[arg-type]
 
 
@@ -145,7 +148,7 @@ class ClipLoader(DataLoader[Clip]):
         self._per_step = batch_size * ranks
         self._stream = StreamSampler(len(dataset), batches * batch_size, dataset.seed, rank, ranks, start, order)
         super().__init__(
-            _ErrorsAsItems(dataset),  # type: ignore[arg-type]
+            _ErrorsAsItems(dataset),  # type: ignore[arg-type]  # items and batches are one type to torch
             batch_size=batch_size,
             sampler=self._stream,
             num_workers=workers,
@@ -154,12 +157,13 @@ class ClipLoader(DataLoader[Clip]):
             persistent_workers=workers > 0,
         )
 
-    def __iter__(self) -> Iterator[Clip]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[Clip]:  # type: ignore[override]  # torch names a private class of its own
         batches = super().__iter__()
         while (batch := next(batches, None)) is not None:
             if isinstance(batch, InputError):
                 # Stop the workers now, and raise a new error: the old one holds this frame, which holds the old one.
-                self._iterator, batches, message = None, None, str(batch)  # type: ignore[assignment]
+                self._iterator, message = None, str(batch)
+                del batches
                 raise InputError(message)
             self._stream.start += self._per_step
             yield batch

@@ -160,7 +160,11 @@ def _rows(path: Path) -> list[tuple[int, tuple[str, str, str, str]]]:
             reader = csv.DictReader(file, skipinitialspace=True)
             reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
             columns = _columns(path, reader.fieldnames)
-            return [(reader.line_num, tuple((row.get(c) or "").strip() for c in columns)) for row in reader]  # type: ignore[misc]
+            rows: list[tuple[int, tuple[str, str, str, str]]] = []
+            for row in reader:
+                from_id, from_name, to_id, to_name = ((row.get(column) or "").strip() for column in columns)
+                rows.append((reader.line_num, (from_id, from_name, to_id, to_name)))
+            return rows
     except FileNotFoundError:
         raise InputError(f"{path}: expected a mapping (CSV), found no file; check the path") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:

@@ -95,6 +95,7 @@ def _count(picture: Image.Image, scan: MaskScan) -> None:
         scan.ids = dict(zip(ids.tolist(), counts.tolist(), strict=True))
     elif scan.kind == "RGB":
         counted = picture.convert("RGB").getcolors(MANY_COLORS)
+        # Of a picture in RGB, what PIL calls a float or a tuple is a tuple of three.
         scan.colors = None if counted is None else {color: count for count, color in counted}  # type: ignore[misc]
         scan.grey_rgb = all(r == g == b for r, g, b in scan.colors or [(0, 1, 2)])
     else:

@@ -59,7 +59,8 @@ class ReadAhead(Generic[Item]):
 
     def __init__(self, items: Iterable[Item], depth: int = QUEUE) -> None:
         self._items = items
-        self._queue: queue.Queue[tuple[bool, Item | BaseException | None]] = queue.Queue(max(depth, 1))
+        # An item comes as a tuple of one; what is none ends the row, an error if there was one.
+        self._queue: queue.Queue[tuple[Item] | BaseException | None] = queue.Queue(max(depth, 1))
         self._unwanted = threading.Event()
         self._thread = threading.Thread(target=self._run, name="everyframe-read", daemon=True)
 
@@ -73,11 +74,11 @@ class ReadAhead(Generic[Item]):
 
     def __iter__(self) -> Iterator[Item]:
         while True:
-            more, item = self._queue.get()
-            if more:
-                yield item  # type: ignore[misc]
-            elif isinstance(item, BaseException):
-                raise item
+            entry = self._queue.get()
+            if isinstance(entry, tuple):
+                yield entry[0]
+            elif entry is not None:
+                raise entry
             else:
                 return
 
@@ -87,7 +88,7 @@ class ReadAhead(Generic[Item]):
         try:
             iterator = iter(self._items)  # opens the file, where the items are a video's
             for item in iterator:
-                if not self._offer((True, item)):
+                if not self._offer((item,)):
                     break
         except BaseException as error:  # travels to the reader
             end = error
@@ -97,9 +98,9 @@ class ReadAhead(Generic[Item]):
                 close()
         except BaseException as error:  # likewise, but what went wrong first is what the reader should see
             end = end or error
-        self._offer((False, end))
+        self._offer(end)
 
-    def _offer(self, entry: tuple[bool, Item | BaseException | None]) -> bool:
+    def _offer(self, entry: tuple[Item] | BaseException | None) -> bool:
         while not self._unwanted.is_set():
             try:
                 self._queue.put(entry, timeout=POLL)
@@ -122,7 +123,8 @@ class WriteBehind(Generic[Item]):
 
     def __init__(self, consume: Callable[[Item], None], depth: int = QUEUE) -> None:
         self._consume = consume
-        self._queue: queue.Queue[tuple[bool, Item | None]] = queue.Queue(max(depth, 1))
+        # An item comes as a tuple of one; None ends the row.
+        self._queue: queue.Queue[tuple[Item] | None] = queue.Queue(max(depth, 1))
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="everyframe-write", daemon=True)
 
@@ -131,7 +133,7 @@ class WriteBehind(Generic[Item]):
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._queue.put((False, None))
+        self._queue.put(None)
         self._thread.join()
         if error is None and self._error is not None:
             raise self._error
@@ -140,15 +142,15 @@ class WriteBehind(Generic[Item]):
         """Hand over an item; waits while the queue is full, raises what `consume` raised before."""
         if self._error is not None:
             raise self._error
-        self._queue.put((True, item))
+        self._queue.put((item,))
 
     def _run(self) -> None:
         while True:
-            more, item = self._queue.get()
-            if not more:
+            entry = self._queue.get()
+            if entry is None:
                 return
             if self._error is None:
                 try:
-                    self._consume(item)  # type: ignore[arg-type]
+                    self._consume(entry[0])
                 except BaseException as error:  # travels to whoever puts or leaves
                     self._error = error

@@ -108,7 +108,7 @@ class _Pipe(FileIO):
 
     stopped: KeyboardInterrupt | None = None
 
-    def read(self, size: int = -1) -> bytes:  # type: ignore[override]
+    def read(self, size: int | None = -1) -> bytes:
         """Read up to so many bytes; none at the end, and after a signal."""
         try:
             return b"" if self.stopped else super().read(size) or b""

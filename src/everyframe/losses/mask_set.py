@@ -179,8 +179,8 @@ class MaskSetLoss:
         held = packed[:, a * q * k :] > 0
         _refuse_unknown(held, k)
         rows = assign(packed[:, : a * q * k].reshape(n, a, q, k), held[:, :k])
-        index = torch.from_numpy(rows).to(pixels.device, non_blocking=True)
-        return Matches(*index.unbind(1), tuple(np.bincount(rows[:, 0], minlength=n).tolist()))
+        image, output, query, klass = torch.from_numpy(rows).to(pixels.device, non_blocking=True).unbind(1)
+        return Matches(image, output, query, klass, tuple(np.bincount(rows[:, 0], minlength=n).tolist()))
 
     @torch.no_grad()
     def known_share(self, mask_embeddings: Tensor, pixels: Tensor, labels: Tensor, draw: Draw = torch.rand) -> Tensor:
@@ -308,7 +308,7 @@ def assign(costs: np.ndarray, presence: np.ndarray) -> np.ndarray:
     """
     from scipy.optimize import linear_sum_assignment
 
-    rows = []
+    rows: list[tuple[int, int, int, int]] = []
     for i, held in enumerate(presence):
         targets = np.flatnonzero(held)
         for j in range(costs.shape[1]):

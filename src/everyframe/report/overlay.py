@@ -14,7 +14,7 @@ from torch import Tensor
 from everyframe.frames import IGNORE
 from everyframe.labels import LabelSpace
 from everyframe.report.legend import BACKGROUND, TEXT, Legend, Place, label_font, shortened
-from everyframe.report.planes import Picture, like, planes_of
+from everyframe.report.planes import Picture, as_bytes, like, planes_of
 
 
 def overlay(
@@ -45,9 +45,9 @@ def overlay(
     lines = _boundaries(labels) if boundaries else None
     blended = []
     for channel, plane in enumerate(planes):
-        mixed = cv2.addWeighted(plane, 1 - alpha, cv2.LUT(labels, table[:, channel]), alpha, 0)
+        mixed = as_bytes(cv2.addWeighted(plane, 1 - alpha, cv2.LUT(labels, table[:, channel]), alpha, 0))
         cv2.copyTo(plane, unlabelled, mixed)
-        blended.append(mixed if lines is None else cv2.max(mixed, lines))
+        blended.append(mixed if lines is None else as_bytes(cv2.max(mixed, lines)))
     return like(image, blended)
 
 
@@ -86,7 +86,7 @@ def side_by_side(images: Sequence[Tensor | NDArray[np.uint8]], captions: Sequenc
     panels = [
         panel
         if panel.shape[0] == height
-        else cv2.resize(panel, (max(1, round(panel.shape[1] * height / panel.shape[0])), height))
+        else as_bytes(cv2.resize(panel, (max(1, round(panel.shape[1] * height / panel.shape[0])), height)))
         for panel in panels
     ]
     gap = max(2, height // 120)
@@ -107,7 +107,7 @@ def _boundaries(labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Return 255 where a pixel's right or lower neighbours differ from it; wider in large pictures."""
     side = 2 + min(labels.shape) // 1000
     differ = cv2.morphologyEx(labels, cv2.MORPH_GRADIENT, np.ones((side, side), np.uint8))
-    return cv2.threshold(differ, 0, 255, cv2.THRESH_BINARY)[1]
+    return as_bytes(cv2.threshold(differ, 0, 255, cv2.THRESH_BINARY)[1])
 
 
 @lru_cache(maxsize=16)
