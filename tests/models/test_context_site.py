@@ -49,10 +49,11 @@ def outputs(model: Segmenter, frames: Tensor) -> Tensor:
 
 
 def changed(model: Segmenter, frames: Tensor, at: int) -> float:
-    """How far the query's prediction moves when another frame of the clip is another picture."""
+    """How far the query's prediction moves when another frame of the clip is another picture, as a share of it."""
     other = frames.clone()
     other[:, at] = 255 - other[:, at]
-    return (outputs(model, frames) - outputs(model, other)).abs().max().item()
+    before = outputs(model, frames)
+    return ((before - outputs(model, other)).abs().max() / before.abs().max()).item()
 
 
 # -- the site ---------------------------------------------------------------------------------------------------------

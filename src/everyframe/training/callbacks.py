@@ -18,7 +18,8 @@ from torch.optim import Optimizer
 from everyframe.errors import InputError, writing
 from everyframe.files import whole_file
 from everyframe.models.checkpoint import save
-from everyframe.training.logs import CsvTable
+from everyframe.training.logs import CsvTable, log_interval
+from everyframe.training.supervised import Supervised
 
 
 class SeedEachStep(Callback):
@@ -124,6 +125,7 @@ class BestModel(Callback):
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Compare, and save."""
+        assert isinstance(module, Supervised)
         if trainer.sanity_checking:
             return
         self.validated_step = trainer.global_step
@@ -162,6 +164,7 @@ class ClassTable(Callback):
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Append a row."""
+        assert isinstance(module, Supervised)
         if trainer.is_global_zero and not trainer.sanity_checking:
             self.table.append(trainer.global_step, module.class_iou)
 
@@ -188,7 +191,7 @@ class Throughput(Callback):
         now = self._before = time.perf_counter()
         self._busy += now - self._start
         self._clips += sum(len(clip.videos) for clip in (batch.values() if isinstance(batch, dict) else [batch]))
-        if (batch_index + 1) % (trainer.log_every_n_steps * trainer.accumulate_grad_batches) == 0:
+        if (batch_index + 1) % (log_interval(trainer) * trainer.accumulate_grad_batches) == 0:
             total = self._busy + self._waiting
             clips = self._clips * trainer.world_size / total
             module.log_dict({"time/clips_per_second": clips, "time/waiting_for_data": self._waiting / total})

@@ -112,7 +112,9 @@ def edge_tiles(
     while True:
         found = False
         for number in torch.randperm(len(labelled), generator=generator).tolist():
-            labels = read_labels(*labelled[number], space)
+            video, index = labelled[number]
+            labels = read_labels(video, index, space)
+            assert labels is not None
             edges = (edge_map(torch.from_numpy(labels)[None], radius) == 1)[:, None]
             tiles = split_tiles(edges.float(), tile)
             tiles = tiles[(tiles > 0).flatten(1).any(1)]

@@ -8,12 +8,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_only
 
 from everyframe.files import whole_file
 
 Row = dict[str, str]
+
+
+def log_interval(trainer: Trainer) -> int:
+    """Return how many optimiser steps lie between two rows of the logs."""
+    return trainer.log_every_n_steps  # type: ignore[attr-defined]  # a connector of Lightning's sets it, undeclared
 
 
 class CsvTable:

@@ -28,6 +28,7 @@ from everyframe.semi.pseudo import (
 )
 from everyframe.semi.statistics import unrecorded_statistics
 from everyframe.semi.teacher import Teacher
+from everyframe.training.logs import log_interval
 from everyframe.training.objectives_mask import pseudo_label_objective
 from everyframe.training.supervised import Supervised
 from everyframe.training.validation import MONITOR, logged_scores, observe, share_buffers
@@ -60,6 +61,8 @@ class MeanTeacher(Supervised):
         **options: see `Supervised`.
     """
 
+    most_sure: Tensor
+
     def __init__(self, model: Segmenter, teaching: Teaching, seed: int = 0, **options: Any) -> None:
         super().__init__(model, **options)
         self.teaching = teaching
@@ -79,7 +82,8 @@ class MeanTeacher(Supervised):
 
     # -- training ----------------------------------------------------------------------------------------------------
 
-    def training_step(self, batch: Batch, batch_index: int) -> dict[str, Tensor]:
+    # Lightning's own signature takes any batch; that of `Supervised` names its own, which is another.
+    def training_step(self, batch: Batch, batch_index: int) -> dict[str, Tensor]:  # type: ignore[override]
         """Return the cost of a batch and its terms."""
         labelled, unlabelled = batch["labelled"], batch["unlabelled"]
         targets = self.targets(unlabelled)  # before the student's graph takes its memory
@@ -150,7 +154,7 @@ class MeanTeacher(Supervised):
         self.most_sure = self.most_sure.maximum(share)
         if unlabelled.hidden is not None:
             return {"coverage": share, "precision_hidden": precision(targets, unlabelled.hidden)}
-        if (self.global_step + 1) % self.trainer.log_every_n_steps:
+        if (self.global_step + 1) % log_interval(self.trainer):
             return {"coverage": share}
         return {"coverage": share, "precision_labelled": precision(self.targets(labelled), labelled.query_labels)}
 

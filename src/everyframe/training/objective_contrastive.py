@@ -13,7 +13,7 @@ from everyframe.errors import InputError
 from everyframe.losses.contrastive import Positives, contrastive_loss
 from everyframe.losses.contrastive_cells import cell_labels, sample_anchors
 from everyframe.losses.distributed import mean_over_processes
-from everyframe.models.segmenter import Prediction, Segmenter
+from everyframe.models.segmenter import Backbone, Prediction, Segmenter
 from everyframe.training.outcome import Outcome
 
 Feature = str | int
@@ -193,7 +193,8 @@ def feature_channels(model: Segmenter, feature: Feature) -> int:
     """
     if isinstance(feature, str):
         return model.head.num_classes if feature == "auxiliary" else model.head.channels
-    channels: list[int] = list(model.backbone.channels)  # type: ignore[arg-type]
+    assert isinstance(model.backbone, Backbone)
+    channels = model.backbone.channels
     if not -len(channels) <= feature < len(channels):
         raise InputError(
             f"objective.contrastive_feature: expected the number of a backbone map 0..{len(channels) - 1}, "

@@ -68,7 +68,14 @@ class QuerySetLoss:
         supported = None
         if self.loss.support != "ignore":
             supported = _supported(outcome.clip).repeat_interleave(frames, 0)
-        return self.loss(**outputs, labels=outcome.labels, supported=supported, reduce=mean_over_processes)
+        return self.loss(
+            outputs["class_logits"],
+            outputs["mask_embeddings"],
+            outputs["pixels"],
+            outcome.labels,
+            supported=supported,
+            reduce=mean_over_processes,
+        )
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,9 @@ from typing import Any, TextIO
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
-from torch import Tensor
+from lightning.pytorch.utilities.types import STEP_OUTPUT
+
+from everyframe.training.logs import log_interval
 
 
 class Progress(ProgressBar):
@@ -45,11 +47,12 @@ class Progress(ProgressBar):
         self._first, self._start = trainer.global_step, time.monotonic()
 
     def on_train_batch_end(
-        self, trainer: Trainer, module: LightningModule, outputs: Mapping[str, Tensor], batch: Any, batch_index: int
+        self, trainer: Trainer, module: LightningModule, outputs: STEP_OUTPUT, batch: Any, batch_index: int
     ) -> None:
         """Show step, smoothed loss, learning rate and the time left."""
         if not self._enabled:
             return
+        assert isinstance(outputs, Mapping)
         loss = float(outputs["loss"]) * trainer.accumulate_grad_batches  # Lightning has divided it
         self._loss = loss if self._loss is None else 0.98 * self._loss + 0.02 * loss
         step, now = trainer.global_step, time.monotonic()
@@ -58,7 +61,7 @@ class Progress(ProgressBar):
             due = now - self._shown > 0.2 or last
         else:
             stepped = (batch_index + 1) % trainer.accumulate_grad_batches == 0
-            due = stepped and step % (5 * trainer.log_every_n_steps) == 0
+            due = stepped and step % (5 * log_interval(trainer)) == 0
         if due or last:
             self._shown = now
             self._write(f"{self._bar(step)} {step}/{self.steps}  {self._numbers(trainer, step, now)}", end=last)
@@ -82,7 +85,15 @@ class Progress(ProgressBar):
         """Count the videos anew."""
         self._video = 0
 
-    def on_validation_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any, **__: Any) -> None:
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        module: LightningModule,
+        outputs: STEP_OUTPUT,
+        batch: Any,
+        batch_index: int,
+        dataloader_index: int = 0,
+    ) -> None:
         """Show how many videos are done."""
         self._video += 1
         if self._enabled and self.stream.isatty():

@@ -157,7 +157,7 @@ def resolve(recipe: Mapping[str, Any], overrides: Mapping[str, Any] | None = Non
 def schema() -> ArgumentParser:
     """Return the parser of all options."""
     parser = ArgumentParser(exit_on_error=False)
-    skip = {"model", "data", "objective", "optimization", "teacher", "trainer", "resume"}
+    skip: set[str | int] = {"model", "data", "objective", "optimization", "teacher", "trainer", "resume"}
     parser.add_function_arguments(train, skip=skip, fail_untyped=False)
     parser.add_argument("--init", type=str | None, default=None, help=INIT_HELP)
     parser.add_argument("--preset", type=Preset | None, default=None, help=PRESET_HELP)

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningDataModule, Trainer
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.utilities import rank_zero_only
 
+from everyframe.data.datamodule import TrainingData
 from everyframe.errors import InputError
 from everyframe.files import write_whole
 from everyframe.models.checkpoint import save
@@ -141,7 +142,7 @@ class Run:
 
 def train(
     model: Segmenter,
-    data: LightningDataModule,
+    data: TrainingData,
     out: str | Path,
     objective: Objective | None = None,
     optimization: Optimization | None = None,
@@ -159,7 +160,7 @@ def train(
 
     Args:
         model: the segmenter, trained in place.
-        data: `ClipDataModule`, or any data module with its `batches_per_epoch` and `val_videos`.
+        data: `ClipDataModule`, or any data module with what `TrainingData` names.
         out: folder of the run, see `RunFolder`.
         objective: what a batch costs; `video_objective(model)` when left out.
         optimization: optimiser and schedule; `Optimization()` when left out.
@@ -202,10 +203,14 @@ def train(
 
     model.short_side = getattr(data, "short_side", None)
     model.to(memory_format=torch.channels_last)  # convolutions, the larger part of most networks, are faster so
-    common = {"objective": objective, "optimization": optimization, "steps": steps}
     if is_first_process():
         folder.outcome.unlink(missing_ok=True)
-    module = MeanTeacher(model, teacher, seed, **common) if teacher and teacher.weight else Supervised(model, **common)
+    if teacher and teacher.weight:
+        module: Supervised = MeanTeacher(
+            model, teacher, seed, objective=objective, optimization=optimization, steps=steps
+        )
+    else:
+        module = Supervised(model, objective, optimization, steps)
     best = BestModel(folder.model, folder.best, MONITOR)
     with _quiet(), StopSignals() as signals:
         # The order matters: a broken loss is found before the checkpoint is written, and the best model is known before

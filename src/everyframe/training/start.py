@@ -57,8 +57,10 @@ def start(config: Config, resume: str | None = None) -> Run:
     data = ClipDataModule(**config["data"])
     model = create_model(label_space=data.label_space, **config["model"])
     losses = {name: weighted(config[name], data, name) for name in ("objective", "masks")}
-    offered = {"adjacent": model.temporal.adjacent, "reference": "far_end" if model.temporal.reference else None}
-    data.sampling = replace(data.sampling, **{k: v for k, v in offered.items() if k not in config["data"]})
+    if "adjacent" not in config["data"]:
+        data.sampling = replace(data.sampling, adjacent=model.temporal.adjacent)
+    if "reference" not in config["data"]:
+        data.sampling = replace(data.sampling, reference="far_end" if model.temporal.reference else None)
     config["data"].update({key: getattr(data.sampling, key) for key in CHOSEN_BY_MODEL})
     _check_frames(config, data)
     if config["init"] and checkpoint is None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
 from everyframe.data.layout import VideoRef
@@ -88,7 +88,7 @@ class Supervised(LightningModule):
         """Return what a user should know of the run's end beside its score, in sentences."""
         return []
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Build the optimiser and its schedule per optimiser step."""
         mixed_and_clipped = "mixed" in self.trainer.precision and bool(self.trainer.gradient_clip_val)
         optimizer = self.optimization.optimizer(self.model, self.objective, fused=not mixed_and_clipped)

@@ -259,13 +259,12 @@ def read_trip(
     if not forwards:
         frames, logits = frames[::-1], logits[::-1]
     count = len(frames) - 1
-    outwards = [_both_ways(flow, frames[n + 1].image, frames[n].image) for n in range(count)]
+    flows = [_both_ways(flow, frames[n + 1].image, frames[n].image) for n in range(count)]
     height, width = labels.shape
     top, left = _draw(max(1, height - crop + 1), generator), _draw(max(1, width - crop + 1), generator)
     window = torch.from_numpy(labels)[None, top : top + crop, left : left + crop].long().to(logits[0].device)
     boxes = [_box((window.shape[1], window.shape[2]), generator).to(window.device) for _ in range(count)]
-    back = [FlowPair(pair.backward, pair.forward) for pair in outwards]
-    steps = [*((n + 1, outwards[n]) for n in range(count)), *((n, back[n]) for n in reversed(range(count)))]
+    steps = [*((n + 1, flows[n][0]) for n in range(count)), *((n, flows[n][1]) for n in reversed(range(count)))]
     # One at a time: a step of the whole frame holds K probabilities of each of its pixels.
     moves = [Move.onto(frames[n], pair, logits[n].clone()).crop(top, left, crop) for n, pair in steps]
     return Trip(window, moves, boxes)
@@ -276,12 +275,13 @@ def one_hot(labels: Tensor, num_classes: int) -> Tensor:
     return (labels[None] == torch.arange(num_classes, device=labels.device)[:, None, None]).float()[None]
 
 
-def _both_ways(flow: Flow, first: Tensor, second: Tensor) -> FlowPair:
+def _both_ways(flow: Flow, first: Tensor, second: Tensor) -> tuple[FlowPair, FlowPair]:
+    """Return the flow from the first frame to the second, and from the second to the first, each with the other."""
     size = (first.shape[-2], first.shape[-1])
-    pair = checked_pair(flow.between(first, second), size)
-    if pair.backward is None:
-        pair = FlowPair(pair.forward, checked_pair(flow.between(second, first), size).forward)
-    return pair
+    there, back = checked_pair(flow.between(first, second), size)
+    if back is None:
+        back = checked_pair(flow.between(second, first), size).forward
+    return FlowPair(there, back), FlowPair(back, there)
 
 
 def _box(size: tuple[int, int], generator: torch.Generator) -> Tensor:
