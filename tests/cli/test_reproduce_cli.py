@@ -56,7 +56,7 @@ def test_defaults_are_those_of_the_function() -> None:
     ("arguments", "message"),
     [
         (["stt"], "stt: expected data, came none; add --data"),
-        (["table2", "--data", "DATA"], "no experiment 'table2'"),
+        (["table3", "--data", "DATA"], "no experiment 'table3'"),
         (["stt", "--data", "DATA", "--stebs", "7"], "stt, without STT: --stebs is no option"),
         (["stt", "--data", "DATA", "--row", "SSLTM"], "--row is no option; did you mean --rows?"),
         (["stt", "--data", "vspw:/nowhere"], "nowhere"),
