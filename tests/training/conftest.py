@@ -1,11 +1,15 @@
-"""Tiny models are fastest on one thread, above all on a machine that is busy."""
+"""One thread, on which tiny models are fastest, above all on a machine that is busy; and a small data set."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
+
+from everyframe.data.synthetic import SyntheticVideos
+from everyframe.data.synthetic_write import write
 
 
 @pytest.fixture(autouse=True)
@@ -14,3 +18,12 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """VSPW's layout: three training videos and one to validate on, four frames of 32x48, all labelled."""
+    root = tmp_path_factory.mktemp("data") / "videos"
+    for split, count in (("train", 3), ("val", 1)):
+        write(SyntheticVideos(count, frames=4, size=(32, 48)), root, "vspw", split)
+    return root
