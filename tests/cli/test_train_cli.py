@@ -18,6 +18,7 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file
 
+from everyframe.claim import claim
 from everyframe.cli.__main__ import main
 from everyframe.data.synthetic import SyntheticVideos
 from everyframe.data.synthetic_write import write
@@ -60,7 +61,9 @@ def test_help_stands_anywhere(arguments: list[str], capsys: pytest.CaptureFixtur
         (["ocr-tiny", "--optimizer.name", "adm", "--data", "a", "--out", "b"], "one of 'adamw', 'sgd', came adm"),
         (["ocr-tiny", "--optimizer.lr"], "--optimizer.lr: expected a value"),
         (["ocr-tiny", "data", "folder"], "expected --option value, came 'data'"),
-        (["--data", "x"], "expected a recipe first"),
+        (["--data", "x"], "expected a recipe, came options alone"),
+        (["--unlabeled", "a", "ocr-tiny"], "expected a recipe, came options alone"),
+        (["--data", "x", "ocr-tiny", "--print-config", "deeplab-tiny"], "expected --option value, came 'deeplab-tiny'"),
         (["ocr-tiny", "--data", "folder:/no/such/place", "--out", "b"], "check the path"),
         (["ocr-tiny", "--model", "ocr-tinny", "--data", "{videos}", "--out", "{tmp}"], "no model 'ocr-tinny'"),
         (["ocr-tiny", "--steps", "0", "--data", "{videos}", "--out", "{tmp}"], "steps: expected at least 1"),
@@ -127,6 +130,10 @@ def test_printed_configuration_is_a_recipe(tmp_path: Path, capsys: pytest.Captur
     assert main(["train", "ocr-gru-tiny", *arguments]) == 0
     printed = capsys.readouterr().out
     assert yaml.safe_load(printed)["optimizer"]["lr"] == 3e-4
+    assert (
+        main(["train", *arguments[:-1], "ocr-gru-tiny", "--print-config"]) == 0
+    )  # behind options, where it is none's value
+    assert capsys.readouterr().out == printed
     (tmp_path / "again.yaml").write_text(printed)
     assert main(["train", str(tmp_path / "again.yaml"), "--print-config"]) == 0
     assert capsys.readouterr().out == printed
@@ -151,6 +158,19 @@ def test_unlabelled_videos_bring_a_teacher(videos: str, tmp_path: Path, capsys: 
     assert {"pseudo_label", "pseudo_label_weight", "precision_labelled"} < rows[0].keys()
     with (out / "logs" / "val.csv").open() as file:
         assert "student_mIoU_in-ground-truth" in next(csv.DictReader(file))
+
+
+def test_a_folder_in_which_a_run_is_at_work_is_left_alone(
+    videos: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two runs in one folder would mix their checkpoints, and the second would replace what the first says it is."""
+    pytest.importorskip("fcntl")
+    out = tmp_path / "run"
+    with claim(out, "train"):
+        before = sorted(out.iterdir())
+        assert main(["train", "ocr-tiny", "--data", videos, "--out", str(out), "--steps", "1", *QUICK]) == 1
+        assert "another `everyframe train`" in capsys.readouterr().err
+        assert sorted(out.iterdir()) == before
 
 
 def test_train_then_resume_from_the_run_folder(videos: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,14 +17,20 @@ from everyframe.errors import InputError
 from everyframe.reproduce.experiment import SCALES
 from everyframe.reproduce.plan import Setting, cell_key, plan
 from everyframe.reproduce.reuse import Reuse
-from everyframe.reproduce.runner import read_record, run_grid
+from everyframe.reproduce.runner import missing, read_record, run_grid
 from everyframe.reproduce.table import gather, write_table
 
 Make = Callable[..., Setting]
 
 
 def run(setting: Setting, player: Player, reuse: list[Path]) -> None:
-    run_grid(setting, plan(setting), program=player.program, reuse=reuse, say=lambda line: None)
+    """Run a grid; what a dry run names must be what then runs."""
+    cells, before = plan(setting), len(player.calls)
+    foretold = [step.words[0] for _, steps in missing(cells, reuse) for step in steps]
+    records = run_grid(setting, cells, program=player.program, reuse=reuse, say=lambda line: None)
+    if all(record.status == "done" for record in records):
+        assert sorted(player.verbs()[before:]) == sorted(foretold)
+        assert missing(cells, reuse) == []
 
 
 def test_same_commands_are_taken_over_with_their_files_and_their_time(

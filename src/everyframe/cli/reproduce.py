@@ -47,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
         "from there; of a table.json, their figures alone; may be repeated")  # fmt: skip
     add("--rows", action="append", metavar="LABEL",
         help="run these rows alone now, such as 'SSLTM*'; may be repeated (all)")  # fmt: skip
-    add("--dry-run", action="store_true", help="print the commands of everything that is not done, and stop")
+    add("--dry-run", action="store_true", help="print the commands of everything that is not done nor reused, and stop")
     add("--list", action="store_true", help="list the experiments")
     return made
 
@@ -68,13 +68,13 @@ def main(arguments: list[str]) -> int:
     refuse_near_misses(made, extra)
     from everyframe.reproduce.plan import check, pick, plan
     from everyframe.reproduce.reproduce import commands, prepared, reproduce
-    from everyframe.reproduce.runner import read_record
+    from everyframe.reproduce.runner import missing
 
     rows = known.rows or ["*"]
     if known.dry_run:
         setting = prepared(known.name, known.data, known.scale, known.seeds, known.out, extra)
         check(setting)
-        print(commands([cell for cell in pick(plan(setting), rows) if read_record(cell).status != "done"]), end="")
+        print(commands(missing(pick(plan(setting), rows), known.reuse)), end="")
         return 0
     from everyframe.training.last_checkpoint import StopSignals
 

@@ -68,28 +68,34 @@ def _train(config: dict[str, Any], resume: str | None) -> int:
 
 
 def split_options(arguments: list[str]) -> tuple[str, dict[str, Any]]:
-    """Split RECIPE --key value --key=value ... into the recipe and the options; --unlabeled takes several values."""
-    recipe, *rest = arguments
-    if recipe.startswith("--"):
-        raise InputError(f"expected a recipe first, came {recipe}; `everyframe train --list` lists them")
+    """Split RECIPE --key value --key=value ... into the recipe and the options; --unlabeled takes several values.
+
+    The recipe may stand behind options, where it is no value of theirs.
+    """
+    rest, recipe = list(arguments), None
     options: dict[str, Any] = {}
     while rest:
         word = rest.pop(0)
+        if recipe is None and not word.startswith("-"):
+            recipe = word
+            continue
         if not word.startswith("--") or word == "--":
             raise InputError(f"expected --option value, came {word!r}")
         key, equals, value = word[2:].partition("=")
-        if not equals:
+        if not equals and key != "print-config":
             if rest and not rest[0].startswith("--"):
                 value = rest.pop(0)
             elif key == "resume":
                 value = "auto"
-            elif key != "print-config":
+            else:
                 raise InputError(f"--{key}: expected a value, came nothing")
         options[key] = value
         if key in SEVERAL and not value.startswith("["):
             options[key] = [value]
             while rest and not rest[0].startswith("--"):
                 options[key].append(rest.pop(0))
+    if recipe is None:
+        raise InputError("expected a recipe, came options alone; `everyframe train --list` lists the recipes")
     return recipe, options
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from everyframe.files import write_whole
 from everyframe.reproduce.plan import Cell, Setting, check, pick, plan
 from everyframe.reproduce.plots import write_plots
 from everyframe.reproduce.runner import PROGRAM, CellRecord, read_record, run_grid
+from everyframe.reproduce.steps import Step
 from everyframe.reproduce.subsets import compare_frames
 from everyframe.reproduce.table import gather, write_table
 from everyframe.reproduce.video import write_side_by_side
@@ -99,15 +100,15 @@ def report(setting: Setting, cells: Sequence[Cell]) -> None:
     lines, failed = gather(cells)
     write_table(setting, lines, failed)
     write_plots(setting, lines)
-    write_whole(setting.out / "commands.sh", commands(cells))
+    write_whole(setting.out / "commands.sh", commands((cell, cell.steps) for cell in cells))
     if setting.experiment.noisy:
         write_whole(setting.out / "noisy.json", json.dumps(setting.compared, indent=1) + "\n")
     _write_video(setting, cells)
 
 
-def commands(cells: Sequence[Cell]) -> str:
-    """Return all commands of a grid as a shell script, a comment line per cell."""
-    blocks = ["\n".join([f"# {cell.row.label}, seed {cell.seed}", *map(str, cell.steps)]) for cell in cells]
+def commands(cells: Iterable[tuple[Cell, Sequence[Step]]]) -> str:
+    """Return the commands of cells as a shell script, a comment line per cell."""
+    blocks = ["\n".join([f"# {cell.row.label}, seed {cell.seed}", *map(str, steps)]) for cell, steps in cells]
     return "\n\n".join(blocks) + "\n"
 
 

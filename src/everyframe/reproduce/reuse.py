@@ -17,6 +17,7 @@ from typing import Any
 from everyframe.errors import InputError
 from everyframe.files import copy_whole
 from everyframe.reproduce.plan import Cell, anywhere, cell_key
+from everyframe.reproduce.steps import Step
 
 
 @dataclass(frozen=True)
@@ -80,27 +81,33 @@ class Reuse:
     def _twin(self, cell: Cell) -> Finished | None:
         return self._cells.get(anywhere(map(str, cell.steps))[0])
 
+    def covered(self, cell: Cell) -> list[Step]:
+        """Return the first steps of a cell whose results another cell has, made by the same commands."""
+        other = self._twin(cell)
+        if other is None or other.folder == cell.folder:
+            return []
+        steps: list[Step] = []
+        for step, command in zip(cell.steps, anywhere(map(str, cell.steps)), strict=True):
+            made = other.folder / step.produces.relative_to(cell.folder)
+            if other.commands.get(step.name) != command or not made.exists():
+                break
+            steps.append(step)
+        return steps
+
     def take(self, cell: Cell) -> tuple[list[str], dict[str, float]]:
-        """Copy what the first steps of a cell would make, as long as another cell's commands are the same.
+        """Copy what `covered` names into a cell.
 
         Returns:
             The names of the steps that need not run, and their seconds of then.
         """
-        done: list[str] = []
-        seconds: dict[str, float] = {}
-        other = self._twin(cell)
-        if other is None or other.folder == cell.folder:
-            return done, seconds
-        for step, command in zip(cell.steps, anywhere(map(str, cell.steps)), strict=True):
-            if other.commands.get(step.name) != command:
-                break
+        steps, other = self.covered(cell), self._twin(cell)
+        if other is None:
+            return [], {}
+        for step in steps:
             part = step.produces.relative_to(cell.folder).parts[0]
-            if not (other.folder / step.produces.relative_to(cell.folder)).exists():
-                break
             copy_whole(other.folder / part, cell.folder / part)
-            done.append(step.name)
-            seconds[step.name] = float(other.record["seconds"].get(step.name, 0.0))
-        return done, seconds
+        then = other.record["seconds"]
+        return [step.name for step in steps], {step.name: float(then.get(step.name, 0.0)) for step in steps}
 
 
 def published_figures(path: Path) -> dict[str, dict[str, float]]:

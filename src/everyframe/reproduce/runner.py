@@ -108,16 +108,11 @@ def run_grid(
         one_at_a_time = threading.Lock()
         known = Reuse(reuse)
         worker = _Worker(setting, tuple(program), max(1, jobs), held, known, asked, say)
-        joined_models = {
-            (label, cell.seed)
-            for cell in cells
-            if cell.row.members and known.figures(cell) is None and read_record(cell).status != "done"
-            for label in cell.row.members
-        }
+        joined = _joined(cells, known)
 
         def work(cell: Cell) -> CellRecord:
             before = read_record(cell)
-            figures_do = (cell.row.label, cell.seed) not in joined_models  # its model itself is needed otherwise
+            figures_do = _of(cell) not in joined
             if asked() or (before.status == "done" and _complete(cell, before, figures_do)):
                 return before
             record = (figures_do and worker.publish(cell, before)) or worker.run(cell, before)
@@ -126,9 +121,46 @@ def run_grid(
             return record
 
         with ThreadPoolExecutor(max(1, jobs)) as pool:
-            for joined in (False, True):  # models are joined once all are there
-                list(pool.map(work, [cell for cell in cells if bool(cell.row.members) == joined]))
+            for of_several in (False, True):  # models are joined once all are there
+                list(pool.map(work, [cell for cell in cells if bool(cell.row.members) == of_several]))
         return [read_record(cell) for cell in cells]
+
+
+def missing(cells: Sequence[Cell], reuse: Sequence[Path] = ()) -> list[tuple[Cell, list[Step]]]:
+    """Return what `run_grid` would run: the cells that are not done, each with the steps that are left of it.
+
+    Args:
+        cells: what `plan` returned.
+        reuse: results of other grids.
+
+    Raises:
+        InputError: a source of `reuse` holds no grid.
+    """
+    known = Reuse(reuse)
+    joined, left = _joined(cells, known), []
+    for cell in cells:
+        record, figures_do = read_record(cell), _of(cell) not in joined
+        published = figures_do and not record.seconds and known.figures(cell) is not None
+        if published or (record.status == "done" and _complete(cell, record, figures_do)):
+            continue
+        there = [step for step in cell.steps if step.name in record.done and step.produces.exists()]
+        there += [] if record.done else known.covered(cell)
+        left.append((cell, [step for step in cell.steps if step not in there]))
+    return left
+
+
+def _joined(cells: Sequence[Cell], known: Reuse) -> set[tuple[str, int]]:
+    """Return the cells that ensembles join which are not done: of these figures do not do, the models are needed."""
+    return {
+        (label, cell.seed)
+        for cell in cells
+        if cell.row.members and known.figures(cell) is None and read_record(cell).status != "done"
+        for label in cell.row.members
+    }
+
+
+def _of(cell: Cell) -> tuple[str, int]:
+    return cell.row.label, cell.seed
 
 
 @dataclass(frozen=True)

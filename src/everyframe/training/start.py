@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pickle
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
+from everyframe.claim import claim
 from everyframe.data.datamodule import ClipDataModule
 from everyframe.data.first_look import look_at_masks
 from everyframe.errors import InputError, writing
@@ -47,7 +49,7 @@ def start(config: Config, resume: str | None = None) -> Run:
         resume: see `train`.
 
     Raises:
-        InputError, Interrupted: see `train`.
+        InputError, Interrupted: see `train`; another command is at work in the folder.
     """
     folder = RunFolder(Path(config["out"]))
     checkpoint = folder.checkpoint(resume)  # refuses before anything is read or written
@@ -72,32 +74,34 @@ def start(config: Config, resume: str | None = None) -> Run:
         _check_same_model(folder, checkpoint, model)
     else:
         slow = optimization.slow_start(model, model.state_dict() if begun is None else begun.fresh)
-    if is_first_process():
-        looked = look_at_masks(data.val_videos, data.label_space)
-        changed = _changed(folder, config) if checkpoint is not None else ""
-        over = _nothing_to_do(checkpoint, config["steps"])
-        if not over:  # else the files say what the run was
-            with writing(folder.root):
-                _write_config(folder, config)
-                data.label_space.save(folder.classes)
-                data.write_budget(folder.root)
-        print(_summary(config, data, model), file=sys.stderr)
-        if begun is not None:
-            print(f"starts from {config['init']}: {begun.describe()}", file=sys.stderr)
-        notes = (slow, looked, without_effect(config, model), _scored(data), changed)
-        for line in filter(None, (*notes, over)):
-            print(line, file=sys.stderr)
-    return train(
-        model,
-        data,
-        folder.root,
-        video_objective(model, MaskOptions(**losses["masks"]), **losses["objective"]),
-        optimization,
-        Teaching(**config["teacher"]),
-        **{key: value for key, value in config.items() if key not in (*SECTIONS, "out", "init")},
-        resume=resume,
-        trainer={key: value for key, value in config["trainer"].items() if value is not None},
-    )
+    first = is_first_process()
+    looked = look_at_masks(data.val_videos, data.label_space) if first else ""
+    with claim(folder.root, "train") if first else nullcontext():
+        if first:
+            changed = _changed(folder, config) if checkpoint is not None else ""
+            over = _nothing_to_do(checkpoint, config["steps"])
+            if not over:  # else the files say what the run was
+                with writing(folder.root):
+                    write_whole(folder.config, dump(config))
+                    data.label_space.save(folder.classes)
+                    data.write_budget(folder.root)
+            print(_summary(config, data, model), file=sys.stderr)
+            if begun is not None:
+                print(f"starts from {config['init']}: {begun.describe()}", file=sys.stderr)
+            notes = (slow, looked, without_effect(config, model), _scored(data), changed)
+            for line in filter(None, (*notes, over)):
+                print(line, file=sys.stderr)
+        return train(
+            model,
+            data,
+            folder.root,
+            video_objective(model, MaskOptions(**losses["masks"]), **losses["objective"]),
+            optimization,
+            Teaching(**config["teacher"]),
+            **{key: value for key, value in config.items() if key not in (*SECTIONS, "out", "init")},
+            resume=resume,
+            trainer={key: value for key, value in config["trainer"].items() if value is not None},
+        )
 
 
 def _check_frames(config: Config, data: ClipDataModule) -> None:
@@ -138,11 +142,6 @@ def weighted(options: Config, data: ClipDataModule, section: str) -> Config:
     if given is not None and len(given) != count:
         raise InputError(f"{section}.class_weights: expected {count} weights, one per class, came {len(given)}")
     return {**options, "class_weights": given}
-
-
-def _write_config(folder: RunFolder, config: Config) -> None:
-    folder.root.mkdir(parents=True, exist_ok=True)
-    write_whole(folder.config, dump(config))
 
 
 def _check_same_model(folder: RunFolder, checkpoint: Path, model: Segmenter) -> None:
