@@ -4,7 +4,8 @@
 
 Each video of the splits becomes clips of `--clip` consecutive frames (a last one shorter than that is joined to the
 one before), resized to `--height` rows by the rule of VSPW's 480p version, written in VSPW's layout: OUT/train.txt
-holds the clips of split `train`, OUT/val.txt those of the splits that are to be scored, in that order.
+holds the clips of the splits that are to be trained on, OUT/val.txt those of the splits that are to be scored, in that
+order. A split may be both: then one label per video is to give all other frames of the same videos.
 """
 
 from __future__ import annotations
@@ -27,12 +28,13 @@ from everyframe.labels import LabelSpace
 def main() -> int:
     options = parser().parse_args()
     listed: dict[str, list[str]] = {"train": [], "val": []}
-    for kind, splits in (("train", ["train"]), ("val", options.score)):
+    for kind, splits in (("train", options.train), ("val", options.score)):
         for split in splits:
             videos, space = load_split(options.data, split)
             for video in videos:
                 for name, positions in clips(video, options.clip):
-                    write(video, positions, space, options.out / "data" / name, options.height)
+                    if kind == "train" or name not in listed["train"]:
+                        write(video, positions, space, options.out / "data" / name, options.height)
                     listed[kind].append(name)
     for kind, names in listed.items():
         (options.out / f"{kind}.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
@@ -48,6 +50,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("out", type=Path, metavar="OUT")
     made.add_argument("--clip", type=int, default=10, help="frames of a clip; default: %(default)s")
     made.add_argument("--height", type=int, default=180, help="rows of a frame; default: %(default)s")
+    made.add_argument("--train", nargs="+", default=["train"], metavar="SPLIT", help="default: train")
     made.add_argument("--score", nargs="+", default=["val"], metavar="SPLIT", help="default: val")
     return made
 

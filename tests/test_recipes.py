@@ -13,6 +13,7 @@ import yaml
 from everyframe.data.synthetic import SyntheticVideos
 from everyframe.data.synthetic_write import write
 from everyframe.errors import InputError
+from everyframe.models.checkpoint import load
 from everyframe.models.zoo import BACKBONES, find_parts
 from everyframe.training.recipe import Config, read_recipe, resolve
 from everyframe.training.recipe_files import recipes
@@ -89,6 +90,11 @@ def test_recipe_trains(name: str, videos: Path, tmp_path: Path, untrained: set[s
     for file in (run.folder.config, run.folder.last, run.folder.model / "model.safetensors"):
         assert file.is_file()
     assert (run.folder.root / "label_budget.json").is_file()
+    asked = load(run.folder.model).temporal  # training shows a model the frames that it looks at
+    sampled = yaml.safe_load(run.folder.config.read_text())["data"]
+    assert sampled["adjacent"] == list(asked.adjacent)
+    assert sampled["reference"] == ("far_end" if asked.reference else None)
+    assert asked.reference == ("ssltm" in name)
 
 
 def test_fresh_class_layers_under_the_published_layer_decay_are_told_of(

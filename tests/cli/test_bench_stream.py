@@ -16,6 +16,7 @@ from everyframe.labels import LabelSpace
 from everyframe.models.cost import count_macs
 from everyframe.models.segmenter import Segmenter
 from everyframe.models.zoo import create_model
+from everyframe.testing import moving_scene, settle
 
 SPACE = LabelSpace(("a", "b", "c"))
 
@@ -52,6 +53,26 @@ def test_ways_without_memory_agree() -> None:
         alone = runner.frame(2)
         torch.testing.assert_close(runner.stream(2), alone)
         torch.testing.assert_close(runner.clip(2), alone)
+
+
+def test_each_way_encodes_what_its_name_says() -> None:
+    """One frame alone, one frame beside a memory, or the clip anew: reference, both adjacent frames, itself."""
+    model = settle(create_model("ssltm-tiny", SPACE))
+    video = list(moving_scene(8, size=(32, 48)).unbind(1))
+    encoded: list[int] = []
+    timed: list[str] = []
+    model.backbone.register_forward_pre_hook(lambda _, inputs: encoded.append(len(inputs[0])))
+    model.temporal.register_forward_pre_hook(lambda *_: timed.append("temporal"))
+    runner = _Runner(model, Segmenter(model.backbone, model.head, SPACE).eval(), video)
+    with torch.inference_mode():
+        runner.frame(7)
+        assert (encoded, timed) == ([1], [])
+        streamed = [runner.stream(index) for index in range(8)][-1]
+        assert (encoded, timed) == ([1] * 9, ["temporal"] * 8)
+        clip = runner.clip(7)
+    assert sum(encoded[9:]) == 1 + len(model.temporal.adjacent) + 1 == 4
+    assert len(timed) == 9
+    torch.testing.assert_close(clip, streamed, rtol=1e-5, atol=1e-5 * streamed.abs().max().item())
 
 
 @pytest.mark.parametrize("prototypes", [0, 2])

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_sets import mask, picture, write_coco
 
 from everyframe.data.datamodule import ClipDataModule
 from everyframe.data.dataset import ClipDataset
@@ -68,6 +69,37 @@ def test_a_data_set_is_read_by_its_layout_and_split(tmp_path: Path) -> None:
     found = unlabelled_videos([str(tmp_path)], "train")  # it has a classes file: only the training videos
     assert [v.name for v in found] == [f"unlabeled0/{v.name}" for v in train]
     assert not any(v.labelled for v in found)
+
+
+def published(root: Path, layout: str) -> Path:
+    """Write a data set of which nothing but the layout's own files tells what it is."""
+    if layout == "coco_stuff":
+        return write_coco(root)
+    if layout == "ade20k":
+        picture(root / "images/training/a.jpg", 10)
+        mask(root / "annotations/training/a.png", {1: 20})
+        return root
+    if layout == "mapillary":
+        picture(root / "training/images/a.jpg", 10)
+        mask(root / "training/v1.2/labels/a.png", {13: 20})
+        return root
+    return write(SyntheticVideos(2, 20, (24, 32)), root, layout, "train")
+
+
+@pytest.mark.parametrize(
+    "layout",
+    ["frames", "vspw", "camvid", "cityscapes", "cityscapes_sequence", "images", "coco_stuff", "ade20k", "mapillary"],
+)
+def test_a_data_set_in_any_layout_gives_its_frames(layout: str, tmp_path: Path) -> None:
+    name = {"frames": "folder"}.get(layout, layout)
+    root = published(tmp_path / "data", "cityscapes" if "cityscapes" in layout else layout)
+    known = load_split(f"{name}:{root}", "train")[0]
+    found = unlabelled_videos([f"{name}:{root}@train"], "val")
+    assert known
+    assert [(v.name, len(v.frames)) for v in found] == [(f"unlabeled0/{v.name}", len(v.frames)) for v in known]
+    assert all(not video.labelled and video.space is None for video in found)
+    if layout != "cityscapes":  # where its sequences lie beside, a bare folder means these
+        assert unlabelled_videos([str(root)], "train") == found
 
 
 @pytest.mark.parametrize(

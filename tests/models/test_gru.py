@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import pytest
 import torch
-from moving_scenes import build, run, video
+from moving_scenes import build
 from torch import nn
 
 from everyframe.models.temporal.base import Features
 from everyframe.models.temporal.gru import ConvGRU
+from everyframe.testing import moving_scene
+from everyframe.testing.scenes import run_stream
 
 
 @pytest.mark.parametrize("head", ["fcn", "psp", "ocr"])
 def test_untrained_gru_leaves_the_model_nearly_as_it_was(head: str) -> None:
     model = build(f"{head}-gru")
     with torch.no_grad():
-        features = model.encode(video(1)[0])
+        features = model.encode(moving_scene(1)[0])
         pixels = features.embedding["pixels"]
         changed = model.temporal(features, None, model.head)[0]["pixels"]
     assert 0 < (changed - pixels).square().mean().sqrt() < 0.1 * pixels.square().mean().sqrt()
@@ -37,8 +39,8 @@ def test_gru_update_by_its_equations() -> None:
 
 def test_gru_starts_anew_when_the_frame_size_changes() -> None:
     model = build("fcn-gru")
-    _, state = run(model, video(2, size=(40, 40)))
-    frame = video(1)[:, 0]
+    _, state = run_stream(model, moving_scene(2, size=(40, 40)))
+    frame = moving_scene(1)[:, 0]
     with torch.no_grad():
         assert torch.equal(model.step(frame, state)[0], model.step(frame)[0])
 

@@ -63,13 +63,15 @@ def test_long_displacements_survive_autocast() -> None:
     assert (got - want).abs().max() < 0.05
 
 
-def test_features_of_the_previous_frame_come_along_the_flow() -> None:
-    """All weight on the past, exact flow of 8 pixels: the coarse map is the previous one, two cells further."""
+@pytest.mark.parametrize("place", ["coarse", "late"])
+def test_features_of_the_previous_frame_come_along_the_flow(place: str) -> None:
+    """All weight on the past at one place, exact flow of 8 pixels: the map is the previous one, two cells further."""
     head = FCNHead((5,), (4,), 2, width=5, num_convs=0, concat_input=False).eval()
     temporal = NetWarp(head, 5, flow=Shift(8, 4), cut_threshold=2).eval()
     with torch.no_grad():
         temporal.flow_cnn.convs[2].weight.zero_()
-        temporal.coarse_weights.copy_(torch.tensor([[0.0], [1.0]]).expand(2, 5))
+        weights = temporal.coarse_weights if place == "coarse" else temporal.late_weights
+        weights.copy_(torch.tensor([[0.0], [1.0]]).expand(2, 5))
     before, now = torch.randn(1, 5, 6, 8), torch.randn(1, 5, 6, 8)
     image = torch.randint(0, 256, (1, 3, 24, 32), dtype=torch.uint8)
     with torch.no_grad():

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from moving_scenes import SPACE, build, close, of_training, run, video
+from moving_scenes import SPACE, build, close
 
 from everyframe.data.sampling import ClipSampling
 from everyframe.frames import Clip
@@ -15,6 +15,8 @@ from everyframe.models.cost import count_parameters
 from everyframe.models.segmenter import Segmenter
 from everyframe.models.temporal.ssltm import CONTEXTS
 from everyframe.models.zoo import create_model
+from everyframe.testing import moving_scene
+from everyframe.testing.scenes import run_stream, run_training_clip
 from everyframe.training.objectives_mask import MaskOptions
 from everyframe.training.objectives_temporal import video_objective
 
@@ -102,8 +104,8 @@ def test_what_is_left_out_where_no_contexts_come() -> None:
 def test_a_training_clip_equals_the_stream_whatever_the_options(options: dict[str, Any]) -> None:
     model = build("ssltm", **options)
     now = max((-offset for offset in model.temporal.adjacent), default=3)
-    clip = video(now + 1)
-    got, want = of_training(model, clip, now), run(model, clip)[0][:, now]
+    clip = moving_scene(now + 1)
+    got, want = run_training_clip(model, clip, now), run_stream(model, clip)[0][:, now]
     close(got, want)
 
 

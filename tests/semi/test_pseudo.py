@@ -26,6 +26,11 @@ def logits_of(probabilities: list[list[float]]) -> torch.Tensor:
     return (torch.tensor(probabilities).log() + 3.0).T[None, :, None]
 
 
+def test_defaults_are_the_papers() -> None:
+    """SSLTM section 4.2: pixels count from 0.9 on, the teacher is the mean of the students with momentum 0.999."""
+    assert (Teaching().threshold, Teaching().momentum, Teaching().cutmix) == (0.9, 0.999, 0.0)
+
+
 def test_ramp_of_laine_and_aila() -> None:
     assert ramp_up(0, 100) == pytest.approx(math.exp(-5)) == pytest.approx(0.006738, abs=1e-6)
     assert ramp_up(50, 100) == pytest.approx(math.exp(-1.25)) == pytest.approx(0.286505, abs=1e-6)

@@ -5,6 +5,8 @@ usage: python method_runs.py OUT
 
 from __future__ import annotations
 
+import csv
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -143,7 +145,9 @@ def fit(
     resume: Path | None = None,
     **trainer: Any,
 ) -> Run:
-    """Train a method with a teacher that is sure of half of what it sees or more."""
+    """Train a method with a teacher that believes in all that it sees: after two steps it would be sure of next to
+    nothing, and no label of its own would be tested.
+    """
     model = model or build(method, split)
     return train(
         model,
@@ -151,7 +155,7 @@ def fit(
         out,
         video_objective(model, MaskOptions(points=64), **method.objective),
         Optimization(optimizer, lr=0.002, warmup=0),
-        Teaching(weight=1.0, threshold=0.4, ramp=0.0, mask_confidence="softmax"),
+        Teaching(weight=1.0, threshold=0.0, ramp=0.0, mask_confidence="softmax"),
         steps=steps,
         validate_every=100,
         save_every=save_every,
@@ -177,8 +181,34 @@ def weights_of(out: Path, rank: int) -> dict[str, Tensor]:
     return kept
 
 
+def coverage_of(out: Path) -> list[float]:
+    """Return which share of the pixels the teacher labelled, step by step."""
+    with (out / "logs" / "train.csv").open() as file:
+        return [float(row["coverage"]) for row in csv.DictReader(file)]
+
+
+RESUMED = METHODS["ssltm-ema"]
+
+
+def resume_among_two(out: Path) -> None:
+    """Train four steps without a stop, and the last two of them anew from the checkpoint between."""
+    half = out / "half.ckpt"
+
+    def copy(module: MeanTeacher, *_: Any) -> None:
+        if module.global_step == 2 and module.global_rank == 0 and not half.exists():
+            shutil.copy(out / "whole" / "checkpoints" / "last.ckpt", half)
+
+    MeanTeacher.on_train_batch_start = copy  # type: ignore[method-assign]
+    fit(out / "whole", RESUMED, 4, save_every=2, devices=2, strategy="ddp")
+    other = build(RESUMED, split=False)
+    for p in other.parameters():  # all weights come from the checkpoint
+        nn.init.constant_(p, 0.1)
+    fit(out / "parts", RESUMED, 4, model=other, resume=half, devices=2, strategy="ddp")
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     MeanTeacher.on_before_optimizer_step, MeanTeacher.on_train_end = record, keep  # type: ignore[method-assign]
     for name, method in METHODS.items():
         fit(Path(sys.argv[1]) / name, method, 2, split=True, optimizer="sgd", devices=2, strategy="ddp")
+    resume_among_two(Path(sys.argv[1]) / "resumed")

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from method_runs import METHODS, build, fit, keep, record, weights_of
+from method_runs import METHODS, build, coverage_of, fit, keep, record, weights_of
 from test_resume import assert_same, checkpoint
 from torch import nn
 
@@ -48,6 +48,7 @@ def test_two_processes_equal_one_with_the_joint_batch(
     monkeypatch.setattr(MeanTeacher, "on_train_end", keep)
     fit(tmp_path, method, 2, split=True, batch_size=4, unlabelled=4, optimizer="sgd")
     out = two() / name
+    assert min(coverage_of(out)) > 0.9
     first, second = weights_of(out, 0), weights_of(out, 1)
     assert any(key.startswith("teacher.model.") for key in first)
     assert_same(first, second)
@@ -69,6 +70,19 @@ def test_two_processes_equal_one_with_the_joint_batch(
             )
 
 
+def test_two_processes_resume_bit_by_bit_the_teacher_too(two: Callable[[], Path]) -> None:
+    out = two() / "resumed"
+    for rank in (0, 1):
+        whole, parts = (weights_of(out / kind, rank) for kind in ("whole", "parts"))
+        assert any(key.startswith("teacher.model.") for key in whole)
+        assert_same(whole, parts)
+    middle = torch.load(out / "half.ckpt", weights_only=True)
+    assert middle["global_step"] == 2
+    last = weights_of(out / "whole", 0)
+    moved = {key.split(".")[0] for key, value in middle["state_dict"].items() if not torch.equal(value, last[key])}
+    assert moved == {"model", "teacher"}
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_two_steps_and_two_more_are_four(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Student, teacher, prototypes, running statistics and optimiser, bit by bit; with dropout and batch norm."""
@@ -85,6 +99,7 @@ def test_two_steps_and_two_more_are_four(name: str, tmp_path: Path, monkeypatch:
     for p in other.parameters():  # all weights come from the checkpoint
         nn.init.constant_(p, 0.1)
     fit(tmp_path / "parts", method, 4, model=other, resume=half)
+    assert min(coverage_of(tmp_path / "whole")) > 0.9
     a, b = checkpoint(tmp_path / "whole"), checkpoint(tmp_path / "parts")
     assert checkpoint(tmp_path / "whole")["global_step"] == 4
     for part in ("global_step", "state_dict", "optimizer_states", "lr_schedulers"):

@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from everyframe.errors import InputError
 from everyframe.flow import FlowPair
 from everyframe.frames import Clip, Role
 from everyframe.labels import LabelSpace
 from everyframe.losses.pixel import upsample
-from everyframe.losses.temporal import knowledge_distillation
+from everyframe.losses.temporal import knowledge_distillation, pair_distillation
 from everyframe.models.segmenter import Prediction, Segmenter
 from everyframe.models.zoo import create_model
 from everyframe.training.objectives_temporal import MotionLoss, PrototypeLoss, video_objective
@@ -184,6 +185,13 @@ def test_distillation_from_a_saved_model(tmp_path: Path) -> None:
         wanted = teacher(batch.images, batch.roles)
     torch.testing.assert_close(
         costs["distillation"], knowledge_distillation(prediction.logits.flatten(0, 1), wanted.logits.flatten(0, 1))
+    )
+    pixels = [outcome.features.embedding["pixels"].unflatten(0, (2, 2)).unbind(1) for outcome in (prediction, wanted)]
+    size = pixels[1][0].shape[-2:]
+    own = [F.interpolate(x, size, mode="bilinear", align_corners=False) for x in pixels[0]]
+    torch.testing.assert_close(costs["pair_distillation"], pair_distillation(own, pixels[1]))
+    torch.testing.assert_close(
+        costs["multi_frame_distillation"], objective.multi_frame_distillation.compare(own, pixels[1])
     )
     costs["loss"].backward()
     assert all(costs[name].item() > 0 for name in names)

@@ -50,6 +50,11 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--size", default=f"{height}x{width}", metavar="HxW", help="frame size for the cost (default: %(default)s)"
     )
+    parser.add_argument(
+        "--check", action="store_true",
+        help="build each NAME with fresh weights and say which promises of a model it keeps (everyframe.testing); the "
+        "exit status is 1 if it breaks one",
+    )  # fmt: skip
     options = parser.parse_args(arguments)
 
     size = _size(options.size)
@@ -58,6 +63,8 @@ def main(arguments: list[str]) -> int:
     if options.only_names:
         print("\n".join(_named(options.names) if options.names else MODELS))
         return 0
+    if options.check:
+        return _check(_named(options.names), options.classes)
     listed = _asked_for(_named(options.names)) if options.names else _with_recipe()
     if options.json:
         costs = ((line, model_cost(line.name, options.classes, size, line.options)) for line in listed)
@@ -69,6 +76,26 @@ def main(arguments: list[str]) -> int:
         as_in = f"   recipe {line.recipe}" if line.recipe else ""
         print(f"{line.name:34s} {cost.params / 1e6:8.2f} M {cost.macs / 1e9:8.2f}{as_in}", flush=True)
     return 0
+
+
+def _check(names: Sequence[str], classes: int) -> int:
+    """Print what each model keeps of what is promised of all; returns 1 if one is broken."""
+    import torch
+
+    from everyframe.labels import LabelSpace
+    from everyframe.models.zoo import create_model
+    from everyframe.testing import check_model, settle
+
+    if not names:
+        raise InputError("--check: expected names of models, came none; add one, such as ssltm-tiny")
+    space, broken = LabelSpace(tuple(f"class {k}" for k in range(classes))), False
+    for name in names:
+        torch.manual_seed(0)
+        print(name, flush=True)
+        for found in check_model(settle(create_model(name, space))):
+            print(f"  {found}")
+            broken |= not found.holds
+    return int(broken)
 
 
 def _named(words: Sequence[str]) -> list[str]:
