@@ -76,8 +76,9 @@ def published(root: Path, layout: str) -> Path:
     if layout == "coco_stuff":
         return write_coco(root)
     if layout == "ade20k":
-        picture(root / "images/training/a.jpg", 10)
-        mask(root / "annotations/training/a.png", {1: 20})
+        picture(root / "images/training/ADE_train_00000001.jpg", 10)
+        (root / "objectInfo150.txt").touch()
+        mask(root / "annotations/training/ADE_train_00000001.png", {1: 20})
         return root
     if layout == "mapillary":
         picture(root / "training/images/a.jpg", 10)
