@@ -109,6 +109,20 @@ def test_views_are_wrapped_scales_over_windows() -> None:
 # -- bad input, nothing lost -----------------------------------------------------------------------------------------
 
 
+def test_results_do_not_go_among_the_frames(tmp_path: Path) -> None:
+    """The next job would take the overlay video there for one of its sources."""
+    home = pictures(tmp_path / "home", 3)
+    before = sorted(home.iterdir())
+    for source in (home, str(home / "*.png"), [home / "00000000.png", home / "00000001.png"]):
+        with pytest.raises(InputError, match="home: expected a folder for results alone, came one of the sources"):
+            predict(Remember(), source, home)
+    assert sorted(home.iterdir()) == before
+    (tmp_path / "files").mkdir()
+    with VideoWriter(tmp_path / "files" / "one.mp4", (32, 48), Fraction(10)) as writer:
+        writer.write(video(1)[0].image)
+    assert not predict(Remember(), tmp_path / "files" / "one.mp4", tmp_path / "files").failed  # a file names no folder
+
+
 def test_one_bad_video_does_not_stop_the_others(tmp_path: Path) -> None:
     good, broken = pictures(tmp_path / "good", 4), pictures(tmp_path / "broken", 4)
     (broken / "00000002.png").write_bytes(b"")

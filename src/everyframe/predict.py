@@ -154,6 +154,7 @@ def predict(
     check_views(views, "predict")
     check_specialists(model, views.get("specialists"))  # by its path: a built model no longer says what it is
     found = open_sources(sources)
+    found.check_apart(Path(out))
     built = loaded(model)
     with kept_mode(built):
         runner = Stream(with_views(built, **views), device, dtype)

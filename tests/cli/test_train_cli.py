@@ -171,6 +171,20 @@ def test_a_folder_in_which_a_run_is_at_work_is_left_alone(
         assert main(["train", "ocr-tiny", "--data", videos, "--out", str(out), "--steps", "1", *QUICK]) == 1
         assert "another `everyframe train`" in capsys.readouterr().err
         assert sorted(out.iterdir()) == before
+        (out / "checkpoints").mkdir()  # it has come further: "go on with --resume auto" would be no help
+        (out / "checkpoints" / "last.ckpt").touch()
+        assert main(["train", "ocr-tiny", "--data", videos, "--out", str(out), "--steps", "1", *QUICK]) == 1
+        assert "another `everyframe train`" in capsys.readouterr().err
+
+
+def test_one_class_leaves_nothing_to_learn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two ids of one name: loss 0 and 100 % mIoU, and not a word."""
+    root = write(SyntheticVideos(2, frames=3, size=(32, 48)), tmp_path / "data", "frames", "train")
+    (root / "classes.yaml").write_text("".join(f"{raw}: cat\n" for raw in range(9)))
+    assert main(["train", "fcn-tiny", "--data", str(root), "--out", str(tmp_path / "run"), *QUICK]) == 1
+    assert "expected two classes to tell apart, came cat alone" in capsys.readouterr().err
+    assert main(["data", "check", str(root)]) == 1
+    assert "a single class, cat" in " ".join(capsys.readouterr().out.split())
 
 
 def test_train_then_resume_from_the_run_folder(videos: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

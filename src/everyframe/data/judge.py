@@ -206,6 +206,9 @@ class Judge:
     def _classes(self) -> None:
         labelled = {split: count for split, count in self.report.splits.items() if count.labelled}
         names = dict(enumerate(self.space.names))
+        if len(names) == 1:
+            what = f"a single class, {names[0]}: every pixel is right, whatever a model says"
+            self.notes.add("error", what, "name a second class in the classes file, such as the background")
         train = labelled.get("train")
         if train is not None:
             absent = [i for i in names if not train.pixels[i]]

@@ -11,7 +11,7 @@ from everyframe.errors import InputError
 from everyframe.frames import Frame
 from everyframe.inference.job import Job
 from everyframe.inference.outputs import results_of
-from everyframe.io.sources import Source, expand_sources, open_source
+from everyframe.io.sources import PictureSource, Source, expand_sources, open_source
 
 
 @dataclass(frozen=True)
@@ -22,11 +22,24 @@ class JobSources:
         sources: the videos, each with a name of its own.
         refused: what names nothing, with the reason.
         repeated: how many of the videos were named again.
+        folders: that were named as sources, or whose pictures are frames.
     """
 
     sources: list[Source]
     refused: dict[str, InputError]
     repeated: int
+    folders: frozenset[Path]
+
+    def check_apart(self, out: Path) -> None:
+        """Refuse to write among the frames: results there would be taken for frames and videos by the next job.
+
+        Raises:
+            InputError: the output folder is one of the sources.
+        """
+        if out.resolve() in self.folders:
+            raise InputError(
+                f"{out}: expected a folder for results alone, came one of the sources; choose another, as {out}-labels"
+            )
 
     def results(self, out: Path) -> Iterator[Path]:
         """Yield the files in `out` that labelling the videos into it may replace."""
@@ -65,7 +78,10 @@ def open_sources(sources: Any) -> JobSources:
         others = f"; and {len(refused) - 1} more that cannot be opened" if len(refused) > 1 else ""
         raise InputError(f"{next(iter(refused.values()))}{others}")
     files = expand_sources(named) if named else []
-    return JobSources([*files, *opened], refused, count - len(files))
+    folders = {Path(name).expanduser() for name in named}
+    folders |= {file.parent for source in files if isinstance(source, PictureSource) for file in source.files}
+    apart = frozenset(folder.resolve() for folder in folders if folder.is_dir())
+    return JobSources([*files, *opened], refused, count - len(files), apart)
 
 
 def _check_video(what: Any) -> None:

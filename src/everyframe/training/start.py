@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from everyframe.claim import claim
+from everyframe.claim import LOCK, claim
 from everyframe.data.datamodule import ClipDataModule
 from everyframe.data.first_look import look_at_masks
 from everyframe.errors import InputError, writing
@@ -51,12 +51,20 @@ def start(config: Config, resume: str | None = None) -> Run:
     Raises:
         InputError, Interrupted: see `train`; another command is at work in the folder.
     """
-    folder = RunFolder(Path(config["out"]))
+    folder, first = RunFolder(Path(config["out"])), is_first_process()
+    if first and (folder.root / LOCK).exists():
+        with claim(folder.root, "train"):  # one that is at work is told from one that can be gone on with
+            pass
     checkpoint = folder.checkpoint(resume)  # refuses before anything is read or written
     for name, seed in (("seed", config["seed"]), ("data.seed", config["data"].get("seed", 0))):
         check_seed(name, seed)
     torch.manual_seed(config["seed"])
     data = ClipDataModule(**config["data"])
+    if len(data.label_space) < 2:
+        raise InputError(
+            f"{config['data']['data']}: expected two classes to tell apart, came {data.label_space.names[0]} alone; "
+            f"name another in the classes file, such as the background"
+        )
     model = create_model(label_space=data.label_space, **config["model"])
     losses = {name: weighted(config[name], data, name) for name in ("objective", "masks")}
     if "adjacent" not in config["data"]:
@@ -74,7 +82,6 @@ def start(config: Config, resume: str | None = None) -> Run:
         _check_same_model(folder, checkpoint, model)
     else:
         slow = optimization.slow_start(model, model.state_dict() if begun is None else begun.fresh)
-    first = is_first_process()
     looked = look_at_masks(data.val_videos, data.label_space) if first else ""
     with claim(folder.root, "train") if first else nullcontext():
         if first:
@@ -200,7 +207,7 @@ def _summary(config: Config, data: ClipDataModule, model: Segmenter) -> str:
     without = f"{counted(len(data.unlabeled_videos), 'video')} without labels, " if unlabelled else ""
     return (
         f"{config['model']['name']}: {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, "
-        f"{len(data.label_space)} classes; {counted(len(given), 'training video')} with "
+        f"{counted(len(data.label_space), 'class', 'classes')}; {counted(len(given), 'training video')} with "
         f"{counted(labels, 'labelled frame')}"
         f"{f' ({hidden} more hidden by data.budget {data.budget})' if hidden else ''}"
         f"{' (pseudo-labels among them)' if data.pseudo_labels else ''}{joined and f' (among them{joined[1:]})'}, "
