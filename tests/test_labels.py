@@ -194,3 +194,9 @@ def test_255_classes_have_distinct_colours() -> None:
     assert len(space) == 255
     assert distinct_colors(255) == distinct_colors(255)
     assert len(set(distinct_colors(64))) == 64
+
+
+def test_background_is_grey_and_the_others_keep_their_colours() -> None:
+    plain, named = LabelSpace(("a", "b", "c")), LabelSpace(("Background", "b", "c"))
+    assert named.palette == ((70, 70, 70), *plain.palette[1:])
+    assert LabelSpace(("background", "b"), palette=((1, 2, 3), (4, 5, 6))).palette == ((1, 2, 3), (4, 5, 6))

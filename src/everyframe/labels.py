@@ -20,6 +20,9 @@ from everyframe.frames import IGNORE
 
 Color = tuple[int, int, int]
 
+BACKGROUND: Color = (70, 70, 70)
+"""Colour of a class of that name, where none is given."""
+
 
 def distinct_colors(count: int) -> tuple[Color, ...]:
     """Return `count` well separated RGB colours, always the same ones (golden-ratio steps in hue)."""
@@ -30,6 +33,15 @@ def distinct_colors(count: int) -> tuple[Color, ...]:
         red, green, blue = colorsys.hsv_to_rgb((i * 0.61803398875) % 1.0, saturation, value)
         colors.append((round(red * 255), round(green * 255), round(blue * 255)))
     return tuple(colors)
+
+
+def class_colors(names: Sequence[str]) -> tuple[Color, ...]:
+    """Return a colour for each class: those of `distinct_colors`, but dark grey for what is called background.
+
+    It is most of a picture mostly, and what stands before it is to be seen.
+    """
+    colors = distinct_colors(len(names))
+    return tuple(BACKGROUND if name.lower() == "background" else c for name, c in zip(names, colors, strict=True))
 
 
 @dataclass(frozen=True)
@@ -68,7 +80,7 @@ class LabelSpace:
         if len(set(self.names)) != count:
             twice = sorted({name for name in self.names if self.names.count(name) > 1})
             raise InputError(f"LabelSpace: class names must differ, came twice: {', '.join(twice)}")
-        set_(self, "palette", tuple(_color(c) for c in self.palette) or distinct_colors(count))
+        set_(self, "palette", tuple(_color(c) for c in self.palette) or class_colors(self.names))
         if len(self.palette) != count:
             raise InputError(f"LabelSpace: expected {count} colours, one per class, came {len(self.palette)}")
         table = {int(raw): int(train) for raw, train in self.raw_to_train.items()}

@@ -10,7 +10,7 @@ from everyframe.cli.__main__ import main
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["predict", "x", "--modl", "a"], "everyframe predict: error: --modl is no option; did you mean --model?"),
+        (["predict", "x", "--modl", "a"], "everyframe predict: --modl is no option; did you mean --model?"),
         (["predict", "x", "--modl=a"], "--modl is no option; did you mean --model?"),
         (["evaluate", "--bootstrp", "9"], "did you mean --bootstrap?"),
         (["ensemble", "run", "a", "b", "--tau-form", "s"], "did you mean --tau-from or --tau?"),
@@ -25,7 +25,16 @@ def test_a_mistyped_option_is_named_before_a_missing_one(
     with pytest.raises(SystemExit) as left:
         main(arguments)
     assert left.value.code == 2
-    assert told in capsys.readouterr().err.splitlines()[-1]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert told in line
+    assert line.count("--help") == ("required" in told or "lists all" in told)
+
+
+def test_a_mistyped_verb_is_told_the_one_that_is_close(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["predct", "x"]) == 2
+    assert "no verb 'predct'; did you mean predict? expected one of demo, data" in capsys.readouterr().err
+    assert main(["zzz"]) == 2
+    assert "no verb 'zzz'; expected one of" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["demo", "bench metrics", "evaluate --pred x --data y"])

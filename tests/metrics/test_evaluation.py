@@ -273,3 +273,11 @@ def test_no_window_reaches_across_a_change_of_size() -> None:
     # Two windows of two frames: the first one has a wrong frame, the second is right.
     assert evaluation.compute().score("VC2", "correct").value == 0.5
     assert evaluation.compute().score("VC2", "paper").value == 0.5
+
+
+def test_a_score_of_another_spelling_is_named() -> None:
+    results = Results([Score("mIoU", "union>0", 0.5), Score("VC8", "correct", 0.5)], [], [], [])
+    with pytest.raises(KeyError, match=r"no score 'miou'; did you mean 'mIoU'\?; there are mIoU \[union>0\], VC8"):
+        results.score("miou")
+    with pytest.raises(KeyError, match=r"no score 'mIoU' \[paper\]; there are"):
+        results.score("mIoU", "paper")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from difflib import get_close_matches
 from importlib import import_module
 
 from everyframe.cli.own_parts import take_imports
@@ -54,7 +55,9 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"everyframe {version('everyframe')}")
             return 0
         if verb not in VERBS:
-            print(f"everyframe: no verb {verb!r}; expected one of {', '.join(VERBS)}", file=sys.stderr)
+            near = get_close_matches(verb, VERBS, n=1)
+            meant = f"did you mean {near[0]}? " if near else ""
+            print(f"everyframe: no verb {verb!r}; {meant}expected one of {', '.join(VERBS)}", file=sys.stderr)
             return 2
         with stop_signals_raise():
             return int(import_module(f"everyframe.cli.{verb.replace('-', '_')}").main(rest))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, NoReturn
 
 from everyframe.errors import InputError
 
@@ -34,6 +34,11 @@ class Parser(argparse.ArgumentParser):
             near = get_close_matches(name, known, n=2, cutoff=0.6)
             hint = f"did you mean {' or '.join(near)}?" if near else f"`{self.prog} --help` lists all options"
             self.error(f"{name} is no option; {hint}")
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong in one line, without the usage of all options above it."""
+        more = "" if message.endswith("?") or "--help" in message else f"; `{self.prog} --help` tells more"
+        self.exit(2, f"{self.prog}: {message}{more}\n")
 
     def _abbreviates(self, name: str, known: Sequence[str]) -> bool:
         return self.allow_abbrev and any(option.startswith(name) for option in known)

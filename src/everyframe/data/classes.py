@@ -22,7 +22,7 @@ import yaml
 
 from everyframe.errors import InputError
 from everyframe.frames import IGNORE
-from everyframe.labels import Color, LabelSpace, distinct_colors
+from everyframe.labels import Color, LabelSpace, class_colors
 
 IGNORE_NAMES = frozenset({"ignore", "void", "unlabelled", "unlabeled"})
 CLASS_FILES = ("classes.yaml", "classes.yml", "classes.json")
@@ -125,7 +125,7 @@ def _build(path: Path, entries: list[Entry]) -> Classes:
     if not names:
         raise InputError(f"{path}: expected at least one class that is not ignored, came none; {EXAMPLE}")
     train_ids = {name: train for train, name in enumerate(names)}
-    palette = list(distinct_colors(len(names)))
+    palette = list(class_colors(names))
     for name, color in reversed(kept):
         palette[train_ids[name]] = color or palette[train_ids[name]]
     colors: dict[Color, int] = {}

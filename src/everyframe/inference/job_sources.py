@@ -60,6 +60,8 @@ def open_sources(sources: Any) -> JobSources:
         InputError: none of them can be gone through, or one is a single frame.
     """
     whats = sources if isinstance(sources, list | tuple) else [sources]
+    if not whats:
+        raise InputError("predict: expected at least one video, came an empty list")
     named: list[str] = []
     opened: list[Source] = []
     refused: dict[str, InputError] = {}

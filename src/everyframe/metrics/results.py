@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Self
 
@@ -254,9 +255,10 @@ def _find(scores: Sequence[Score], name: str, variant: str | None) -> Score:
     for score in scores:
         if score.name == name and variant in (None, score.variant):
             return score
-    raise KeyError(
-        f"no score {name!r}" + (f" [{variant}]" if variant else "") + f"; there are {[s.title for s in scores]}"
-    )
+    near = get_close_matches(name.lower(), {score.name.lower() for score in scores}, n=1)
+    meant = next((f"; did you mean {s.name!r}?" for s in scores if near == [s.name.lower()] and s.name != name), "")
+    there = ", ".join(score.title for score in scores)
+    raise KeyError(f"no score {name!r}{f' [{variant}]' if variant else ''}{meant}; there are {there}")
 
 
 def _score(data: Mapping[str, Any], said: Mapping[str, str]) -> Score:
