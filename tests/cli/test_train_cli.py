@@ -177,6 +177,23 @@ def test_a_folder_in_which_a_run_is_at_work_is_left_alone(
         assert "another `everyframe train`" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_mask_that_would_end_the_run_is_found_before_it(
+    split: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, count in (("train", 2), ("val", 1)):
+        root = write(SyntheticVideos(count, frames=4, size=(48, 64)), tmp_path / "data", "vspw", name)
+    video = (root / f"{split}.txt").read_text().split()[-1]
+    mask = sorted((root / "data" / video / "mask").glob("*.png"))[-1]
+    Image.new("L", (64, 48), 77).save(mask)
+    assert main(["train", "fcn-tiny", "--data", f"vspw:{root}", "--out", str(tmp_path / "run"), *QUICK]) == 1
+    errors = capsys.readouterr().err
+    assert errors.count("\n") == 1
+    assert f"{mask.name}: " in errors
+    assert "77" in errors
+    assert not (tmp_path / "run").exists()
+
+
 def test_one_class_leaves_nothing_to_learn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Two ids of one name: loss 0 and 100 % mIoU, and not a word."""
     root = write(SyntheticVideos(2, frames=3, size=(32, 48)), tmp_path / "data", "frames", "train")

@@ -24,12 +24,15 @@ READ = 200
 Item = TypeVar("Item")
 
 
-def look_at_masks(videos: Sequence[VideoRef], space: LabelSpace, opened: int = OPENED, read: int = READ) -> str:
+def look_at_masks(
+    videos: Sequence[VideoRef], space: LabelSpace, split: str, opened: int = OPENED, read: int = READ
+) -> str:
     """Open masks, compare their size with their frame's, and read some of them: all of a small set, else a sample.
 
     Args:
         videos: of a split.
         space: how masks are read where a video says nothing else.
+        split: its name in what is said.
         opened: masks to open, evenly over the split.
         read: masks to read to their end, evenly over the split.
 
@@ -50,7 +53,7 @@ def look_at_masks(videos: Sequence[VideoRef], space: LabelSpace, opened: int = O
     if len(whole) == len(masks):
         return ""
     return (
-        f"validation masks: {min(opened, len(masks))} of {len(masks)} opened, {len(whole)} read, all sound; "
+        f"{split} masks: {min(opened, len(masks))} of {len(masks)} opened, {len(whole)} read, all sound; "
         f"`everyframe data check` reads all of them"
     )
 

@@ -82,7 +82,8 @@ def start(config: Config, resume: str | None = None) -> Run:
         _check_same_model(folder, checkpoint, model)
     else:
         slow = optimization.slow_start(model, model.state_dict() if begun is None else begun.fresh)
-    looked = look_at_masks(data.val_videos, data.label_space) if first else ""
+    splits = {"training": data.labelled_videos, "validation": data.val_videos} if first else {}
+    looked = [look_at_masks(videos, data.label_space, split) for split, videos in splits.items()]
     with claim(folder.root, "train") if first else nullcontext():
         if first:
             changed = _changed(folder, config) if checkpoint is not None else ""
@@ -95,7 +96,7 @@ def start(config: Config, resume: str | None = None) -> Run:
             print(_summary(config, data, model), file=sys.stderr)
             if begun is not None:
                 print(f"starts from {config['init']}: {begun.describe()}", file=sys.stderr)
-            notes = (slow, looked, without_effect(config, model), _scored(data), changed)
+            notes = (slow, *looked, without_effect(config, model), _scored(data), changed)
             for line in filter(None, (*notes, over)):
                 print(line, file=sys.stderr)
         return train(
