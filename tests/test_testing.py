@@ -97,11 +97,11 @@ class GathersOtherwise(Average):
 
 
 class ActsOnWholeClips(Average):
-    """Whitens by all frames that `embed` is given: those of a clip, and a single one in a stream."""
+    """Adds the mean of all frames that `embed` is given: those of a clip, and a single one in a stream."""
 
     def embed(self, maps: Any, head: Any) -> Embedding:
         embedding = head.embed(maps)
-        return {**embedding, "pixels": embedding["pixels"] - embedding["pixels"].mean()}
+        return {**embedding, "pixels": embedding["pixels"] + embedding["pixels"].mean(0, keepdim=True)}
 
 
 class RunsPastCuts(Average):

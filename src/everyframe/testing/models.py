@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from everyframe.models.temporal.base import map_tensors, state_bytes
 from everyframe.models.temporal.ssltm import SSLTM
 from everyframe.testing.scenes import SIZE, moving_scene, run_clip, run_stream, run_training_clip
 
-TOLERANCE = 1e-4
+TOLERANCE = 1e-3
 """Of the largest logit: how far sums in another order may lie apart in float32, in large models too."""
 
 ODD_SIZES = (SIZE, (33, 127), (1, 1))
@@ -196,7 +196,7 @@ def _step_changes_nothing(model: Segmenter, tolerance: float) -> None:
     first, _ = run_stream(model, clip[:, 2:], state)
     again, _ = run_stream(model, clip[:, 2:], state)
     changed = [name for name, x in model.state_dict().items() if not torch.equal(x, weights[name])]
-    _hold(not changed, f"expected a step that leaves the model as it is, came one that changes {', '.join(changed)}")
+    _hold(not changed, f"expected a step that leaves the model as it is, came one that changes {_some(changed)}")
     pairs = zip(pytree.tree_leaves(before), pytree.tree_leaves(state), strict=True)
     same = all(torch.equal(a, b) for a, b in pairs if isinstance(a, Tensor))
     _hold(same, "expected a step that leaves the state it was given as it is, came one that changes it")
@@ -214,9 +214,9 @@ def _everything_is_trained(model: Segmenter, tolerance: float) -> None:
     loss.backward()
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     lost = [name for name, p in trained if p.grad is None]
-    _hold(not lost, f"expected a gradient at every parameter, came none at {', '.join(lost)}")
+    _hold(not lost, f"expected a gradient at every parameter, came none at {_some(lost)}")
     lost = [name for name, p in trained if name.startswith("temporal.") and (p.grad is None or not p.grad.any())]
-    _hold(not lost, f"expected a gradient other than 0 in the temporal module, came 0 at {', '.join(lost)}")
+    _hold(not lost, f"expected a gradient other than 0 in the temporal module, came 0 at {_some(lost)}")
 
 
 def _saved_and_loaded(model: Segmenter, tolerance: float) -> None:
@@ -252,7 +252,13 @@ PROMISES: dict[str, Promise] = {
 
 
 def _labels(model: Segmenter, frames: int) -> Tensor:
-    return torch.randint(0, len(model.label_space), (frames, *SIZE), dtype=torch.uint8)
+    """Of few classes, so that each has pixels enough to fill its prototypes."""
+    return torch.randint(0, min(3, len(model.label_space)), (frames, *SIZE), dtype=torch.uint8)
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first of them, and how many there are."""
+    return ", ".join(names[:3]) + (f" ... ({len(names)} in all)" if len(names) > 3 else "")
 
 
 def _same(got: Tensor, want: Tensor, tolerance: float) -> None:
