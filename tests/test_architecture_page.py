@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from everyframe.cli.__main__ import main
 from everyframe.data.doctor import check
 from everyframe.data.layouts import LAYOUTS, SPLITS, load_split
 from everyframe.data.listing import NoSuchSplit
@@ -20,7 +21,7 @@ from everyframe.metrics import measures
 from everyframe.metrics.bootstrap import class_sums
 from everyframe.metrics.definitions import DEFINITIONS
 from everyframe.metrics.evaluation import Evaluation
-from everyframe.models.zoo import BACKBONES
+from everyframe.models.zoo import BACKBONES, HEADS, TEMPORAL
 from everyframe.training.objective import TERMS
 
 ROOT = Path(__file__).parents[1]
@@ -39,6 +40,14 @@ def names() -> dict[str, Any]:
     assert DEFINITIONS.pop(("mDice", "in-ground-truth"))
     assert TERMS.pop("squared") is space["squared"]
     return space
+
+
+def test_example_head_and_memory_keep_what_models_promise(
+    names: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(HEADS, "linear", names["LinearHead"])
+    monkeypatch.setitem(TEMPORAL, "average", names["MovingAverage"])
+    assert main(["models", "linear-average-tiny", "--check"]) == 0, capsys.readouterr().out
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 
 from everyframe.errors import InputError
 from everyframe.frames import IGNORE
-from everyframe.labels import LabelSpace, distinct_colors
+from everyframe.labels import LabelSpace, class_colors, distinct_colors
 
 
 @pytest.fixture
@@ -197,6 +197,7 @@ def test_255_classes_have_distinct_colours() -> None:
 
 
 def test_background_is_grey_and_the_others_keep_their_colours() -> None:
-    plain, named = LabelSpace(("a", "b", "c")), LabelSpace(("Background", "b", "c"))
+    plain, named = LabelSpace(("a", "b", "c")), LabelSpace(("background", "b", "c"))
     assert named.palette == ((70, 70, 70), *plain.palette[1:])
+    assert class_colors(("background", "b"), [None, (70, 70, 70)]) == (plain.palette[0], (70, 70, 70))  # one each
     assert LabelSpace(("background", "b"), palette=((1, 2, 3), (4, 5, 6))).palette == ((1, 2, 3), (4, 5, 6))

@@ -113,13 +113,20 @@ def test_results_do_not_go_among_the_frames(tmp_path: Path) -> None:
     """The next job would take the overlay video there for one of its sources."""
     home = pictures(tmp_path / "home", 3)
     before = sorted(home.iterdir())
-    for source in (home, str(home / "*.png"), [home / "00000000.png", home / "00000001.png"]):
-        with pytest.raises(InputError, match="home: expected a folder for results alone, came one of the sources"):
+    for source in (home, str(home / "*.png"), [home / "00000000.png", home / "00000001.png"], open_source(home)):
+        with pytest.raises(InputError, match="home: expected a folder for results alone, came one whose files are"):
             predict(Remember(), source, home)
+    for earlier in (False, True):  # label maps would lie among, or replace, the frames of one folder further in
+        if earlier:
+            Remember().label_space.save(tmp_path / "labels.json")
+        with pytest.raises(InputError, match="expected a folder for results alone"):
+            predict(Remember(), home, tmp_path)
     assert sorted(home.iterdir()) == before
     (tmp_path / "files").mkdir()
     with VideoWriter(tmp_path / "files" / "one.mp4", (32, 48), Fraction(10)) as writer:
         writer.write(video(1)[0].image)
+    with pytest.raises(InputError, match="files: expected a folder for results alone"):
+        predict(Remember(), str(tmp_path / "files" / "*.mp4"), tmp_path / "files")
     assert not predict(Remember(), tmp_path / "files" / "one.mp4", tmp_path / "files").failed  # a file names no folder
 
 

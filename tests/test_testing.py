@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from everyframe.cli.__main__ import main
+from everyframe.errors import InputError
 from everyframe.labels import LabelSpace
 from everyframe.models.segmenter import Segmenter
 from everyframe.models.temporal.base import Embedding, Features, TemporalModule
@@ -173,6 +174,81 @@ def test_what_is_broken_is_found(promise: str, monkeypatch: pytest.MonkeyPatch) 
         assert found[promise].message
 
 
+class Fixed(Average):
+    """Shows each frame as it is made up by `shown`."""
+
+    def forward(self, query: Features, memory: Any, head: Any) -> tuple[Embedding, Any]:
+        embedding, new = super().forward(query, memory, head)
+        return {**embedding, "pixels": self.shown(embedding["pixels"])}, new
+
+    def shown(self, pixels: Tensor) -> Tensor:
+        return pixels
+
+
+class NormsByDeviation(Fixed):
+    def shown(self, pixels: Tensor) -> Tensor:
+        return pixels / pixels.std((2, 3), keepdim=True)  # of a single cell there is none
+
+
+class IdleFactor(Fixed):
+    def __init__(self, head: Any, channels: int) -> None:
+        super().__init__(head, channels)
+        self.idle = nn.Parameter(torch.ones(()))
+
+    def shown(self, pixels: Tensor) -> Tensor:
+        return pixels + 0 * self.idle
+
+
+class Draws(Fixed):
+    def shown(self, pixels: Tensor) -> Tensor:
+        return pixels + torch.rand_like(pixels)
+
+
+class Kept(NamedTuple):
+    pixels: Tensor
+
+    def __reduce__(self) -> Any:
+        return Kept, (torch.zeros_like(self.pixels),)
+
+
+class LosesItWhenPickled(Average):
+    def forward(self, query: Features, memory: Any, head: Any) -> tuple[Embedding, Any]:
+        embedding, new = super().forward(query, None if memory is None else memory.pixels, head)
+        return embedding, Kept(new)
+
+
+@pytest.mark.parametrize(
+    ("module", "promise", "message"),
+    [
+        (NormsByDeviation, "logits cover frames of any size at the head's stride", "finite logits of frames (1, 1)"),
+        (IdleFactor, "every parameter has a gradient", "came 0 at temporal.idle"),
+        (Draws, "a step changes neither the model nor its state", "the same logits from the same frame and state"),
+        (LosesItWhenPickled, "the memory detaches, moves and pickles", "from a memory that was pickled, came others"),
+    ],
+)
+def test_the_same_promises_broken_otherwise(
+    module: type[Average], promise: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = {one.promise: one for one in check_model(build(module, monkeypatch))}
+    assert not found[promise].holds
+    assert message in found[promise].message
+
+
+@pytest.mark.parametrize("attribute", [{"causal": False}, {"cut_threshold": 2.0}])
+def test_what_a_model_does_not_promise_is_not_asked(attribute: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build(type("Other", (Average,), attribute), monkeypatch)
+    found = check_model(model)
+    assert all(one.holds for one in found)
+    asked = {one.promise for one in found if one.message}
+    clips = {"a clip equals its frames one by one", "a training clip equals the stream at its query"}
+    assert asked == {"after a scene cut a stream is a fresh one"} | (clips if "causal" in attribute else set())
+
+
+def test_a_model_that_cannot_be_looked_at_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match=r"expected a model on the CPU, came one on meta; model\.cpu\(\) first"):
+        check_model(build(Average, monkeypatch).to("meta"))
+
+
 def test_a_module_that_counts_in_its_buffers_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     broken = [one for one in check_model(build(Counts, monkeypatch)) if not one.holds]
     assert [one.promise for one in broken] == ["a step changes neither the model nor its state"]
@@ -196,7 +272,7 @@ def test_the_command_says_what_is_broken(monkeypatch: pytest.MonkeyPatch, capsys
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines].count("broken") == 1
     (broken,) = [line for line in lines if line.startswith("  broken")]
-    assert "the memory stops growing: expected a memory that stops growing, came [" in broken
+    assert "the memory stops growing: expected a memory that stops growing within 20 frames, came " in broken
     assert lines[0] == "fcn-broken-tiny"
     assert sum(line.startswith("  -") for line in lines) == 3  # one of this model, two of one without a memory
     assert main(["models", "fcn-tiny", "--check", "--classes", "3"]) == 0
@@ -220,7 +296,10 @@ LOSSES: dict[str, Loss] = {
     "the same loss whatever is predicted at pixels labelled 255": lambda x, y: nll(x, y) + x.detach().square().mean(),
     "to fall along its gradient": lambda x, y: 2 * nll(x, y).detach() - nll(x, y),
     "exactly 0 of a batch without labels": lambda x, y: F.cross_entropy(x, y.long(), ignore_index=255),
-    "also without labels": lambda x, y: nll(x, y) if (y != 255).any() else torch.zeros(()),
+    "with a gradient at the logits, also without labels": lambda x, y: (
+        nll(x, y) if (y != 255).any() else torch.zeros(())
+    ),
+    "at the logits, also without labels, came a constant": lambda x, y: nll(x, y).detach(),
 }
 
 

@@ -9,6 +9,20 @@ from pathlib import Path
 
 from everyframe.errors import InputError, writing
 
+_HELD: set[int] = set()
+"""Open lock files of this process."""
+
+
+def _let_go() -> None:
+    """Close what a fork has inherited: a data loader's worker must not keep a folder when its run was killed."""
+    for file in _HELD:
+        os.close(file)
+    _HELD.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
+
 LOCK = ".lock"
 """File that is held; it stays, empty, when the work is done."""
 
@@ -33,10 +47,13 @@ def claim(folder: Path, verb: str) -> Iterator[tuple[int, ...]]:
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         file = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR)
+    _HELD.add(file)
     try:
         yield (file,) if _locked(file, folder, verb) else ()
     finally:
-        os.close(file)
+        if file in _HELD:  # not in a fork
+            _HELD.remove(file)
+            os.close(file)
 
 
 def _locked(file: int, folder: Path, verb: str) -> bool:

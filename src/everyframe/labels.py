@@ -35,13 +35,20 @@ def distinct_colors(count: int) -> tuple[Color, ...]:
     return tuple(colors)
 
 
-def class_colors(names: Sequence[str]) -> tuple[Color, ...]:
-    """Return a colour for each class: those of `distinct_colors`, but dark grey for what is called background.
+def class_colors(names: Sequence[str], given: Sequence[Color | None] = ()) -> tuple[Color, ...]:
+    """Return a colour for each class: the given one, else that of `distinct_colors`, but dark grey for the background.
 
     It is most of a picture mostly, and what stands before it is to be seen.
+
+    Args:
+        names: of the classes.
+        given: colours of the classes that have one, None for the others; none where it is empty.
     """
-    colors = distinct_colors(len(names))
-    return tuple(BACKGROUND if name.lower() == "background" else c for name, c in zip(names, colors, strict=True))
+    own = given or [None] * len(names)
+    made = list(distinct_colors(len(names)))
+    if BACKGROUND not in own and "background" in names:
+        made[names.index("background")] = BACKGROUND
+    return tuple(color or other for color, other in zip(own, made, strict=True))
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import av
 import pytest
 import torch
 from inference.predictors import Remember
 
 from everyframe.errors import InputError
 from everyframe.io.sources import expand_sources, open_source
-from everyframe.io.video import VideoReader, VideoWriter
+from everyframe.io.video import VideoReader
 from everyframe.predict import predict, stream
 from everyframe.stopping import Stopped, stop_signals_raise
 
@@ -108,30 +107,6 @@ def test_what_is_not_asked_for_yet_stays_in_the_pipe(fifo: Path) -> None:
     time.sleep(0.3)
     assert 3 <= len(sent) < 40
     frames.close()
-
-
-@pytest.mark.parametrize("share", [0.5, 1.0])
-def test_a_pipe_that_ends_before_its_header_says_so_is_no_whole_video(share: float, fifo: Path, tmp_path: Path) -> None:
-    with VideoWriter(tmp_path / "whole.mp4", (64, 64), 10) as writer:
-        for index in range(30):
-            writer.write(torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8), index / 10)
-    with av.open(tmp_path / "whole.mp4") as source, av.open(tmp_path / "whole.mkv", "w") as target:
-        copied = target.add_stream_from_template(source.streams.video[0])
-        for packet in source.demux(video=0):
-            if packet.dts is not None:
-                packet.stream = copied
-                target.mux(packet)
-    content = (tmp_path / "whole.mkv").read_bytes()
-    feed(fifo, iter([content[: int(share * len(content))]]), [])
-    with VideoReader(fifo) as reader:
-        if share == 1:
-            assert len(list(reader)) == 30
-            return
-        with pytest.raises(
-            InputError, match=r"it breaks after .* the pipe ends, where its header says 3\.00 s"
-        ) as error:
-            list(reader)
-    assert "expected a whole video" in str(error.value)
 
 
 def test_a_pipe_cannot_go_back(tmp_path: Path, fifo: Path) -> None:

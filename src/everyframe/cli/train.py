@@ -72,7 +72,7 @@ def split_options(arguments: list[str]) -> tuple[str, dict[str, Any]]:
 
     The recipe may stand behind options, where it is no value of theirs.
     """
-    rest, recipe = list(arguments), None
+    rest, recipe, took = list(arguments), None, ""
     options: dict[str, Any] = {}
     while rest:
         word = rest.pop(0)
@@ -85,6 +85,7 @@ def split_options(arguments: list[str]) -> tuple[str, dict[str, Any]]:
         if not equals and key != "print-config":
             if rest and not rest[0].startswith("--"):
                 value = rest.pop(0)
+                took = f"; --{key} took {value}: put the recipe first"
             elif key == "resume":
                 value = "auto"
             else:
@@ -94,8 +95,10 @@ def split_options(arguments: list[str]) -> tuple[str, dict[str, Any]]:
             options[key] = [value]
             while rest and not rest[0].startswith("--"):
                 options[key].append(rest.pop(0))
+                took = f"; --{key} took {options[key][-1]}: put the recipe first"
     if recipe is None:
-        raise InputError("expected a recipe, came options alone; `everyframe train --list` lists the recipes")
+        hint = took or "; `everyframe train --list` lists the recipes"
+        raise InputError(f"expected a recipe, came options alone{hint}")
     return recipe, options
 
 

@@ -125,9 +125,10 @@ def _build(path: Path, entries: list[Entry]) -> Classes:
     if not names:
         raise InputError(f"{path}: expected at least one class that is not ignored, came none; {EXAMPLE}")
     train_ids = {name: train for train, name in enumerate(names)}
-    palette = list(class_colors(names))
-    for name, color in reversed(kept):
-        palette[train_ids[name]] = color or palette[train_ids[name]]
+    given: dict[str, Color | None] = {}
+    for name, color in kept:
+        given[name] = given.get(name) or color
+    palette = class_colors(names, list(given.values()))
     colors: dict[Color, int] = {}
     for raw, (_, color, _) in entries:
         if color is not None and colors.setdefault(color, raw) != raw:
@@ -136,7 +137,7 @@ def _build(path: Path, entries: list[Entry]) -> Classes:
     if len(table) < len(entries):
         raise InputError(f"{path}: expected each id once, came one twice (as a number and as text); remove one line")
     ignored_names = IGNORE_NAMES | {name for _, (name, _, ignored) in entries if ignored}
-    return Classes(LabelSpace(names, tuple(palette), table, colors or None), ignored_names)
+    return Classes(LabelSpace(names, palette, table, colors or None), ignored_names)
 
 
 def _id(path: Path, raw: Any) -> int:

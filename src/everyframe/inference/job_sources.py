@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 from everyframe.errors import InputError
 from everyframe.frames import Frame
 from everyframe.inference.job import Job
-from everyframe.inference.outputs import results_of
+from everyframe.inference.outputs import CONFIDENCE, results_of
 from everyframe.io.sources import PictureSource, Source, expand_sources, open_source
 
 
@@ -22,7 +23,7 @@ class JobSources:
         sources: the videos, each with a name of its own.
         refused: what names nothing, with the reason.
         repeated: how many of the videos were named again.
-        folders: that were named as sources, or whose pictures are frames.
+        folders: that were named as sources, or whose pictures or videos are.
     """
 
     sources: list[Source]
@@ -31,14 +32,15 @@ class JobSources:
     folders: frozenset[Path]
 
     def check_apart(self, out: Path) -> None:
-        """Refuse to write among the frames: results there would be taken for frames and videos by the next job.
+        """Refuse to write among the frames: results there would replace them, or be taken for frames by the next job.
 
         Raises:
-            InputError: the output folder is one of the sources.
+            InputError: the output folder is one of the sources, or label maps would lie in one.
         """
-        if out.resolve() in self.folders:
+        written = (out / f"{source.name}{ending}" for source in self.sources for ending in ("", CONFIDENCE))
+        if not self.folders.isdisjoint(folder.resolve() for folder in (out, *written)):
             raise InputError(
-                f"{out}: expected a folder for results alone, came one of the sources; choose another, as {out}-labels"
+                f"{out}: expected a folder for results alone, came one whose files are sources; choose another"
             )
 
     def results(self, out: Path) -> Iterator[Path]:
@@ -80,10 +82,12 @@ def open_sources(sources: Any) -> JobSources:
         others = f"; and {len(refused) - 1} more that cannot be opened" if len(refused) > 1 else ""
         raise InputError(f"{next(iter(refused.values()))}{others}")
     files = expand_sources(named) if named else []
+    found = [*files, *opened]
     folders = {Path(name).expanduser() for name in named}
-    folders |= {file.parent for source in files if isinstance(source, PictureSource) for file in source.files}
+    folders |= {file.parent for source in found if isinstance(source, PictureSource) for file in source.files}
+    folders |= {match.parent for name in named if glob.has_magic(name) for match in map(Path, glob.glob(name))}
     apart = frozenset(folder.resolve() for folder in folders if folder.is_dir())
-    return JobSources([*files, *opened], refused, count - len(files), apart)
+    return JobSources(found, refused, count - len(files), apart)
 
 
 def _check_video(what: Any) -> None:

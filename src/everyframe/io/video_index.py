@@ -30,22 +30,16 @@ TIMED_CONTAINERS = ("mp4", "matroska")
 """Containers that store a presentation time for each frame."""
 
 
-PIPE_SHARE, PIPE_SLACK = 0.9, 0.2
-"""Of the seconds that a pipe's header declares: share, and seconds less, from which on its last frame may come."""
-
-
 @dataclass(slots=True)
 class Damage:
     """What went wrong while decoding.
 
     Attributes:
         short_by: bytes that the file is shorter than its container says.
-        declared: of a pipe, whose bytes nobody can count: seconds that its header says it lasts, if it does.
         reasons: one line for each thing that went wrong, in the order in which it happened.
     """
 
     short_by: int = 0
-    declared: float | None = None
     reasons: list[str] = field(default_factory=list)
 
 
@@ -117,7 +111,6 @@ class _Packet:
 def decode(packets: Iterator[Packet[VideoStream]], stream: VideoStream, damage: Damage) -> Iterator[VideoFrame]:
     """Decode to the end, past packets that do not decode; what went wrong is added to `damage`."""
     count = 0
-    clock, seconds = Clock.of(stream), 0.0
     while True:
         try:
             packet = next(packets)
@@ -138,13 +131,9 @@ def decode(packets: Iterator[Packet[VideoStream]], stream: VideoStream, damage: 
             damage.reasons.append(f"a packet does not decode ({error.strerror})")
             continue
         count += len(frames)
-        for frame in frames:
-            seconds = clock.seconds(frame.pts) if damage.declared else seconds
-            yield frame
+        yield from frames
     if damage.short_by and not damage.reasons and not (stream.frames and count >= stream.frames):
         damage.reasons.append("the file ends")
-    if damage.declared and not damage.reasons and seconds < PIPE_SHARE * damage.declared - PIPE_SLACK:
-        damage.reasons.append(f"the pipe ends, where its header says {damage.declared:.2f} s")
 
 
 def build_index(path: str) -> VideoIndex:

@@ -91,15 +91,6 @@ def time_base(stream: VideoStream) -> Fraction:
     return stream.time_base or Fraction(1, 1000)
 
 
-def declared_seconds(container: InputContainer, stream: VideoStream) -> float | None:
-    """Return how long the header says that the video is; None where it says nothing of the video itself."""
-    if stream.duration is not None:
-        return float(stream.duration * time_base(stream))
-    if container.duration is not None and not container.streams.audio:  # sound may be the longer one
-        return float(container.duration / av.time_base)
-    return None
-
-
 def frame_rate(stream: VideoStream) -> Fraction:
     """Return the average frames per second, `FALLBACK_RATE` where the file says nothing that can be true."""
     for rate in (stream.average_rate, stream.guessed_rate):

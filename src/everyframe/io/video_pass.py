@@ -14,7 +14,7 @@ from av.video.frame import VideoFrame
 
 from everyframe.io.container_size import missing_bytes
 from everyframe.io.video_index import Damage, VideoIndex, decode
-from everyframe.io.video_open import declared_seconds, is_pipe, is_stream, open_video
+from everyframe.io.video_open import is_stream, open_video
 from everyframe.io.video_pixels import RgbConverter
 
 
@@ -33,8 +33,7 @@ class DecodingPass:
         self._process = os.getpid()
         _OPEN.add(self)
         self.container, self.stream = open_video(path)
-        missing = 0 if is_stream(path) else missing_bytes(path)
-        self.damage = Damage(missing, declared_seconds(self.container, self.stream) if is_pipe(path) else None)
+        self.damage = Damage(0 if is_stream(path) else missing_bytes(path))
         self.convert = RgbConverter()
         self.position = 0
         self.frames: Iterator[VideoFrame] = decode(self.container.demux(self.stream), self.stream, self.damage)
