@@ -42,7 +42,7 @@ def test_init_then_check(root: Path, capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_check_fails_on_one_bad_id(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (root / "classes.yaml").write_text("0: ignore\n1: road\n255: ignore\n")
+    (root / "classes.yaml").write_text("0: sky\n1: road\n255: ignore\n")
     assert main(["data", "check", f"folder:{root}"]) == 1
     out = capsys.readouterr().out
     assert "id 2 is not in the class table (8 pixels)" in out
