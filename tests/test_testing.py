@@ -187,7 +187,7 @@ class Fixed(Average):
 
 class NormsByDeviation(Fixed):
     def shown(self, pixels: Tensor) -> Tensor:
-        return pixels / pixels.std((2, 3), keepdim=True)  # of a single cell there is none
+        return pixels / pixels.std((2, 3), keepdim=True, unbiased=False)  # 0 of a single cell
 
 
 class IdleFactor(Fixed):
