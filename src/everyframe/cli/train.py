@@ -85,7 +85,7 @@ def split_options(arguments: list[str]) -> tuple[str, dict[str, Any]]:
         if not equals and key != "print-config":
             if rest and not rest[0].startswith("--"):
                 value = rest.pop(0)
-                took = f"; --{key} took {value}: put the recipe first"
+                took = key
             elif key == "resume":
                 value = "auto"
             else:
@@ -95,10 +95,12 @@ def split_options(arguments: list[str]) -> tuple[str, dict[str, Any]]:
             options[key] = [value]
             while rest and not rest[0].startswith("--"):
                 options[key].append(rest.pop(0))
-                took = f"; --{key} took {options[key][-1]}: put the recipe first"
+                took = key
     if recipe is None:
-        hint = took or "; `everyframe train --list` lists the recipes"
-        raise InputError(f"expected a recipe, came options alone{hint}")
+        value = options.get(took, "")
+        last = value[-1] if isinstance(value, list) else value
+        hint = f"--{took} took {last}: put the recipe first" if took else "`everyframe train --list` lists the recipes"
+        raise InputError(f"expected a recipe, came options alone; {hint}")
     return recipe, options
 
 

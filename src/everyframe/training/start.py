@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import sys
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -86,19 +87,8 @@ def start(config: Config, resume: str | None = None) -> Run:
     looked = [look_at_masks(videos, data.label_space, split) for split, videos in splits.items()]
     with claim(folder.root, "train") if first else nullcontext():
         if first:
-            changed = _changed(folder, config) if checkpoint is not None else ""
-            over = _nothing_to_do(checkpoint, config["steps"])
-            if not over:  # else the files say what the run was
-                with writing(folder.root):
-                    write_whole(folder.config, dump(config))
-                    data.label_space.save(folder.classes)
-                    data.write_budget(folder.root)
-            print(_summary(config, data, model), file=sys.stderr)
-            if begun is not None:
-                print(f"starts from {config['init']}: {begun.describe()}", file=sys.stderr)
-            notes = (slow, *looked, without_effect(config, model), _scored(data), changed)
-            for line in filter(None, (*notes, over)):
-                print(line, file=sys.stderr)
+            start_note = "" if begun is None else f"starts from {config['init']}: {begun.describe()}"
+            _begin(folder, config, checkpoint, data, model, [start_note, slow, *looked])
         return train(
             model,
             data,
@@ -110,6 +100,27 @@ def start(config: Config, resume: str | None = None) -> Run:
             resume=resume,
             trainer={key: value for key, value in config["trainer"].items() if value is not None},
         )
+
+
+def _begin(
+    folder: RunFolder,
+    config: Config,
+    checkpoint: Path | None,
+    data: ClipDataModule,
+    model: Segmenter,
+    notes: Sequence[str],
+) -> None:
+    """Write what the run is, and say it; `notes` are lines, "" for none, that come after the summary."""
+    changed = _changed(folder, config) if checkpoint is not None else ""
+    over = _nothing_to_do(checkpoint, config["steps"])
+    if not over:  # else the files say what the run was
+        with writing(folder.root):
+            write_whole(folder.config, dump(config))
+            data.label_space.save(folder.classes)
+            data.write_budget(folder.root)
+    print(_summary(config, data, model), file=sys.stderr)
+    for line in filter(None, (*notes, without_effect(config, model), _scored(data), changed, over)):
+        print(line, file=sys.stderr)
 
 
 def _check_frames(config: Config, data: ClipDataModule) -> None:
