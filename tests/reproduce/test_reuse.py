@@ -15,9 +15,11 @@ from command_player import Player
 
 from everyframe.errors import InputError
 from everyframe.reproduce.experiment import SCALES
+from everyframe.reproduce.left import missing
 from everyframe.reproduce.plan import Setting, cell_key, plan
+from everyframe.reproduce.records import read_record
 from everyframe.reproduce.reuse import Reuse
-from everyframe.reproduce.runner import missing, read_record, run_grid
+from everyframe.reproduce.runner import run_grid
 from everyframe.reproduce.table import gather, write_table
 
 Make = Callable[..., Setting]

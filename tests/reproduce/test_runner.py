@@ -20,7 +20,8 @@ from two_rows import ROWS, TWO_ROWS
 from everyframe.errors import InputError
 from everyframe.reproduce.grid import EXPERIMENTS
 from everyframe.reproduce.plan import Setting, plan
-from everyframe.reproduce.runner import read_record, run_grid
+from everyframe.reproduce.records import read_record
+from everyframe.reproduce.runner import run_grid
 from everyframe.reproduce.table import gather
 
 Make = Callable[..., Setting]

@@ -14,7 +14,8 @@ from command_player import Player
 from everyframe.reproduce.experiment import BEST_MEMBER, Row
 from everyframe.reproduce.plan import Setting, plan
 from everyframe.reproduce.plots import bars_svg, curve_svg, write_plots
-from everyframe.reproduce.runner import CellRecord, run_grid
+from everyframe.reproduce.records import CellRecord
+from everyframe.reproduce.runner import run_grid
 from everyframe.reproduce.table import COLUMNS, Line, best_of, class_table, difference, gather, markdown, write_table
 
 MIOU = next(column for column in COLUMNS if column.name == "mIoU")

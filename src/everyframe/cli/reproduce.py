@@ -66,9 +66,9 @@ def main(arguments: list[str]) -> int:
         raise InputError(f"{known.name}: expected data, came none; add --data LAYOUT:ROOT")
     extra = split_options([known.name, *rest])[1] if rest else {}
     refuse_near_misses(made, extra)
+    from everyframe.reproduce.left import missing
     from everyframe.reproduce.plan import check, pick, plan
     from everyframe.reproduce.reproduce import commands, prepared, reproduce
-    from everyframe.reproduce.runner import missing
 
     rows = known.rows or ["*"]
     if known.dry_run:

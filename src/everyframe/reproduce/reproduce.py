@@ -14,7 +14,8 @@ from everyframe.errors import InputError
 from everyframe.files import write_whole
 from everyframe.reproduce.plan import Cell, Setting, check, pick, plan
 from everyframe.reproduce.plots import write_plots
-from everyframe.reproduce.runner import PROGRAM, CellRecord, read_record, run_grid
+from everyframe.reproduce.records import CellRecord, read_record
+from everyframe.reproduce.runner import PROGRAM, run_grid
 from everyframe.reproduce.steps import Step
 from everyframe.reproduce.subsets import compare_frames
 from everyframe.reproduce.table import gather, write_table

@@ -6,23 +6,21 @@ is recorded, the others go on, and the next call tries it again.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 from everyframe.claim import claim
-from everyframe.errors import InputError
-from everyframe.files import write_whole
-from everyframe.reproduce.plan import Cell, Setting, anywhere, cell_key, prepare
+from everyframe.reproduce.left import Left, Outlook
+from everyframe.reproduce.plan import Cell, Setting, cell_key, prepare
+from everyframe.reproduce.records import CellRecord, check_commands, check_identity, read_record
 from everyframe.reproduce.reuse import Reuse
 from everyframe.reproduce.steps import Step
 
@@ -32,45 +30,6 @@ HEARTBEAT = 5.0
 """Seconds between two notes of the time spent: what a kill may lose of it."""
 LAST_LINES = 3
 """Lines of a failed command's output that are recorded."""
-
-
-@dataclass
-class CellRecord:
-    """`cell.json`: how far a cell is.
-
-    Attributes:
-        label: of the row.
-        seed: of the cell.
-        status: "running" also stands in the record of a cell that was stopped or killed.
-        done: names of the steps that reached their end.
-        seconds: step -> wall time in all lives of the grid together.
-        commands: step -> the exact command.
-        message: of a failed cell, the last lines of its output.
-        figures: of a cell that a published table has; no files lie beside its record then.
-        key: `plan.cell_key` of the commands that made its figures.
-    """
-
-    label: str
-    seed: int
-    status: Literal["missing", "running", "done", "failed"] = "missing"
-    done: list[str] = field(default_factory=list)
-    seconds: dict[str, float] = field(default_factory=dict)
-    commands: dict[str, str] = field(default_factory=dict)
-    message: str = ""
-    figures: dict[str, float] | None = None
-    key: str = ""
-
-    def write(self, folder: Path) -> None:
-        """Replace the file as a whole."""
-        write_whole(folder / "cell.json", json.dumps(asdict(self), indent=1) + "\n")
-
-
-def read_record(cell: Cell) -> CellRecord:
-    """Read a cell's record; a fresh one where there is none, or where a kill left half of one."""
-    try:
-        return CellRecord(**json.loads((cell.folder / "cell.json").read_text(encoding="utf-8")))
-    except (FileNotFoundError, json.JSONDecodeError, TypeError):
-        return CellRecord(cell.row.label, cell.seed)
 
 
 def run_grid(
@@ -107,60 +66,25 @@ def run_grid(
         check_commands(cells)
         one_at_a_time = threading.Lock()
         known = Reuse(reuse)
+        outlook = Outlook(cells, known)
         worker = _Worker(setting, tuple(program), max(1, jobs), held, known, asked, say)
-        joined = _joined(cells, known)
 
-        def work(cell: Cell) -> CellRecord:
-            before = read_record(cell)
-            figures_do = _of(cell) not in joined
-            if asked() or (before.status == "done" and _complete(cell, before, figures_do)):
-                return before
-            record = (figures_do and worker.publish(cell, before)) or worker.run(cell, before)
+        def work(cell: Cell) -> None:
+            record = read_record(cell)
+            left = outlook.left(cell, record)
+            if left is None or asked():
+                return
+            if left.figures is not None:
+                worker.publish(cell, record, left.figures)
+            else:
+                worker.run(cell, record, left)
             with one_at_a_time:
                 changed(record)
-            return record
 
         with ThreadPoolExecutor(max(1, jobs)) as pool:
             for of_several in (False, True):  # models are joined once all are there
                 list(pool.map(work, [cell for cell in cells if bool(cell.row.members) == of_several]))
         return [read_record(cell) for cell in cells]
-
-
-def missing(cells: Sequence[Cell], reuse: Sequence[Path] = ()) -> list[tuple[Cell, list[Step]]]:
-    """Return what `run_grid` would run: the cells that are not done, each with the steps that are left of it.
-
-    Args:
-        cells: what `plan` returned.
-        reuse: results of other grids.
-
-    Raises:
-        InputError: a source of `reuse` holds no grid.
-    """
-    known = Reuse(reuse)
-    joined, left = _joined(cells, known), []
-    for cell in cells:
-        record, figures_do = read_record(cell), _of(cell) not in joined
-        published = figures_do and not record.seconds and known.figures(cell) is not None
-        if published or (record.status == "done" and _complete(cell, record, figures_do)):
-            continue
-        there = [step for step in cell.steps if step.name in record.done and step.produces.exists()]
-        there += [] if record.done else known.covered(cell)
-        left.append((cell, [step for step in cell.steps if step not in there]))
-    return left
-
-
-def _joined(cells: Sequence[Cell], known: Reuse) -> set[tuple[str, int]]:
-    """Return the cells that ensembles join which are not done: of these figures do not do, the models are needed."""
-    return {
-        (label, cell.seed)
-        for cell in cells
-        if cell.row.members and known.figures(cell) is None and read_record(cell).status != "done"
-        for label in cell.row.members
-    }
-
-
-def _of(cell: Cell) -> tuple[str, int]:
-    return cell.row.label, cell.seed
 
 
 @dataclass(frozen=True)
@@ -175,28 +99,22 @@ class _Worker:
     asked: Callable[[], object]
     say: Callable[[str], None]
 
-    def publish(self, cell: Cell, record: CellRecord) -> CellRecord | None:
-        """Take the figures of a cell that nothing was run of from a published table; None where it is in none."""
-        figures = self.reuse.figures(cell)
-        if figures is None or record.seconds:
-            return None
+    def publish(self, cell: Cell, record: CellRecord, figures: dict[str, float]) -> None:
+        """Take the figures of a published table."""
         record.status, record.figures, record.key = "done", figures, cell_key(cell)
         cell.folder.mkdir(parents=True, exist_ok=True)
         record.write(cell.folder)
         self.say(f"{cell.row.label}, seed {cell.seed}: figures of a published table")
-        return record
 
-    def run(self, cell: Cell, record: CellRecord) -> CellRecord:
-        """Run the steps that are missing."""
+    def run(self, cell: Cell, record: CellRecord, left: Left) -> None:
+        """Take what another grid has, and run the steps that are missing."""
         cell.folder.mkdir(parents=True, exist_ok=True)
         record.status, record.message, record.figures, record.key = "running", "", None, cell_key(cell)
         record.commands = {step.name: str(step) for step in cell.steps}
-        if not record.done:
+        if left.taken:
             record.done, seconds = self.reuse.take(cell)
             record.seconds |= seconds
-        for step in cell.steps:
-            if step.name in record.done and step.produces.exists():
-                continue
+        for step in left.steps:
             self.say(f"$ {step}")
             try:
                 prepare(cell, step, self.setting.compared)
@@ -221,7 +139,6 @@ class _Worker:
         spent = sum(record.seconds.values()) / 60
         message = f": {record.message}" if record.message else ""
         self.say(f"{cell.row.label}, seed {cell.seed}: {record.status}, {spent:.1f} minutes{message}")
-        return record
 
     def _command(self, cell: Cell, step: Step, record: CellRecord) -> int:
         """Run a step and note the time it takes; returns its exit status."""
@@ -260,56 +177,6 @@ class _Worker:
         return {"OMP_NUM_THREADS": str(threads), **os.environ} if self.jobs > 1 else dict(os.environ)
 
 
-def _complete(cell: Cell, record: CellRecord, figures_do: bool) -> bool:
-    if record.figures is not None:
-        return figures_do
-    return all(step.name in record.done and step.produces.exists() for step in cell.steps)
-
-
 def _tail(log: Path) -> str:
     lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines()]
     return " | ".join([line for line in lines if line and not line.startswith("$ ")][-LAST_LINES:])[-500:]
-
-
-def check_commands(cells: Iterable[Cell]) -> None:
-    """See that what lies in the folders of cells was made by the commands of today; they change with the versions.
-
-    Raises:
-        InputError: a cell is done, or its training has begun, with other commands: its figures would be averaged with
-            those of the present ones.
-    """
-    for cell in cells:
-        record = read_record(cell)
-        if record.figures is not None and record.key not in ("", cell_key(cell)):
-            raise _other_commands(cell, "figures of a published table")
-        then = dict(zip(record.commands, anywhere(record.commands.values()), strict=True))
-        now = {step.name: command for step, command in zip(cell.steps, anywhere(map(str, cell.steps)), strict=True)}
-        for name in {*record.done, *({"train"} & record.seconds.keys())}:  # a training goes on from its checkpoint
-            if name in now and then.get(name, now[name]) != now[name]:
-                raise _other_commands(cell, f"{then[name]!r} there, {now[name]!r} now")
-
-
-def _other_commands(cell: Cell, what: str) -> InputError:
-    return InputError(
-        f"{cell.folder}: expected results of the commands of today, came others ({what}); choose another --out, or "
-        f"remove the folder to run this cell anew"
-    )
-
-
-def check_identity(path: Path, identity: Mapping[str, Any]) -> None:
-    """Write what a grid is, or compare with what is written.
-
-    Raises:
-        InputError: the folder holds another grid.
-    """
-    if not path.exists():
-        write_whole(path, json.dumps(identity, indent=1) + "\n")
-        return
-    try:
-        there = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError:
-        there = {}
-    differ = [key for key in {**there, **identity} if there.get(key) != identity.get(key)]
-    if differ:
-        shown = "; ".join(f"{key} {there.get(key)!r} there, {identity.get(key)!r} now" for key in differ)
-        raise InputError(f"{path.parent} holds another grid ({shown}); use the same options, or choose another --out")

@@ -14,7 +14,7 @@ from everyframe.files import write_whole
 from everyframe.metrics.results import Results, Score
 from everyframe.reproduce.experiment import BEST_MEMBER
 from everyframe.reproduce.plan import Cell, Setting
-from everyframe.reproduce.runner import CellRecord, read_record
+from everyframe.reproduce.records import CellRecord, read_record
 from everyframe.reproduce.subsets import SUBSETS
 
 Figures = dict[str, float]
