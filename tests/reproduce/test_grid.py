@@ -193,6 +193,21 @@ def test_a_specialist_of_its_own_starts_from_the_plain_model_and_its_report(tmp_
     assert cell.members == (plain,)
 
 
+def test_a_row_imitates_the_model_of_its_own_seed(tmp_path: Path) -> None:
+    cells = plan(Setting("distillation", "vspw:/videos", tmp_path, seeds=2))
+    assert [cell.row.label for cell in pick(cells, ["ETC, distillation alone"])] == [
+        "UperNet",
+        "ETC, distillation alone",
+    ] * 2
+    for cell in cells:
+        words = cell.steps[0].words
+        assert ("--objective.distill_from" in words) == bool(cell.row.imitates)
+        if cell.row.imitates:
+            teacher = tmp_path / "cells" / "upernet" / f"seed{cell.seed}"
+            assert words[words.index("--objective.distill_from") + 1] == str(teacher / "run" / "model")
+            assert [member.folder for member in cell.members] == [teacher]
+
+
 def test_logit_adjustment_reads_the_training_splits_pixels(tmp_path: Path) -> None:
     cells = {cell.row.label: cell for cell in plan(Setting("other-attempts", "vspw:/videos", tmp_path, seeds=1))}
     count, scored = cells["logit adjustment 0.5"].steps

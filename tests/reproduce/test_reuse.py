@@ -147,6 +147,25 @@ def test_models_that_are_joined_are_trained_though_their_figures_are_known(playe
     assert read_record(again[0]).status == "done"
 
 
+def test_a_model_that_is_imitated_is_trained_first_though_its_figures_are_known(player: Player, tmp_path: Path) -> None:
+    first = Setting("distillation", "vspw:videos", tmp_path / "first", seeds=1)
+    run(first, player, [])
+    whole = publish(first)
+    player.forget()
+    run(replace(first, out=tmp_path / "second"), player, [whole])
+    assert player.calls == []
+
+    without = json.loads(whole.read_text())
+    without["rows"] = [row for row in without["rows"] if row["label"] != "ETC, distillation alone"]
+    (tmp_path / "without.json").write_text(json.dumps(without))
+    third = replace(first, out=tmp_path / "third")
+    run(third, player, [tmp_path / "without.json"])
+    teacher, student = (call.split() for call in player.calls if call.startswith("train "))
+    cells = {cell.row.label: cell for cell in plan(third)}
+    assert teacher[1] == "uper-tiny"
+    assert student[student.index("--objective.distill_from") + 1] == str(cells["UperNet"].folder / "run" / "model")
+
+
 def test_figures_that_were_taken_stay_without_the_table(player: Player, tmp_path: Path) -> None:
     first = Setting("ensemble", "vspw:videos", tmp_path / "first", seeds=1)
     run(first, player, [])
@@ -191,7 +210,7 @@ def test_the_digest_does_not_depend_on_the_folder(
     setting: Make, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for experiment in ("ensemble", "other-attempts", "mean-teacher-vs-iterative"):
+    for experiment in ("ensemble", "other-attempts", "mean-teacher-vs-iterative", "distillation"):
         grid = Setting(experiment, "vspw:videos", tmp_path / "out", seeds=2)
         elsewhere = replace(grid, out=Path(name))
         keys = [cell_key(cell) for cell in plan(grid)]

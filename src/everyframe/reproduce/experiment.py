@@ -40,6 +40,7 @@ class Row:
         join: "mean", "vote", "soft" (each half of the videos with the weight of two members that is best on the other
             half), "specialists" (the first member, and in each class the others, with the say that is best on the other
             half); "" for a single member, which is scored once more.
+        imitates: label of a row whose model, of the same seed, the training imitates (`objective.distill_from`).
         views: words of `everyframe evaluate` with which a single member is scored, such as ("--smooth", "0.4"); `PRIOR`
             among them stands for the file of the training split's pixels by class.
         look: how the trained model looks at frames when it is scored, alone or joined: options of
@@ -57,12 +58,18 @@ class Row:
     loop: Overrides | None = None
     members: tuple[str, ...] = ()
     join: str = ""
+    imitates: str = ""
     views: tuple[str, ...] = ()
     look: Overrides = field(default_factory=dict)
     needs: Mapping[str, str] = field(default_factory=dict)
     fresh: Overrides = field(default_factory=dict)
     x: float | None = None
     series: str = ""
+
+    @property
+    def asks(self) -> tuple[str, ...]:
+        """Labels of the rows whose models must be there first."""
+        return (*self.members, self.imitates) if self.imitates else self.members
 
     @property
     def slug(self) -> str:

@@ -38,15 +38,15 @@ class Outlook:
 
     cells: Sequence[Cell]
     known: Reuse
-    _joined: set[tuple[str, int]] = field(init=False)
-    """Label and seed of cells that unfinished ensembles join: of these figures do not do, the models are needed."""
+    _asked: set[tuple[str, int]] = field(init=False)
+    """Label and seed of cells that unfinished ones join or imitate; their figures do not do, the models are needed."""
 
     def __post_init__(self) -> None:
-        self._joined = {
+        self._asked = {
             (label, cell.seed)
             for cell in self.cells
-            if cell.row.members and self.known.figures(cell) is None and read_record(cell).status != "done"
-            for label in cell.row.members
+            if cell.row.asks and self.known.figures(cell) is None and read_record(cell).status != "done"
+            for label in cell.row.asks
         }
 
     def left(self, cell: Cell, record: CellRecord) -> Left | None:
@@ -56,7 +56,7 @@ class Outlook:
             cell: one of the grid.
             record: of the cell, as it is now.
         """
-        figures_do = (cell.row.label, cell.seed) not in self._joined
+        figures_do = (cell.row.label, cell.seed) not in self._asked
         there = [step for step in cell.steps if step.name in record.done and step.produces.exists()]
         complete = len(there) == len(cell.steps) if record.figures is None else figures_do
         if record.status == "done" and complete:

@@ -46,11 +46,34 @@ def label_sources(backbone: str) -> tuple[Row, ...]:
     )
 
 
+IMITATING: dict[str, Overrides] = {"distillation alone": {"objective.motion": 0.0}, "motion and distillation": {}}
+"""Row of ETC -> options; its three distillation losses have the weights of the recipe."""
+
+
+def distillation(backbone: str) -> tuple[Row, ...]:
+    """ETC (Liu et al., ECCV 2020): OCRNet, with the motion loss, and imitating a better model of single frames."""
+    model = f"etc-ocr-{backbone}"
+    return (
+        row("UperNet", f"uper-{backbone}", ONE_LABEL),
+        row("OCRNet", f"ocr-{backbone}", ONE_LABEL),
+        row("ETC, motion alone", model, ONE_LABEL),
+        *(row(f"ETC, {way}", model, ONE_LABEL, options, imitates="UperNet") for way, options in IMITATING.items()),
+    )
+
+
 OWN_EXPERIMENTS: dict[str, Experiment] = {
     "temporal": Experiment(
         "heads alone, with a recurrent memory (GRU) and with SSLTM's module, one label per video",
         temporal,
         differences=tuple((f"{label}, {module}", label) for label in HEADS for module in ("GRU", "SSLTM")),
+    ),
+    "distillation": Experiment(
+        "ETC with its distillation of UperNet, without it, and without the motion loss; one label per video",
+        distillation,
+        differences=(
+            *((f"ETC, {way}", "OCRNet") for way in ("motion alone", *IMITATING)),
+            *((f"ETC, {way}", "ETC, motion alone") for way in IMITATING),
+        ),
     ),
     "label-sources": Experiment(
         "OCRNet on label maps moved along flow, filled in, refined, predicted; one label per video",

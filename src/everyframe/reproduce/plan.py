@@ -30,7 +30,7 @@ class Cell:
         seed: of weights, order and augmentation.
         folder: where its files lie: `cell.json` (see `runner`), `log.txt`, `run/`, `report/`, `cost.json`.
         steps: in order.
-        members: the cells whose models it joins, beside its own where it trains one.
+        members: the cells whose models it joins, beside its own where it trains one, or imitates.
     """
 
     row: Row
@@ -132,7 +132,7 @@ def plan(setting: Setting) -> list[Cell]:
 
 
 def pick(cells: Sequence[Cell], patterns: Sequence[str]) -> list[Cell]:
-    """Return the cells whose row's label fits one of the patterns ("SSLTM*"), with the members of joined rows.
+    """Return the cells whose row's label fits one of the patterns ("SSLTM*"), with the rows that these ask for.
 
     Raises:
         InputError: a pattern fits no row; the message lists them.
@@ -144,7 +144,7 @@ def pick(cells: Sequence[Cell], patterns: Sequence[str]) -> list[Cell]:
                 f"rows: expected a row or a pattern of one, came {pattern!r}; there are {'; '.join(labels)}"
             )
     picked = {label for pattern in patterns for label in fnmatch.filter(labels, pattern)}
-    picked |= {member for cell in cells if cell.row.label in picked for member in cell.row.members}
+    picked |= {member for cell in cells if cell.row.label in picked for member in cell.row.asks}
     return [cell for cell in cells if cell.row.label in picked]
 
 
@@ -212,6 +212,10 @@ def _train(setting: Setting, row: Row, seed: int, folder: Path, overrides: Mappi
 
 def _cell(setting: Setting, row: Row, seed: int) -> Cell:
     folder = _folder(setting, row, seed)
+    options = overrides_of(setting, row)
+    members = tuple(_cell(setting, other, seed) for other in setting.rows if other.label == row.imitates)
+    for teacher in members:
+        options["objective.distill_from"] = str(teacher.folder / "run" / "model")
     run, report, cost = folder / "run", folder / "report", folder / "cost.json"
     labels = folder / "labels"
     keeps = setting.experiment.noisy or (setting.experiment.video is not None and seed == 0)
@@ -222,7 +226,7 @@ def _cell(setting: Setting, row: Row, seed: int) -> Cell:
     size = (str(setting.size[0]), str(setting.size[1]))
     measure = ("--ways", "stream", "--frames", str(TIMED_FRAMES), "--size", *size, "--json", str(cost))
     steps = [
-        _train(setting, row, seed, folder, overrides_of(setting, row)),
+        _train(setting, row, seed, folder, options),
         Step("evaluate", evaluate, report / "results.json"),
         Step("cost", ("bench", "stream", *model, *measure, *look_words(row.look)), cost),
     ]
@@ -233,7 +237,7 @@ def _cell(setting: Setting, row: Row, seed: int) -> Cell:
         words = ("evaluate", "--pred", str(part), *scored, "--allow-missing", "--flow", "none", "--worst", "0",
                  "--out", str(folder / f"report-{subset}"))  # fmt: skip
         steps.append(Step(subset, words, folder / f"report-{subset}" / "results.json"))
-    return Cell(row, seed, folder, tuple(steps))
+    return Cell(row, seed, folder, tuple(steps), members)
 
 
 def prepare(cell: Cell, step: Step, compared: Compared) -> None:

@@ -82,8 +82,8 @@ def run_grid(
                 changed(record)
 
         with ThreadPoolExecutor(max(1, jobs)) as pool:
-            for of_several in (False, True):  # models are joined once all are there
-                list(pool.map(work, [cell for cell in cells if bool(cell.row.members) == of_several]))
+            for asks in (False, True):  # models are joined and imitated once all are there
+                list(pool.map(work, [cell for cell in cells if bool(cell.row.asks) == asks]))
         return [read_record(cell) for cell in cells]
 
 
