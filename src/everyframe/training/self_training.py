@@ -21,7 +21,8 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -95,6 +96,47 @@ def self_train(
         InputError: options that make no sense, or the folder of another loop or of one that is at work.
         LoopStopped: SIGTERM or SIGINT came; the same call goes on.
     """
+    _check(recipe, overrides, rounds, threshold, propagate, labels, reach, refine_steps)
+    out = Path(out)
+    options = {"teacher.weight": 0, **overrides}
+
+    def config_of(number: int) -> Config:
+        folder = out / f"round{number}" / "labels" if number else out / "propagated" / "labels"
+        pseudo = {"data.pseudo_labels": str(folder)} if number or propagate else {}
+        return resolve(recipe, {**options, **pseudo, "out": str(out / f"round{number}" / "run")}, source)
+
+    views = {"threshold": threshold, "scales": [float(s) for s in scales], "flip": flip}
+    moved = {"propagate": propagate} if propagate else {}
+    carried: dict[str, Any] = {} if labels == "predicted" else {"labels": labels, "reach": reach}
+    if labels == "refined":
+        carried["refine_steps"] = refine_steps
+    config, settings = config_of(0), {**views, **moved, **carried, **_settings(recipe, options)}
+    with StopSignals() as signals, claim(out, "self-train") as held:
+        record = StageRecord(out / "self_training.json", settings)
+        loop = _Loop(out, record, config, views, carried, lambda: signals.received, held)
+        if carried and rounds and not record.done("round0/train"):
+            check_around(config, reach)
+        if propagate:
+            loop.propagate(propagate)
+        for number in range(rounds + 1):
+            if number:
+                loop.label(number)
+            loop.train(number, config_of(number))
+        copy_whole(RunFolder(out / f"round{rounds}" / "run").model, out / "model")
+    return list(record.stages.values())
+
+
+def _check(
+    recipe: Mapping[str, Any],
+    overrides: Mapping[str, Any],
+    rounds: int,
+    threshold: float,
+    propagate: int,
+    labels: str,
+    reach: int,
+    refine_steps: int,
+) -> None:
+    """Refuse options of `self_train` that make no sense."""
     if world()[1] > 1:
         raise InputError("self-train: expected one process, came several; it starts those of --trainer.devices itself")
     if min(rounds, propagate) < 0 or not 0 <= threshold <= 1 or min(reach, refine_steps) < 1:
@@ -106,59 +148,76 @@ def self_train(
         raise InputError(f"self-train: expected labels of {', '.join(get_args(LabelSource))}, came {labels!r}")
     if propagate and ("data.pseudo_labels" in overrides or "pseudo_labels" in _section(recipe, "data")):
         raise InputError("self-train: expected either propagate or data.pseudo_labels for the first teacher, came both")
-    out = Path(out)
-    options = {"teacher.weight": 0, **overrides}
 
-    def config_of(number: int) -> Config:
-        folder = out / f"round{number}" / "labels" if number else out / "propagated" / "labels"
-        pseudo = {"data.pseudo_labels": str(folder)} if number or propagate else {}
-        return resolve(recipe, {**options, **pseudo, "out": str(out / f"round{number}" / "run")}, source)
 
-    config = config_of(0)
-    views = {"threshold": threshold, "scales": [float(s) for s in scales], "flip": flip}
-    moved = {"propagate": propagate} if propagate else {}
-    carried: dict[str, Any] = {} if labels == "predicted" else {"labels": labels, "reach": reach}
-    if labels == "refined":
-        carried["refine_steps"] = refine_steps
-    settings = {**views, **moved, **carried, **_settings(recipe, options)}
-    with StopSignals() as signals, claim(out, "self-train") as held:
-        record = StageRecord(out / "self_training.json", settings)
+@dataclass(frozen=True)
+class _Loop:
+    """The stages of a loop; each is done once, however often it is asked for.
 
-        def asked() -> signal.Signals | None:
-            return signals.received
+    Attributes:
+        out: folder of the loop.
+        record: of its stages.
+        config: resolved options of the first training; says which videos.
+        views: how a teacher looks at frames, see `Teacher`.
+        carried: labels, reach and refine_steps of `self_train`; empty where labels are predicted.
+        asked: whether a signal asks to stop.
+        held: what keeps the loop's folder, see `claim`.
+    """
 
-        if labels != "predicted" and rounds and not record.done("round0/train"):
-            check_around(config, reach)
-        if propagate and not record.done("propagate"):
-            with record.stage("propagate", out / "propagated") as stage:
-                stage.results = label_around(config, out / "propagated" / "labels", propagate, asked)
-                _stop(asked, stage)
-            print(stage, file=sys.stderr)
-        for number in range(rounds + 1):
-            home = out / f"round{number}"
-            teacher = Teacher(RunFolder(out / f"round{number - 1}" / "run").model, config, views, asked)
-            if number and labels == "refined" and not record.done(f"round{number}/refine"):
-                with record.stage(f"round{number}/refine", home / "refiner") as stage:
-                    stage.results = teacher.train_refiner(home / "refiner" / "refiner.safetensors", reach, refine_steps)
-                    _stop(asked, stage)
-                print(stage, file=sys.stderr)
-            if number and not record.done(f"round{number}/label"):
-                with record.stage(f"round{number}/label", home / "labels") as stage:
-                    if labels == "predicted":
-                        stage.results = teacher.predict(home / "labels")
-                    else:
-                        refiner = home / "refiner" / "refiner.safetensors"
-                        stage.results = teacher.carry(home / "labels", reach, refiner if labels == "refined" else None)
-                    _stop(asked, stage)
-                print(stage, file=sys.stderr)
-            if not record.done(f"round{number}/train"):
-                with record.stage(f"round{number}/train", home / "run") as stage:
-                    train_stage(config_of(number), home / "train.yaml", asked, held)
-                    _stop(asked, stage)
-                    stage.results = _outcome(RunFolder(home / "run"))
-                print(stage, file=sys.stderr)
-        copy_whole(RunFolder(out / f"round{rounds}" / "run").model, out / "model")
-    return list(record.stages.values())
+    out: Path
+    record: StageRecord
+    config: Config
+    views: Mapping[str, Any]
+    carried: Mapping[str, Any]
+    asked: StopAsked
+    held: Sequence[int]
+
+    def propagate(self, reach: int) -> None:
+        """Move labels along flow, for the first teacher."""
+        folder = self.out / "propagated"
+        self._stage("propagate", folder, lambda: label_around(self.config, folder / "labels", reach, self.asked))
+
+    def label(self, number: int) -> None:
+        """Make the label maps of a round with the model of the one before."""
+        home, reach = self.out / f"round{number}", self.carried.get("reach", 0)
+        teacher = Teacher(self._run(number - 1).model, self.config, self.views, self.asked)
+        refiner = None
+        if steps := self.carried.get("refine_steps"):
+            path = refiner = home / "refiner" / "refiner.safetensors"
+            self._stage(f"round{number}/refine", home / "refiner", lambda: teacher.train_refiner(path, reach, steps))
+
+        def made() -> dict[str, float]:
+            folder = home / "labels"
+            return teacher.carry(folder, reach, refiner) if self.carried else teacher.predict(folder)
+
+        self._stage(f"round{number}/label", home / "labels", made)
+
+    def train(self, number: int, config: Config) -> None:
+        """Train the model of a round."""
+        home, run = self.out / f"round{number}", self._run(number)
+
+        def trained() -> dict[str, Any]:
+            train_stage(config, home / "train.yaml", self.asked, self.held)
+            return {} if self.asked() else _outcome(run)
+
+        self._stage(f"round{number}/train", run.root, trained)
+
+    def _run(self, number: int) -> RunFolder:
+        return RunFolder(self.out / f"round{number}" / "run")
+
+    def _stage(self, name: str, folder: Path, work: Callable[[], dict[str, Any]]) -> None:
+        """Do a stage that is not done, and record what it took and gave.
+
+        Raises:
+            LoopStopped: a signal came; the stage is not recorded as done.
+        """
+        if self.record.done(name):
+            return
+        with self.record.stage(name, folder) as stage:
+            stage.results = work()
+            if (number := self.asked()) is not None:
+                raise LoopStopped(number, name)
+        print(stage, file=sys.stderr)
 
 
 def advice(stages: Sequence[Stage], threshold: float) -> list[str]:
@@ -233,9 +292,3 @@ def _outcome(folder: RunFolder) -> dict[str, Any]:
         raise InputError(f"{folder.root}: training ended before its last step; give the same command again to go on")
     outcome: dict[str, Any] = json.loads(folder.outcome.read_text(encoding="utf-8"))
     return {"mIoU": outcome["score"], "steps": outcome["steps"], "best_step": outcome["best_step"]}
-
-
-def _stop(asked: StopAsked, stage: Stage) -> None:
-    number = asked()
-    if number is not None:
-        raise LoopStopped(number, stage.name)
