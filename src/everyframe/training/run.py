@@ -179,25 +179,15 @@ def train(
             the data cannot be used.
         Interrupted: SIGTERM or SIGINT came; the checkpoint is written, the model too if no validation had chosen one.
     """
-    if not model.config:  # found out at the first validation, the steps before it would be lost
-        raise InputError(
-            "train: expected a model made by create_model, whose name and options can be saved with it, came one put "
-            "together by hand; register its parts (docs/architecture.md) and build it by name"
-        )
-    if teacher and teacher.weight and not getattr(data, "unlabeled_batch_size", 1):
-        raise InputError(
-            "teacher: expected clips without labels to teach on, came data with unlabeled_batch_size 0; give the data "
-            "module as many as labelled ones, ClipDataModule(..., batch_size=8, unlabeled_batch_size=8)"
-        )
-    options = dict(trainer or {})
+    _check(model, data, teacher)
     folder = RunFolder(Path(out))
     checkpoint = folder.checkpoint(resume)
     check_lengths(steps, validate_every, save_every)
     check_seed("seed", seed)
+    options = dict(trainer or {})
     accumulate = int(options.get("accumulate_grad_batches", 1))
     data.batches_per_epoch = steps * accumulate
-    limit = options.pop("limit_val_batches", None)
-    validates = len(data.val_videos) > 0 and limit != 0
+    validates = len(data.val_videos) > 0 and options.get("limit_val_batches") != 0
     if torch.cuda.is_available():
         torch.set_float32_matmul_precision("high")
 
@@ -224,28 +214,12 @@ def train(
             best,
             *([Progress(steps)] if options.get("enable_progress_bar", True) else []),
         ]
-
-        def run_to(step: int, start: Path | None) -> Trainer:
-            lightning = _trainer(
-                {"log_every_n_steps": min(50, validate_every, steps), **options},
-                folder,
-                callbacks,
-                max_steps=step,
-                val_check_interval=validate_every * accumulate,
-                limit_val_batches=limit if validates else 0,
-            )
-            lightning.fit(module, datamodule=data, ckpt_path=start, weights_only=True)
-            done = lightning.global_step
-            if validates and best.validated_step != done:
-                lightning.validate(module, datamodule=data, verbose=False)
-                if is_first_process():
-                    best.keep(start if start is not None and step_of(start) == done else folder.last, folder.last)
-            return lightning
-
+        options = {"log_every_n_steps": min(50, validate_every, steps), **options}
+        fit = _Fit(module, data, folder, best, callbacks, options, validate_every * accumulate, validates)
         try:
             if validates and checkpoint is not None and (missed := missed_validation(checkpoint, validate_every)):
-                run_to(missed, checkpoint)  # a stop cut it off, and Lightning would go on behind it
-            lightning = run_to(steps, checkpoint)
+                fit.run_to(missed, checkpoint)  # a stop cut it off, and Lightning would go on behind it
+            done = fit.run_to(steps, checkpoint)
         except Interrupted as stopped:
             if best.step < 0 and module.exported.config:  # the first validation replaces it
                 stopped.model = folder.model
@@ -255,7 +229,7 @@ def train(
     if not validates and is_first_process():
         save(module.exported, folder.model)
     score = best.score if validates and not math.isnan(best.score) else None  # NaN: validation without labels
-    run = Run(folder, lightning.global_step, score, best.step)
+    run = Run(folder, done, score, best.step)
     if is_first_process():
         run.write()
         for line in module.failings():
@@ -263,14 +237,74 @@ def train(
     return run
 
 
-def _trainer(options: Mapping[str, Any], folder: RunFolder, callbacks: list[Callback], **limits: Any) -> Trainer:
+def _check(model: Segmenter, data: TrainingData, teacher: Teaching | None) -> None:
+    """Refuse what would be found out steps later only."""
+    if not model.config:
+        raise InputError(
+            "train: expected a model made by create_model, whose name and options can be saved with it, came one put "
+            "together by hand; register its parts (docs/architecture.md) and build it by name"
+        )
+    if teacher and teacher.weight and not getattr(data, "unlabeled_batch_size", 1):
+        raise InputError(
+            "teacher: expected clips without labels to teach on, came data with unlabeled_batch_size 0; give the data "
+            "module as many as labelled ones, ClipDataModule(..., batch_size=8, unlabeled_batch_size=8)"
+        )
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """Lightning's loop, up to one step or another.
+
+    Attributes:
+        module: what is trained.
+        data: what it is trained on.
+        folder: of the run.
+        best: keeps the best model.
+        callbacks: in their order.
+        options: of Lightning's trainer.
+        interval: batches between two validations.
+        validates: whether there is anything to validate on.
+    """
+
+    module: Supervised
+    data: TrainingData
+    folder: RunFolder
+    best: BestModel
+    callbacks: list[Callback]
+    options: Mapping[str, Any]
+    interval: int
+    validates: bool
+
+    def run_to(self, step: int, start: Path | None) -> int:
+        """Train up to a step, and validate there.
+
+        Args:
+            step: optimiser steps done at the end.
+            start: checkpoint to go on from; None for the beginning.
+
+        Returns:
+            The optimiser steps done.
+        """
+        limit = self.options.get("limit_val_batches") if self.validates else 0
+        limits = {"max_steps": step, "val_check_interval": self.interval, "limit_val_batches": limit}
+        lightning = _trainer({**self.options, **limits}, self.folder, self.callbacks)
+        lightning.fit(self.module, datamodule=self.data, ckpt_path=start, weights_only=True)
+        done = lightning.global_step
+        if self.validates and self.best.validated_step != done:
+            lightning.validate(self.module, datamodule=self.data, verbose=False)
+            if is_first_process():
+                last = self.folder.last
+                self.best.keep(start if start is not None and step_of(start) == done else last, last)
+        return done
+
+
+def _trainer(options: Mapping[str, Any], folder: RunFolder, callbacks: list[Callback]) -> Trainer:
     """Build Lightning's trainer for one long epoch.
 
     Args:
-        options: Lightning's, as the user gave them.
+        options: Lightning's, as the user gave them, and the limits of steps and validation.
         folder: of the run.
         callbacks: in their order.
-        **limits: of steps and validation.
 
     Raises:
         InputError: options that this machine or Lightning does not take.
@@ -283,7 +317,6 @@ def _trainer(options: Mapping[str, Any], folder: RunFolder, callbacks: list[Call
     try:
         return Trainer(
             **chosen,
-            **limits,
             logger=[CsvLogger(folder.logs), EventLogger(folder.logs)],
             callbacks=callbacks,
             max_epochs=-1,
