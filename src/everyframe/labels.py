@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Self
 
@@ -104,6 +105,13 @@ class LabelSpace:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def unlike(self, other: LabelSpace) -> str:
+        """Return in words the first class of another name than in `other`; "" where names and order are the same."""
+        for i, (own, wanted) in enumerate(zip_longest(self.names, other.names, fillvalue="nothing")):
+            if own != wanted:
+                return f"train id {i} is {own}, not {wanted}"
+        return ""
 
     # -- raw ids <-> train ids ---------------------------------------------------------------------------------------
 

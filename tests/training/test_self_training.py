@@ -20,10 +20,14 @@ from safetensors.torch import load_file
 from everyframe.cli import self_train as verb
 from everyframe.data.datamodule import ClipDataModule
 from everyframe.errors import InputError
+from everyframe.labels import LabelSpace
+from everyframe.models.checkpoint import save
+from everyframe.models.zoo import create_model
 from everyframe.semi.iterative import Stage
 from everyframe.training import round_labels, self_training
+from everyframe.training.labelling import label_videos
 from everyframe.training.propagation import goals_of
-from everyframe.training.recipe import Config, read_recipe
+from everyframe.training.recipe import Config, read_recipe, resolve
 from everyframe.training.self_training import advice, self_train
 from everyframe.training.start import start
 
@@ -224,6 +228,46 @@ def test_a_stopped_loop_goes_on_with_what_is_missing(
     assert trained == ["round2"]
     with pytest.raises(InputError, match=r"threshold 0\.1 there, 0\.5 now"):
         self_train(recipe, changes, parts, **{**views, "threshold": 0.5})
+
+
+def test_a_trained_model_may_be_the_first_teacher(videos: Path, tmp_path: Path, trained: list[str]) -> None:
+    changes, out = options(videos), tmp_path / "loop"
+    views: dict[str, Any] = {"threshold": 0.1, "scales": (1.0,), "flip": False}
+    data = ClipDataModule(**resolve(read_recipe("fcn-tiny"), {**changes, "out": "o"}, "recipe")["data"])
+    teacher = create_model("psp-tiny", data.label_space)
+    save(teacher, tmp_path / "teacher")
+    stages = self_train(read_recipe("fcn-tiny"), changes, out, first_teacher=tmp_path / "teacher", **views)
+    assert [stage.name for stage in stages] == ["round1/label", "round1/train"]
+    assert trained == ["round1"]
+    assert not (out / "round0").exists()
+    label_videos(teacher, data.train_videos, tmp_path / "by-hand", **views, device="cpu")
+    maps = sorted((tmp_path / "by-hand").rglob("*.png"))
+    assert len(maps) == 9
+    for path in maps:
+        assert (out / "round1" / "labels" / path.relative_to(tmp_path / "by-hand")).read_bytes() == path.read_bytes()
+    assert json.loads((out / "model" / "config.json").read_text())["name"] == "fcn-tiny"
+
+    self_train(read_recipe("fcn-tiny"), changes, out, rounds=2, first_teacher=tmp_path / "teacher", **views)
+    assert trained == ["round1", "round2"]
+    with pytest.raises(InputError, match=r"first_teacher .* there, None now"):
+        self_train(read_recipe("fcn-tiny"), changes, out, **views)
+
+
+@pytest.mark.parametrize("given", [{"rounds": 0}, {"propagate": 2}])
+def test_a_first_teacher_that_would_not_teach_is_refused(videos: Path, tmp_path: Path, given: dict[str, int]) -> None:
+    with pytest.raises(InputError, match="expected rounds of at least 1 and no propagate beside first_teacher"):
+        self_train(read_recipe("fcn-tiny"), options(videos), tmp_path / "loop", first_teacher=tmp_path, **given)
+
+
+def test_a_first_teacher_of_other_classes_is_refused(videos: Path, tmp_path: Path) -> None:
+    data = ClipDataModule(**resolve(read_recipe("fcn-tiny"), {**options(videos), "out": "o"}, "recipe")["data"])
+    names = data.label_space.names
+    save(create_model("psp-tiny", LabelSpace((names[0], "other", *names[2:]))), tmp_path / "teacher")
+    with pytest.raises(
+        InputError, match=rf"first teacher of the data's {len(names)} .*: train id 1 is other, not {names[1]};"
+    ):
+        self_train(read_recipe("fcn-tiny"), options(videos), tmp_path / "loop", first_teacher=tmp_path / "teacher")
+    assert not (tmp_path / "loop" / "round1").exists()
 
 
 def test_a_loop_does_not_begin_beside_a_training_that_a_killed_one_left(

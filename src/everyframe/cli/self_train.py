@@ -15,7 +15,7 @@ from everyframe.errors import InputError
 
 USAGE = (
     "everyframe self-train RECIPE --data SPEC --out FOLDER [--unlabeled DIR...] [--rounds N] [--propagate K] "
-    "[--labels predicted|filled|refined] [--option value ...]"
+    "[--labels predicted|filled|refined] [--first-teacher MODEL] [--option value ...]"
 )
 DESCRIPTION = """\
 Train RECIPE on the labels; label other frames with the result; train RECIPE anew on both; repeat. FOLDER/model is
@@ -59,9 +59,13 @@ def parser() -> argparse.ArgumentParser:
         "--reach", type=int, metavar="K", help="frames before and after a label map that are filled or refined from it "
         "(default: %(default)s)",
     )  # fmt: skip
+    made.add_argument(
+        "--first-teacher", metavar="MODEL", help="a trained model of any architecture (folder, run, hub id) that "
+        "labels in the first round; the loop then trains none for it",
+    )  # fmt: skip
     made.add_argument("--refine-steps", type=int, metavar="N", help="training steps of what refines them (%(default)s)")
     named = inspect.signature(self_train).parameters
-    own = ("rounds", "threshold", "scales", "flip", "propagate", "labels", "reach", "refine_steps")
+    own = ("rounds", "threshold", "scales", "flip", "propagate", "labels", "reach", "refine_steps", "first_teacher")
     made.set_defaults(**{name: named[name].default for name in own})
     return made
 

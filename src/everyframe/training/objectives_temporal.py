@@ -256,13 +256,11 @@ def _fitting_teacher(model: Segmenter, name: str, features: bool) -> Segmenter:
             pixels of each frame by itself.
     """
     teacher = load_segmenter(name)
-    own, other = model.label_space.names, teacher.label_space.names
-    if own != other:
-        i = next((i for i, (a, b) in enumerate(zip(own, other, strict=False)) if a != b), min(len(own), len(other)))
-        a, b = (names[i] if i < len(names) else "nothing" for names in (own, other))
+    own, other = model.label_space, teacher.label_space
+    if differ := other.unlike(own):
         raise InputError(
             f"objective.distill_from: expected a teacher of the model's {len(own)} classes in their order, came one of "
-            f"{len(other)} ({name}): train id {i} is {b}, not {a}; train the teacher on the same classes"
+            f"{len(other)} ({name}): {differ}; train the teacher on the same classes"
         )
     if teacher.head.predicts != model.head.predicts:
         raise InputError(

@@ -32,13 +32,13 @@ class Teacher:
     """The model of a round, and what it labels.
 
     Attributes:
-        model: folder of the saved model.
+        model: folder of the saved model, or a hub id.
         config: resolved options of the loop's training runs; says which videos.
         views: threshold, scales and flip of `self_train`.
         asked: whether a signal asks to stop.
     """
 
-    model: Path
+    model: str | Path
     config: Config
     views: Mapping[str, Any]
     asked: StopAsked
@@ -95,6 +95,20 @@ class Teacher:
 
     def _stopped(self) -> bool:
         return self.asked() is not None
+
+
+def check_teacher(config: Config, model: str | Path) -> None:
+    """Refuse a teacher of other classes than the data's.
+
+    Raises:
+        InputError: it has others, or the same in another order; or it cannot be loaded.
+    """
+    own, other = _data(config).label_space, with_views(model).label_space
+    if differ := other.unlike(own):
+        raise InputError(
+            f"self-train: expected a first teacher of the data's {len(own)} classes in their order, came one of "
+            f"{len(other)} ({model}): {differ}; train it on the same classes, or start a training from it (--init)"
+        )
 
 
 def check_around(config: Config, reach: int) -> None:

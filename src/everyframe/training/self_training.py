@@ -8,7 +8,7 @@ labelled frames instead, moved along flow to the frames around them, and the tea
 
     OUT/self_training.json       the stages: hours, bytes, scores
     OUT/propagated/labels        with `propagate`: labels moved along optical flow, for the first teacher
-    OUT/round0/run               the first teacher, trained on the labels
+    OUT/round0/run               the first teacher, trained on the labels, unless one is given
     OUT/round1/refiner           with "refined": refiner.safetensors, trained on cycles
     OUT/round1/labels            its pseudo-labels, VIDEO/FRAME.png, labels.json, pseudo_labels.json
     OUT/round1/run               the student trained on labels and pseudo-labels; the teacher of round 2
@@ -35,7 +35,7 @@ from everyframe.files import copy_whole
 from everyframe.semi.iterative import Stage, StageRecord
 from everyframe.training.last_checkpoint import StopSignals
 from everyframe.training.recipe import Config, dump, resolve
-from everyframe.training.round_labels import LabelSource, StopAsked, Teacher, check_around, label_around
+from everyframe.training.round_labels import LabelSource, StopAsked, Teacher, check_around, check_teacher, label_around
 from everyframe.training.run import RunFolder
 
 FEW = 0.05
@@ -68,6 +68,7 @@ def self_train(
     labels: LabelSource = "predicted",
     reach: int = 5,
     refine_steps: int = 400,
+    first_teacher: str | Path | None = None,
     source: str = "recipe",
 ) -> list[Stage]:
     """Run the loop, or what is missing of it.
@@ -87,6 +88,8 @@ def self_train(
             to start from: videos without any are left out then, and the threshold counts where the teacher has a say.
         reach: frames before and after a label map that are labelled from it, unless labels are "predicted".
         refine_steps: training steps of what refines labels, see `train_refiner`.
+        first_teacher: a saved model's folder or a hub id, of any architecture: it labels in the first round, and no
+            other is trained for it.
         source: how messages name the recipe.
 
     Returns:
@@ -97,6 +100,11 @@ def self_train(
         LoopStopped: SIGTERM or SIGINT came; the same call goes on.
     """
     _check(recipe, overrides, rounds, threshold, propagate, labels, reach, refine_steps)
+    if first_teacher is not None and (propagate or not rounds):
+        raise InputError(
+            f"self-train: expected rounds of at least 1 and no propagate beside first_teacher, which is not trained "
+            f"here, came {rounds} and {propagate}"
+        )
     out = Path(out)
     options = {"teacher.weight": 0, **overrides}
 
@@ -110,18 +118,22 @@ def self_train(
     carried: dict[str, Any] = {} if labels == "predicted" else {"labels": labels, "reach": reach}
     if labels == "refined":
         carried["refine_steps"] = refine_steps
-    config, settings = config_of(0), {**views, **moved, **carried, **_settings(recipe, options)}
+    given = {} if first_teacher is None else {"first_teacher": str(first_teacher)}
+    config, settings = config_of(0), {**views, **moved, **carried, **given, **_settings(recipe, options)}
     with StopSignals() as signals, claim(out, "self-train") as held:
         record = StageRecord(out / "self_training.json", settings)
-        loop = _Loop(out, record, config, views, carried, lambda: signals.received, held)
-        if carried and rounds and not record.done("round0/train"):
+        loop = _Loop(out, record, config, views, carried, first_teacher, lambda: signals.received, held)
+        if first_teacher is not None:
+            check_teacher(config, first_teacher)
+        if carried and rounds and not record.done("round1/label" if given else "round0/train"):
             check_around(config, reach)
         if propagate:
             loop.propagate(propagate)
         for number in range(rounds + 1):
             if number:
                 loop.label(number)
-            loop.train(number, config_of(number))
+            if number or first_teacher is None:
+                loop.train(number, config_of(number))
         copy_whole(RunFolder(out / f"round{rounds}" / "run").model, out / "model")
     return list(record.stages.values())
 
@@ -160,6 +172,7 @@ class _Loop:
         config: resolved options of the first training; says which videos.
         views: how a teacher looks at frames, see `Teacher`.
         carried: labels, reach and refine_steps of `self_train`; empty where labels are predicted.
+        first_teacher: of the first round, where it is not trained here.
         asked: whether a signal asks to stop.
         held: what keeps the loop's folder, see `claim`.
     """
@@ -169,6 +182,7 @@ class _Loop:
     config: Config
     views: Mapping[str, Any]
     carried: Mapping[str, Any]
+    first_teacher: str | Path | None
     asked: StopAsked
     held: Sequence[int]
 
@@ -180,7 +194,8 @@ class _Loop:
     def label(self, number: int) -> None:
         """Make the label maps of a round with the model of the one before."""
         home, reach = self.out / f"round{number}", self.carried.get("reach", 0)
-        teacher = Teacher(self._run(number - 1).model, self.config, self.views, self.asked)
+        model = self._run(number - 1).model if number > 1 or self.first_teacher is None else self.first_teacher
+        teacher = Teacher(model, self.config, self.views, self.asked)
         refiner = None
         if steps := self.carried.get("refine_steps"):
             path = refiner = home / "refiner" / "refiner.safetensors"
