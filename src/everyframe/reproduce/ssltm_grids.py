@@ -47,8 +47,8 @@ def reference_distance(backbone: str) -> tuple[Row, ...]:
 
 
 def noisy_reference(backbone: str) -> tuple[Row, ...]:
-    """Fig. 4b: contexts of the query, of the reference, of the reference and the prototypes."""
-    contexts = {"QFCE": ("query", 0), "RFCE": ("reference", 0), "RFCE+GCC": ("reference", 3)}
+    """Fig. 4b: contexts of the query, of the reference, of both (ours), of the reference and the prototypes."""
+    contexts = {"QFCE": ("query", 0), "RFCE": ("reference", 0), "QFCE+RFCE": ("both", 0), "RFCE+GCC": ("reference", 3)}
     return tuple(
         row(
             label,
@@ -151,7 +151,7 @@ SSLTM_EXPERIMENTS: dict[str, Experiment] = {
     "noisy-reference": Experiment(
         "references that hold the query's classes (clean) and others (noisy)",
         noisy_reference,
-        differences=(("RFCE", "QFCE"), ("RFCE+GCC", "RFCE")),
+        differences=(("RFCE", "QFCE"), ("QFCE+RFCE", "QFCE"), ("QFCE+RFCE", "RFCE"), ("RFCE+GCC", "RFCE")),
         noisy=True,
     ),
     "mean-teacher-vs-iterative": Experiment(
