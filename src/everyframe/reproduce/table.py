@@ -55,10 +55,10 @@ COLUMNS = (
     Column("VC8", "VC8", _percent),
     Column("VC16", "VC16", _percent),
     Column("TC", "TC", _percent),
-    Column("params", "parameters (M)", lambda value: f"{value / 1e6:.2f}", deviates=False),
-    Column("gmacs", "GMACs", lambda value: f"{value:.2f}", deviates=False),
-    Column("frames_per_second", "frames/s", lambda value: f"{value:.2f}"),
-    Column("hours", "hours", lambda value: f"{value:.3f}"),
+    Column("params", "parameters (M)", lambda value: f"{value / 1e6:.2f}", deviates=False, optional=True),
+    Column("gmacs", "GMACs", lambda value: f"{value:.2f}", deviates=False, optional=True),
+    Column("frames_per_second", "frames/s", lambda value: f"{value:.2f}", optional=True),
+    Column("hours", "hours", lambda value: f"{value:.3f}", optional=True),
     Column("label_coverage", "pixels labelled", _percent, deviates=False, optional=True),
     Column("label_precision", "of them right", _percent, optional=True),
     Column("label_bytes", "label maps (MB)", lambda value: f"{value / 1e6:.2f}", deviates=False, optional=True),
@@ -118,13 +118,7 @@ def read_figures(cell: Cell, record: CellRecord) -> Figures:
     if record.figures is not None:
         return record.figures
     results = Results.from_json(cell.folder / "report" / "results.json")
-    found: dict[str, float | None] = {}
-    for name in SCORES:
-        score = _score(results, name)
-        if score is not None:
-            found[name] = score.value
-        if score is not None and name == "mIoU":
-            found |= {"mIoU low": score.low, "mIoU high": score.high}
+    found = scores_of(results)
     measured = cell.folder / "cost.json"
     if measured.exists():  # joined models have none of their own
         cost = json.loads(measured.read_text(encoding="utf-8"))
@@ -138,11 +132,27 @@ def read_figures(cell: Cell, record: CellRecord) -> Figures:
         found["label_bytes"] = sum(stage["bytes"] for stage in labelled)
         last = labelled[-1]["results"] if labelled else {}
         found |= {f"label_{name}": last.get(name) for name in ("coverage", "precision")}
-    found |= {f"{OF_CLASS}{of_class.name}": of_class.iou for of_class in results.classes}
     for subset in SUBSETS:
         part = cell.folder / f"report-{subset}" / "results.json"
         if part.exists():
             found[f"mIoU {subset}"] = Results.from_json(part).score("mIoU").value
+    return known(found)
+
+
+def scores_of(results: Results) -> dict[str, float | None]:
+    """Return what the table shows of the results of an evaluation."""
+    found: dict[str, float | None] = {}
+    for name in SCORES:
+        score = _score(results, name)
+        if score is not None:
+            found[name] = score.value
+        if score is not None and name == "mIoU":
+            found |= {"mIoU low": score.low, "mIoU high": score.high}
+    return found | {f"{OF_CLASS}{of_class.name}": of_class.iou for of_class in results.classes}
+
+
+def known(found: Mapping[str, float | None]) -> Figures:
+    """Return the figures that are numbers."""
     return {name: float(value) for name, value in found.items() if value is not None and not math.isnan(value)}
 
 
