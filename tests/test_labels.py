@@ -201,3 +201,16 @@ def test_background_is_grey_and_the_others_keep_their_colours() -> None:
     assert named.palette == ((70, 70, 70), *plain.palette[1:])
     assert class_colors(("background", "b"), [None, (70, 70, 70)]) == (plain.palette[0], (70, 70, 70))  # one each
     assert LabelSpace(("background", "b"), palette=((1, 2, 3), (4, 5, 6))).palette == ((1, 2, 3), (4, 5, 6))
+
+
+@pytest.mark.parametrize(
+    ("own", "other", "words"),
+    [
+        (("a", "b"), ("a", "b"), ""),
+        (("a", "c", "b"), ("a", "b", "c"), "train id 1 is c, not b"),
+        (("a",), ("a", "b"), "train id 1 is nothing, not b"),
+        (("a", "nothing"), ("a",), "train id 1 is nothing, not nothing"),
+    ],
+)
+def test_the_first_class_that_is_another(own: tuple[str, ...], other: tuple[str, ...], words: str) -> None:
+    assert LabelSpace(own).unlike(LabelSpace(other)) == words

@@ -108,9 +108,9 @@ class LabelSpace:
 
     def unlike(self, other: LabelSpace) -> str:
         """Return in words the first class of another name than in `other`; "" where names and order are the same."""
-        for i, (own, wanted) in enumerate(zip_longest(self.names, other.names, fillvalue="nothing")):
+        for i, (own, wanted) in enumerate(zip_longest(self.names, other.names, fillvalue="")):
             if own != wanted:
-                return f"train id {i} is {own}, not {wanted}"
+                return f"train id {i} is {own or 'nothing'}, not {wanted or 'nothing'}"
         return ""
 
     # -- raw ids <-> train ids ---------------------------------------------------------------------------------------

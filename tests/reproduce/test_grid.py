@@ -190,7 +190,7 @@ def test_a_specialist_of_its_own_starts_from_the_plain_model_and_its_report(tmp_
     assert words[words.index("--data.focus") + 1] == str(plain.folder / "report")
     assert words[words.index("--data.rare_class_temperature") + 1] == "0.01"
     assert cell.steps[1].words[:4] == ("ensemble", "specialists", model, str(cell.folder / "run" / "model"))
-    assert cell.members == (plain,)
+    assert cell.asks == (plain,)
 
 
 def test_a_row_imitates_the_model_of_its_own_seed(tmp_path: Path) -> None:
@@ -205,7 +205,14 @@ def test_a_row_imitates_the_model_of_its_own_seed(tmp_path: Path) -> None:
         if cell.row.imitates:
             teacher = tmp_path / "cells" / "upernet" / f"seed{cell.seed}"
             assert words[words.index("--objective.distill_from") + 1] == str(teacher / "run" / "model")
-            assert [member.folder for member in cell.members] == [teacher]
+            assert [member.folder for member in cell.asks] == [teacher]
+
+
+def test_whom_rows_imitate_is_not_for_the_caller_to_say(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"choose whom they imitate; leave out --objective\.distill_from"):
+        check(Setting("distillation", "vspw:/videos", tmp_path, extra={"objective.distill_from": "x"}))
+    with pytest.raises(ValueError, match="expected members or a row to imitate, came both"):
+        Row("a", "fcn-tiny", members=("b",), imitates="b")
 
 
 def test_logit_adjustment_reads_the_training_splits_pixels(tmp_path: Path) -> None:

@@ -73,6 +73,22 @@ def test_failed_cell_is_recorded_the_rest_goes_on_and_it_is_tried_again(setting:
     assert player.verbs() == ["evaluate", "bench"]  # the training of the first time counts
 
 
+def test_a_model_that_is_imitated_comes_first_and_whole(player: Player, tmp_path: Path) -> None:
+    grid = Setting("distillation", "vspw:videos", tmp_path / "out", seeds=1)
+    cells = {cell.row.label: cell for cell in plan(grid)}
+    student, teacher = cells["ETC, distillation alone"], cells["UperNet"]
+    player.behave("fail evaluate:upernet")  # its model lies there
+    records = run_grid(grid, [student, teacher], program=player.program, say=lambda line: None)
+    assert [record.status for record in records] == ["failed", "failed"]
+    assert records[0].message == "the models of UperNet, seed 0, are not there"
+    assert player.verbs() == ["train", "evaluate"]
+    player.behave()
+    player.forget()
+    records = run_grid(grid, [student, teacher], program=player.program, say=lambda line: None)
+    assert [record.status for record in records] == ["done", "done"]
+    assert player.verbs() == ["evaluate", "bench", "train", "evaluate", "bench"]
+
+
 def test_training_that_stopped_early_is_not_done(setting: Make, player: Player) -> None:
     player.behave("quit train:resnet18")
     assert run(setting(), player) == ["done", "failed"]

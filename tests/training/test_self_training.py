@@ -247,8 +247,14 @@ def test_a_trained_model_may_be_the_first_teacher(videos: Path, tmp_path: Path, 
         assert (out / "round1" / "labels" / path.relative_to(tmp_path / "by-hand")).read_bytes() == path.read_bytes()
     assert json.loads((out / "model" / "config.json").read_text())["name"] == "fcn-tiny"
 
+    (tmp_path / "teacher").rename(tmp_path / "gone")  # it has done its part
     self_train(read_recipe("fcn-tiny"), changes, out, rounds=2, first_teacher=tmp_path / "teacher", **views)
     assert trained == ["round1", "round2"]
+    label_videos(out / "round1" / "run" / "model", data.train_videos, tmp_path / "students", **views, device="cpu")
+    maps = sorted((tmp_path / "students").rglob("*.png"))
+    assert maps
+    for path in maps:
+        assert (out / "round2" / "labels" / path.relative_to(tmp_path / "students")).read_bytes() == path.read_bytes()
     with pytest.raises(InputError, match=r"first_teacher .* there, None now"):
         self_train(read_recipe("fcn-tiny"), changes, out, **views)
 
@@ -257,6 +263,31 @@ def test_a_trained_model_may_be_the_first_teacher(videos: Path, tmp_path: Path, 
 def test_a_first_teacher_that_would_not_teach_is_refused(videos: Path, tmp_path: Path, given: dict[str, int]) -> None:
     with pytest.raises(InputError, match="expected rounds of at least 1 and no propagate beside first_teacher"):
         self_train(read_recipe("fcn-tiny"), options(videos), tmp_path / "loop", first_teacher=tmp_path, **given)
+    changes = {**options(videos), "data.pseudo_labels": str(tmp_path)}
+    with pytest.raises(InputError, match=r"expected either first_teacher or data\.pseudo_labels"):
+        self_train(read_recipe("fcn-tiny"), changes, tmp_path / "loop", first_teacher=tmp_path)
+
+
+@pytest.mark.parametrize("labels", ["predicted", "filled"])
+def test_what_ids_of_a_first_teachers_own_files_mean_does_not_matter(
+    videos: Path, tmp_path: Path, trained: list[str], labels: Any
+) -> None:
+    data = ClipDataModule(**resolve(read_recipe("fcn-tiny"), {**options(videos), "out": "o"}, "recipe")["data"])
+    space = data.label_space
+    teacher = create_model("psp-tiny", space)
+    save(teacher, tmp_path / "same")
+    other = LabelSpace(space.names, space.palette, {raw + 1: train for raw, train in space.raw_to_train.items()})
+    teacher.label_space = other
+    save(teacher, tmp_path / "other")
+    views: dict[str, Any] = {"threshold": 0.0, "scales": (1.0,), "flip": False, "labels": labels, "reach": 1}
+    label = [
+        self_train(
+            read_recipe("fcn-tiny"), options(videos), tmp_path / f"loop-{name}", first_teacher=tmp_path / name, **views
+        )[0]
+        for name in ("same", "other")
+    ]
+    assert label[0].results == label[1].results
+    assert 0 < label[0].results["precision"] < 1
 
 
 def test_a_first_teacher_of_other_classes_is_refused(videos: Path, tmp_path: Path) -> None:

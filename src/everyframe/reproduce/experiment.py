@@ -66,6 +66,10 @@ class Row:
     x: float | None = None
     series: str = ""
 
+    def __post_init__(self) -> None:
+        if self.members and self.imitates:
+            raise ValueError(f"{self.label}: expected members or a row to imitate, came both")
+
     @property
     def asks(self) -> tuple[str, ...]:
         """Labels of the rows whose models must be there first."""

@@ -47,7 +47,7 @@ def label_sources(backbone: str) -> tuple[Row, ...]:
 
 
 IMITATING: dict[str, Overrides] = {"distillation alone": {"objective.motion": 0.0}, "motion and distillation": {}}
-"""Row of ETC -> options; its three distillation losses have the weights of the recipe."""
+"""Row of ETC -> options; its three distillation losses have their default weights."""
 
 
 def distillation(backbone: str) -> tuple[Row, ...]:

@@ -30,14 +30,14 @@ class Cell:
         seed: of weights, order and augmentation.
         folder: where its files lie: `cell.json` (see `runner`), `log.txt`, `run/`, `report/`, `cost.json`.
         steps: in order.
-        members: the cells whose models it joins, beside its own where it trains one, or imitates.
+        asks: the cells whose models must be there first.
     """
 
     row: Row
     seed: int
     folder: Path
     steps: tuple[Step, ...]
-    members: tuple[Cell, ...] = ()
+    asks: tuple[Cell, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def cell_key(cell: Cell) -> str:
 
     The same commands give the same figures as long as recipes and code are the same, which no digest says.
     """
-    commands = [str(step) for part in (*cell.members, cell) for step in part.steps]
+    commands = [str(step) for part in (*cell.asks, cell) for step in part.steps]
     text = "\n".join("\0".join(shlex.split(command)) for command in anywhere(commands))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -164,6 +164,8 @@ def check(setting: Setting) -> None:
     """
     from everyframe.training.recipe import read_recipe, resolve
 
+    if "objective.distill_from" in setting.extra and any(row.imitates for row in setting.rows):
+        raise InputError(f"{setting.name}: its rows choose whom they imitate; leave out --objective.distill_from")
     for row in setting.rows:
         for key, what in row.needs.items():
             if key not in setting.extra:
@@ -180,6 +182,10 @@ def check(setting: Setting) -> None:
             raise InputError(f"{setting.name}, {row.label}: {error}") from None
 
 
+def _row(setting: Setting, label: str) -> Row:
+    return {row.label: row for row in setting.rows}[label]
+
+
 def _folder(setting: Setting, row: Row, seed: int) -> Path:
     return setting.out / "cells" / row.slug / f"seed{seed}"
 
@@ -187,8 +193,7 @@ def _folder(setting: Setting, row: Row, seed: int) -> Path:
 def _joined(setting: Setting, row: Row, seed: int) -> Cell:
     """A cell that joins the models of other cells."""
     folder = _folder(setting, row, seed)
-    by_label = {other.label: other for other in setting.rows}
-    members = tuple(_cell(setting, by_label[label], seed) for label in row.members)
+    members = tuple(_cell(setting, _row(setting, label), seed) for label in row.members)
     models = [(member.folder / "run" / "model", member.row.look) for member in members]
     scored = ("--data", setting.data, "--split", setting.split)
     if not row.recipe:
@@ -213,8 +218,8 @@ def _train(setting: Setting, row: Row, seed: int, folder: Path, overrides: Mappi
 def _cell(setting: Setting, row: Row, seed: int) -> Cell:
     folder = _folder(setting, row, seed)
     options = overrides_of(setting, row)
-    members = tuple(_cell(setting, other, seed) for other in setting.rows if other.label == row.imitates)
-    for teacher in members:
+    asks = tuple(_cell(setting, _row(setting, label), seed) for label in row.asks)
+    for teacher in asks:
         options["objective.distill_from"] = str(teacher.folder / "run" / "model")
     run, report, cost = folder / "run", folder / "report", folder / "cost.json"
     labels = folder / "labels"
@@ -237,7 +242,7 @@ def _cell(setting: Setting, row: Row, seed: int) -> Cell:
         words = ("evaluate", "--pred", str(part), *scored, "--allow-missing", "--flow", "none", "--worst", "0",
                  "--out", str(folder / f"report-{subset}"))  # fmt: skip
         steps.append(Step(subset, words, folder / f"report-{subset}" / "results.json"))
-    return Cell(row, seed, folder, tuple(steps), members)
+    return Cell(row, seed, folder, tuple(steps), asks)
 
 
 def prepare(cell: Cell, step: Step, compared: Compared) -> None:

@@ -76,6 +76,8 @@ def run_grid(
                 return
             if left.figures is not None:
                 worker.publish(cell, record, left.figures)
+            elif absent := [other for other in cell.asks if read_record(other).status != "done"]:
+                worker.refuse(cell, record, absent)
             else:
                 worker.run(cell, record, left)
             with one_at_a_time:
@@ -105,6 +107,14 @@ class _Worker:
         cell.folder.mkdir(parents=True, exist_ok=True)
         record.write(cell.folder)
         self.say(f"{cell.row.label}, seed {cell.seed}: figures of a published table")
+
+    def refuse(self, cell: Cell, record: CellRecord, absent: Sequence[Cell]) -> None:
+        """Record that models are not there: half-trained ones are neither joined nor imitated."""
+        labels = ", ".join(other.row.label for other in absent)
+        record.status, record.message = "failed", f"the models of {labels}, seed {cell.seed}, are not there"
+        cell.folder.mkdir(parents=True, exist_ok=True)
+        record.write(cell.folder)
+        self.say(f"{cell.row.label}, seed {cell.seed}: failed: {record.message}")
 
     def run(self, cell: Cell, record: CellRecord, left: Left) -> None:
         """Take what another grid has, and run the steps that are missing."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -53,7 +53,7 @@ class Teacher:
         if not found["frames"] and not self._stopped():
             raise InputError(
                 f"{folder}: expected frames without a label of which {self.model} is sure somewhere (threshold "
-                f"{self.views['threshold']:g}), came none; train longer or lower --threshold, with another --out"
+                f"{self.views['threshold']:g}), came none; train it longer or lower --threshold, with another --out"
             )
         return found
 
@@ -135,8 +135,9 @@ def label_around(config: Config, folder: Path, reach: int, asked: StopAsked) -> 
 
 
 def _truth(data: ClipDataModule) -> dict[str, VideoRef]:
-    """Return the videos that have labels which the budget hides, by name."""
-    return {video.name: video for video in data.hidden_videos or ()}
+    """Return the videos that have labels which the budget hides, by name; the data say what their ids mean."""
+    videos = data.hidden_videos or ()
+    return {video.name: replace(video, space=video.space or data.label_space) for video in videos}
 
 
 def _data(config: Config) -> ClipDataModule:

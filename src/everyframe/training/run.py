@@ -287,7 +287,8 @@ class _Fit:
         """
         limit = self.options.get("limit_val_batches") if self.validates else 0
         limits = {"max_steps": step, "val_check_interval": self.interval, "limit_val_batches": limit}
-        lightning = _trainer({**self.options, **limits}, self.folder, self.callbacks)
+        options = {key: value for key, value in self.options.items() if key != "limit_val_batches"}
+        lightning = _trainer(options, self.folder, self.callbacks, **limits)
         lightning.fit(self.module, datamodule=self.data, ckpt_path=start, weights_only=True)
         done = lightning.global_step
         if self.validates and self.best.validated_step != done:
@@ -298,13 +299,14 @@ class _Fit:
         return done
 
 
-def _trainer(options: Mapping[str, Any], folder: RunFolder, callbacks: list[Callback]) -> Trainer:
+def _trainer(options: Mapping[str, Any], folder: RunFolder, callbacks: list[Callback], **limits: Any) -> Trainer:
     """Build Lightning's trainer for one long epoch.
 
     Args:
-        options: Lightning's, as the user gave them, and the limits of steps and validation.
+        options: Lightning's, as the user gave them.
         folder: of the run.
         callbacks: in their order.
+        **limits: of steps and validation.
 
     Raises:
         InputError: options that this machine or Lightning does not take.
@@ -317,6 +319,7 @@ def _trainer(options: Mapping[str, Any], folder: RunFolder, callbacks: list[Call
     try:
         return Trainer(
             **chosen,
+            **limits,
             logger=[CsvLogger(folder.logs), EventLogger(folder.logs)],
             callbacks=callbacks,
             max_epochs=-1,

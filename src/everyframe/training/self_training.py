@@ -99,7 +99,11 @@ def self_train(
         InputError: options that make no sense, or the folder of another loop or of one that is at work.
         LoopStopped: SIGTERM or SIGINT came; the same call goes on.
     """
-    _check(recipe, overrides, rounds, threshold, propagate, labels, reach, refine_steps)
+    _check(rounds, threshold, propagate, labels, reach, refine_steps)
+    pseudo = "data.pseudo_labels" in overrides or "pseudo_labels" in _section(recipe, "data")
+    if pseudo and (propagate or first_teacher is not None):
+        one = "propagate" if propagate else "first_teacher"
+        raise InputError(f"self-train: expected either {one} or data.pseudo_labels for the first teacher, came both")
     if first_teacher is not None and (propagate or not rounds):
         raise InputError(
             f"self-train: expected rounds of at least 1 and no propagate beside first_teacher, which is not trained "
@@ -123,7 +127,7 @@ def self_train(
     with StopSignals() as signals, claim(out, "self-train") as held:
         record = StageRecord(out / "self_training.json", settings)
         loop = _Loop(out, record, config, views, carried, first_teacher, lambda: signals.received, held)
-        if first_teacher is not None:
+        if first_teacher is not None and not record.done("round1/label"):
             check_teacher(config, first_teacher)
         if carried and rounds and not record.done("round1/label" if given else "round0/train"):
             check_around(config, reach)
@@ -138,16 +142,7 @@ def self_train(
     return list(record.stages.values())
 
 
-def _check(
-    recipe: Mapping[str, Any],
-    overrides: Mapping[str, Any],
-    rounds: int,
-    threshold: float,
-    propagate: int,
-    labels: str,
-    reach: int,
-    refine_steps: int,
-) -> None:
+def _check(rounds: int, threshold: float, propagate: int, labels: str, reach: int, refine_steps: int) -> None:
     """Refuse options of `self_train` that make no sense."""
     if world()[1] > 1:
         raise InputError("self-train: expected one process, came several; it starts those of --trainer.devices itself")
@@ -158,8 +153,6 @@ def _check(
         )
     if labels not in get_args(LabelSource):
         raise InputError(f"self-train: expected labels of {', '.join(get_args(LabelSource))}, came {labels!r}")
-    if propagate and ("data.pseudo_labels" in overrides or "pseudo_labels" in _section(recipe, "data")):
-        raise InputError("self-train: expected either propagate or data.pseudo_labels for the first teacher, came both")
 
 
 @dataclass(frozen=True)
@@ -239,7 +232,7 @@ def advice(stages: Sequence[Stage], threshold: float) -> list[str]:
     """Return sentences on what went wrong without an error: few pixels labelled, a student below its teacher."""
     told = [
         f"{stage.name}: the model was sure of {stage.results['coverage']:.1%} of the pixels (threshold {threshold:g}): "
-        f"the student learnt next to nothing from them; train the first model longer, or lower --threshold"
+        f"the student learnt next to nothing from them; train it longer, or lower --threshold"
         for stage in stages
         if stage.results.get("coverage", 1.0) < FEW and stage.name.endswith("/label")
     ]
