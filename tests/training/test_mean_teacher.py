@@ -140,6 +140,21 @@ def test_a_teacher_that_is_sure_of_nothing_changes_nothing() -> None:
         torch.testing.assert_close(a.grad, b.grad)
 
 
+def test_thresholds_by_class_are_those_of_the_steps_before() -> None:
+    made, clips = module(threshold=0.77, class_thresholds=True), batch()
+    before = made.targets(clips["unlabelled"])
+    assert torch.equal(before, module(threshold=0.77).targets(clips["unlabelled"]))  # nothing has been seen
+    made.training_step(clips, 0)
+    seen = made.teacher.model(clips["unlabelled"].images, clips["unlabelled"].roles).logits[:, 0]
+    best, winner = seen.softmax(1).max(1)
+    inside = F.interpolate(clips["unlabelled"].inside[:, None].float(), seen.shape[-2:], mode="nearest-exact")[:, 0] > 0
+    means = torch.stack([best[inside & (winner == k)].mean() for k in range(2)]).nan_to_num()
+    torch.testing.assert_close(made.thresholds.sureness, means)
+    labelled = made.targets(clips["labelled"])
+    assert torch.equal(labelled, made.targets(clips["labelled"]))  # looking alone moves nothing
+    torch.testing.assert_close(made.thresholds.sureness, means)
+
+
 def test_student_sees_the_same_crop_in_other_colours() -> None:
     made, clip = module(), batch(4)["unlabelled"]
     targets = made.targets(clip)
@@ -296,7 +311,7 @@ def test_all_terms_and_both_curves_are_logged(tmp_path: Path) -> None:
 @pytest.mark.parametrize("stop_at", [5, 7])
 def test_resumed_equals_uninterrupted(stop_at: int, tmp_path: Path) -> None:
     """Student, teacher, optimiser and both streams of clips; a run with CutMix, dropout and a ramp under way."""
-    options: dict[str, Any] = {"teacher": {**TEACHING, "cutmix": 0.5, "ramp": 1.0}}
+    options: dict[str, Any] = {"teacher": {**TEACHING, "cutmix": 0.5, "ramp": 1.0, "class_thresholds": True}}
 
     class Stopping(TinyData):
         def train_dataloader(self) -> Any:
@@ -326,6 +341,7 @@ def test_resumed_equals_uninterrupted(stop_at: int, tmp_path: Path) -> None:
     for part in ("state_dict", "optimizer_states", "lr_schedulers"):
         assert_same(a[part], b[part], part)
     assert any(name.startswith("teacher.model.") for name in a["state_dict"])
+    assert a["state_dict"]["thresholds.sureness"].any()
     assert columns(whole / "logs" / "train.csv") == columns(parts / "logs" / "train.csv")
     # A stop at step 5 comes before the validation of that step, which is not made up for.
     assert columns(whole / "logs" / "val.csv")[-2:] == columns(parts / "logs" / "val.csv")[-2:]

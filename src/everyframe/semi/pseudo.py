@@ -23,6 +23,7 @@ class Teaching:
     Attributes:
         weight: of the pseudo-label loss once the ramp is over; 0: supervised training, without a teacher.
         threshold: pixels count whose largest probability in the teacher's eyes reaches this.
+        class_thresholds: that is the threshold of the surest class, others have lower ones, see `ClassThresholds`.
         momentum: of the teacher in the long run, see `teacher_momentum`.
         ramp: share of the run in which the weight rises to its value, see `ramp_up`; 0: at once.
         cutmix: probability with which a box of the next clip of the batch is pasted into a clip, see `cutmix`.
@@ -32,6 +33,7 @@ class Teaching:
 
     weight: float = 0.0
     threshold: float = 0.9
+    class_thresholds: bool = False
     momentum: float = 0.999
     ramp: float = 0.2
     cutmix: float = 0.0
@@ -65,7 +67,7 @@ def ramp_up(step: int, length: float) -> float:
 
 @torch.no_grad()
 def pseudo_labels(
-    scores: Tensor, size: tuple[int, int], threshold: float = 0.9, confidence: Confidence = "softmax"
+    scores: Tensor, size: tuple[int, int], threshold: float | Tensor = 0.9, confidence: Confidence = "softmax"
 ) -> Tensor:
     """Return the class of the largest probability where that reaches the threshold, 255 elsewhere.
 
@@ -73,7 +75,7 @@ def pseudo_labels(
         scores: class scores [N, K, h, w] of the teacher, logits or sums over masks as `confidence` says; upsampled
             before anything else, one image at a time, in float32.
         size: (H, W).
-        threshold: 0 keeps every pixel.
+        threshold: 0 keeps every pixel; or one for each class, [K].
         confidence: see `Confidence`.
 
     Returns:
@@ -84,7 +86,8 @@ def pseudo_labels(
         full = pixel.upsample(scores[n : n + 1], size)
         best, winner = full.max(1)
         probability = winning_probability(best, full, confidence)
-        labels[n] = torch.where(probability >= threshold, winner, IGNORE).to(torch.uint8)[0]
+        least = threshold[winner] if isinstance(threshold, Tensor) else threshold
+        labels[n] = torch.where(probability >= least, winner, IGNORE).to(torch.uint8)[0]
     return labels
 
 

@@ -28,6 +28,7 @@ from everyframe.semi.pseudo import (
 )
 from everyframe.semi.statistics import unrecorded_statistics
 from everyframe.semi.teacher import Teacher
+from everyframe.semi.thresholds import ClassThresholds
 from everyframe.training.logs import log_interval
 from everyframe.training.objectives_mask import pseudo_label_objective
 from everyframe.training.supervised import Supervised
@@ -74,6 +75,9 @@ class MeanTeacher(Supervised):
         masks = model.head.predicts == "masks"
         self.set_loss = pseudo_label_objective(self.objective) if masks else None
         self.confidence: Confidence = teaching.mask_confidence if masks else "softmax"
+        self.thresholds: ClassThresholds | None = None
+        if teaching.class_thresholds:
+            self.thresholds = ClassThresholds(len(model.label_space), teaching.threshold)
 
     @property
     def exported(self) -> Segmenter:
@@ -86,7 +90,7 @@ class MeanTeacher(Supervised):
     def training_step(self, batch: Batch, batch_index: int) -> dict[str, Tensor]:  # type: ignore[override]
         """Return the cost of a batch and its terms."""
         labelled, unlabelled = batch["labelled"], batch["unlabelled"]
-        targets = self.targets(unlabelled)  # before the student's graph takes its memory
+        targets = self.targets(unlabelled, learn=True)  # before the student's graph takes its memory
         watched = self.watch(targets, unlabelled, labelled)
         costs = self.objective(self.model(labelled.images, labelled.roles), labelled, self.global_step)
         images, targets, inside = self.student_view(unlabelled, targets)
@@ -118,11 +122,21 @@ class MeanTeacher(Supervised):
         return share * self.set_loss(prediction, replace(clip, labels=labels))["loss"]
 
     @torch.no_grad()
-    def targets(self, clip: Clip) -> Tensor:
-        """Return the teacher's pseudo-labels of the query frames: uint8 [B, Q, H, W]."""
+    def targets(self, clip: Clip, learn: bool = False) -> Tensor:
+        """Return the teacher's pseudo-labels of the query frames: uint8 [B, Q, H, W].
+
+        Args:
+            clip: of either kind.
+            learn: thresholds by class follow how sure the teacher is here; these pseudo-labels are made with the ones
+                of before, so that no clip has a say in its own.
+        """
         logits = query_logits(self.teacher.model, self.teacher.model(clip.images, clip.roles))
         size = (clip.images.shape[-2], clip.images.shape[-1])
-        labels = pseudo_labels(logits, size, self.teaching.threshold, self.confidence)
+        threshold = self.teaching.threshold if self.thresholds is None else self.thresholds()
+        labels = pseudo_labels(logits, size, threshold, self.confidence)
+        if learn and self.thresholds is not None:
+            inside = inside_of(clip).repeat_interleave(len(logits) // len(clip.images), 0)
+            self.thresholds.observe(logits, inside, self.confidence)
         return labels.unflatten(0, (len(clip.images), -1))
 
     def student_view(self, clip: Clip, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
