@@ -54,6 +54,16 @@ def test_recipes_as_they_are_say_nothing() -> None:
             {"teacher__threshold": 0.7, "objective__contrastive_warmup": 10},
             "teacher.threshold (teacher.weight is 0); objective.contrastive_warmup (objective.contrastive is 0)",
         ),
+        (
+            "ocr-tiny",
+            {
+                "teacher__weight": 1.0,
+                "teacher__threshold": 0.0,
+                "teacher__class_thresholds": True,
+                "data__unlabeled_batch_size": 4,
+            },
+            "teacher.class_thresholds (teacher.threshold is 0)",
+        ),
     ],
 )
 def test_what_changes_nothing_is_named(recipe: str, options: dict[str, Any], said: str) -> None:

@@ -43,6 +43,7 @@ def _needs(now: Mapping[str, Any], model: Segmenter) -> Iterator[tuple[bool, str
     )
     yield not isinstance(model.head, ScaleAttention), "the head has one scale", ("objective.scales",)
     yield not now["teacher.weight"], "teacher.weight is 0", ("teacher.*",)
+    yield not now["teacher.threshold"], "teacher.threshold is 0", ("teacher.class_thresholds",)
     yield not objective["contrastive"], "objective.contrastive is 0", ("objective.contrastive_*",)
     yield not objective["motion"], "objective.motion is 0", ("objective.motion_mask", "objective.flow")
     yield (
