@@ -12,30 +12,30 @@ import argparse
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 from everyframe import evaluate
 from everyframe.metrics.results import Results
 from everyframe.reproduce.plan import Cell, Setting, plan
 from everyframe.reproduce.records import read_record
-from everyframe.reproduce.table import Figures, Line, known, markdown, scores_of
+from everyframe.reproduce.table import Figures, Line, class_table, known, markdown, scores_of
 
 
 def main() -> int:
     options = parser().parse_args()
     setting = setting_of(options.results)
-    again = replace(setting, data=options.data, extra={**setting.extra, "data.val_split": options.split})
     name = re.sub(r"[^A-Za-z0-9]+", "-", f"report-{options.data}-{options.split}")
     lines: dict[str, dict[int, Figures]] = {}
     for cell in trained(plan(setting)):
         report = cell.folder / name
         if not (report / "results.json").exists():
-            evaluate(model=cell.folder / "run" / "model", data=options.data, split=options.split, out=report)
+            model = cell.folder / "run" / "model"
+            evaluate(model=model, data=options.data, split=options.split, out=report, **cell.row.look)
         figures = known(scores_of(Results.from_json(report / "results.json")))
         lines.setdefault(cell.row.label, {})[cell.seed] = figures
     rows = [Line(label, seeds, setting.seeds) for label, seeds in lines.items()]
-    print("\n".join(markdown(again, rows, []).splitlines()[4:]))
+    print("\n".join(markdown(setting, rows, []).splitlines()[4:]))
+    print(f"\n{class_table(rows)}", end="")
     return 0
 
 
@@ -47,9 +47,9 @@ def setting_of(results: Path) -> Setting:
 
 
 def trained(cells: list[Cell]) -> Iterator[Cell]:
-    """Yield the cells that are done and have a model of their own."""
+    """Yield the cells that are done and whose figures are those of a model that they trained."""
     for cell in cells:
-        if read_record(cell).status == "done" and (cell.folder / "run" / "model").exists():
+        if not cell.row.members and read_record(cell).status == "done" and (cell.folder / "run" / "model").exists():
             yield cell
 
 

@@ -207,9 +207,9 @@ def test_background_is_grey_and_the_others_keep_their_colours() -> None:
     ("own", "other", "words"),
     [
         (("a", "b"), ("a", "b"), ""),
-        (("a", "c", "b"), ("a", "b", "c"), "train id 1 is c, not b"),
-        (("a",), ("a", "b"), "train id 1 is nothing, not b"),
-        (("a", "nothing"), ("a",), "train id 1 is nothing, not nothing"),
+        (("a", "c", "b"), ("a", "b", "c"), "train id 1 is 'c', not 'b'"),
+        (("a",), ("a", "b"), "train id 1 is no class, not 'b'"),
+        (("a", ""), ("a",), "train id 1 is '', not no class"),
     ],
 )
 def test_the_first_class_that_is_another(own: tuple[str, ...], other: tuple[str, ...], words: str) -> None:

@@ -108,9 +108,10 @@ class LabelSpace:
 
     def unlike(self, other: LabelSpace) -> str:
         """Return in words the first class of another name than in `other`; "" where names and order are the same."""
-        for i, (own, wanted) in enumerate(zip_longest(self.names, other.names, fillvalue="")):
+        for i, (own, wanted) in enumerate(zip_longest(self.names, other.names)):
             if own != wanted:
-                return f"train id {i} is {own or 'nothing'}, not {wanted or 'nothing'}"
+                first, second = ("no class" if name is None else repr(name) for name in (own, wanted))
+                return f"train id {i} is {first}, not {second}"
         return ""
 
     # -- raw ids <-> train ids ---------------------------------------------------------------------------------------

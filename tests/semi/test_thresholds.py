@@ -44,6 +44,20 @@ def test_sums_over_masks_are_measured_as_they_are() -> None:
     torch.testing.assert_close(made.sureness, torch.tensor([(0.5 + 0.75) / 2, 0.4]))
 
 
+def test_places_that_no_query_sees_have_no_say() -> None:
+    made = ClassThresholds(2, threshold=0.8)
+    made.observe(torch.tensor([[[[0.5, 0.0, 0.0]], [[0.1, 0.0, 0.0]]]]), INSIDE, "bounded")
+    torch.testing.assert_close(made.sureness, torch.tensor([0.5, 0.0]))
+
+
+def test_a_module_in_bfloat16_measures_in_float32() -> None:
+    made = ClassThresholds(2, threshold=0.8, momentum=0.5).bfloat16()
+    for _ in range(2):
+        made.observe(logits_of([[0.75, 0.25], [0.5, 0.5], [0.25, 0.75]]).bfloat16(), INSIDE)
+    assert made().dtype == torch.float32
+    torch.testing.assert_close(made.sureness.float(), torch.tensor([0.625, 0.75]), rtol=0.01, atol=0)
+
+
 def test_a_pixel_is_held_against_the_threshold_of_its_own_class() -> None:
     scores = logits_of([[0.7, 0.2, 0.1], [0.3, 0.6, 0.1], [0.2, 0.5, 0.3]])
     labels = pseudo_labels(scores, (1, 3), torch.tensor([0.75, 0.55, 0.1]))

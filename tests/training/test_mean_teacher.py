@@ -141,18 +141,25 @@ def test_a_teacher_that_is_sure_of_nothing_changes_nothing() -> None:
 
 
 def test_thresholds_by_class_are_those_of_the_steps_before() -> None:
-    made, clips = module(threshold=0.77, class_thresholds=True), batch()
-    before = made.targets(clips["unlabelled"])
-    assert torch.equal(before, module(threshold=0.77).targets(clips["unlabelled"]))  # nothing has been seen
-    made.training_step(clips, 0)
-    seen = made.teacher.model(clips["unlabelled"].images, clips["unlabelled"].roles).logits[:, 0]
-    best, winner = seen.softmax(1).max(1)
-    inside = F.interpolate(clips["unlabelled"].inside[:, None].float(), seen.shape[-2:], mode="nearest-exact")[:, 0] > 0
-    means = torch.stack([best[inside & (winner == k)].mean() for k in range(2)]).nan_to_num()
-    torch.testing.assert_close(made.thresholds.sureness, means)
-    labelled = made.targets(clips["labelled"])
-    assert torch.equal(labelled, made.targets(clips["labelled"]))  # looking alone moves nothing
-    torch.testing.assert_close(made.thresholds.sureness, means)
+    made, clip = module(threshold=0.9, class_thresholds=True), batch()["unlabelled"]
+    with torch.no_grad():  # a teacher that takes both classes
+        made.teacher.model.head.classifier.bias += torch.tensor([-0.4, 0.4])
+    scores = made.teacher.model(clip.images, clip.roles).logits[:, 0]
+    best, winner = F.interpolate(scores, size=(12, 16), mode="bilinear").softmax(1).max(1)
+    assert winner.unique().tolist() == [0, 1]
+    made.thresholds.sureness.copy_(torch.tensor([0.45, 0.9]))  # 0.45 of the one class, 0.9 of the other
+    kept = torch.where(winner == 0, best >= 0.45, best >= 0.9)
+    assert 0 < kept.sum() < kept.numel()
+    expected = winner.where(kept, 255).to(torch.uint8)[:, None]
+    assert torch.equal(made.targets(clip), expected)
+    assert torch.equal(made.targets(clip, learn=True), expected)
+    seen, own = scores.softmax(1).max(1)
+    inside = F.interpolate(clip.inside[:, None].float(), seen.shape[-2:], mode="nearest-exact")[:, 0] > 0
+    means = torch.stack([seen[inside & (own == k)].mean() for k in range(2)])
+    moved = 0.99 * torch.tensor([0.45, 0.9]) + 0.01 * means
+    torch.testing.assert_close(made.thresholds.sureness, moved)
+    made.targets(clip)  # looking alone moves nothing
+    torch.testing.assert_close(made.thresholds.sureness, moved)
 
 
 def test_student_sees_the_same_crop_in_other_colours() -> None:
@@ -226,7 +233,8 @@ def test_every_model_learns_from_a_teacher(name: str) -> None:
     sampling = ClipSampling(model.temporal.adjacent, "far_end" if model.temporal.reference else None)
     t = len(sampling.roles)
     objective = video_objective(model, MaskOptions(points=64), prototypes=0.0)
-    made = MeanTeacher(model, Teaching(weight=1.0, threshold=0.0, ramp=0.0), objective=objective, steps=10)
+    teaching = Teaching(weight=1.0, threshold=0.0, ramp=0.0, class_thresholds=True)
+    made = MeanTeacher(model, teaching, objective=objective, steps=10)
     made._trainer, made.log_dict = FakeTrainer(), lambda *_, **__: None  # type: ignore[assignment, method-assign]
 
     def clips(count: int, labelled: bool) -> Clip:
@@ -246,6 +254,7 @@ def test_every_model_learns_from_a_teacher(name: str) -> None:
     costs["loss"].backward()
     assert costs["pseudo_label"] > 0
     assert torch.isfinite(costs["loss"])
+    assert 0 < made.thresholds.sureness.max() <= 1
     assert {n for n, p in model.named_parameters() if p.grad is not None} == reached
     with torch.no_grad():  # a student that has moved
         for p in model.parameters():

@@ -203,9 +203,13 @@ def test_distillation_from_a_saved_model(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "classes", "message"),
     [
-        ("psp-tiny", ("a", "c", "b"), r"model's 3 classes in their order, came one of 3 .*: train id 1 is c, not b"),
-        ("psp-tiny", ("a", "b"), "came one of 2 .*: train id 2 is nothing, not c"),
-        ("psp-tiny", ("a", "b", "c", "d"), "came one of 4 .*: train id 3 is d, not nothing"),
+        (
+            "psp-tiny",
+            ("a", "c", "b"),
+            r"model's 3 classes .*, came one of 3 .*: train id 1 is 'c', not 'b'",
+        ),
+        ("psp-tiny", ("a", "b"), "came one of 2 .*: train id 2 is no class, not 'c'"),
+        ("psp-tiny", ("a", "b", "c", "d"), "came one of 4 .*: train id 3 is 'd', not no class"),
         ("mask2former-tiny", ("a", "b", "c"), "that predicts logits, came one for masks"),
     ],
 )

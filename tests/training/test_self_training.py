@@ -295,7 +295,7 @@ def test_a_first_teacher_of_other_classes_is_refused(videos: Path, tmp_path: Pat
     names = data.label_space.names
     save(create_model("psp-tiny", LabelSpace((names[0], "other", *names[2:]))), tmp_path / "teacher")
     with pytest.raises(
-        InputError, match=rf"first teacher of the data's {len(names)} .*: train id 1 is other, not {names[1]};"
+        InputError, match=rf"first teacher of the data's {len(names)} .*: train id 1 is 'other', not '{names[1]}';"
     ):
         self_train(read_recipe("fcn-tiny"), options(videos), tmp_path / "loop", first_teacher=tmp_path / "teacher")
     assert not (tmp_path / "loop" / "round1").exists()

@@ -76,7 +76,7 @@ def run_grid(
                 return
             if left.figures is not None:
                 worker.publish(cell, record, left.figures)
-            elif absent := [other for other in cell.asks if read_record(other).status != "done"]:
+            elif absent := [other for other in cell.asks if other.steps[0].name not in read_record(other).done]:
                 worker.refuse(cell, record, absent)
             else:
                 worker.run(cell, record, left)
@@ -109,9 +109,9 @@ class _Worker:
         self.say(f"{cell.row.label}, seed {cell.seed}: figures of a published table")
 
     def refuse(self, cell: Cell, record: CellRecord, absent: Sequence[Cell]) -> None:
-        """Record that models are not there: half-trained ones are neither joined nor imitated."""
+        """Record that models are not trained: half-trained ones are neither joined nor imitated."""
         labels = ", ".join(other.row.label for other in absent)
-        record.status, record.message = "failed", f"the models of {labels}, seed {cell.seed}, are not there"
+        record.status, record.message = "failed", f"{labels}, seed {cell.seed}: not trained yet"
         cell.folder.mkdir(parents=True, exist_ok=True)
         record.write(cell.folder)
         self.say(f"{cell.row.label}, seed {cell.seed}: failed: {record.message}")

@@ -23,7 +23,7 @@ class Teaching:
     Attributes:
         weight: of the pseudo-label loss once the ramp is over; 0: supervised training, without a teacher.
         threshold: pixels count whose largest probability in the teacher's eyes reaches this.
-        class_thresholds: that is the threshold of the surest class, others have lower ones, see `ClassThresholds`.
+        class_thresholds: the threshold is lower for classes that the teacher is less sure of, see `ClassThresholds`.
         momentum: of the teacher in the long run, see `teacher_momentum`.
         ramp: share of the run in which the weight rises to its value, see `ramp_up`; 0: at once.
         cutmix: probability with which a box of the next clip of the batch is pasted into a clip, see `cutmix`.

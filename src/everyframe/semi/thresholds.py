@@ -34,8 +34,9 @@ class ClassThresholds(nn.Module):
 
     def forward(self) -> Tensor:
         """Return the threshold of each class: float32 [K]."""
-        share = self.sureness / self.sureness.max().clamp(min=torch.finfo(torch.float32).tiny)
-        return self.threshold * share.where(self.sureness > 0, 1.0)
+        sure = self.sureness.float()
+        share = sure / sure.max().clamp(min=torch.finfo(torch.float32).tiny)
+        return self.threshold * share.where(sure > 0, 1.0)
 
     @torch.no_grad()
     def observe(self, scores: Tensor, inside: Tensor, confidence: Confidence = "softmax") -> None:
@@ -50,9 +51,11 @@ class ClassThresholds(nn.Module):
         probability = winning_probability(best, scores.float(), confidence)
         counted = F.interpolate(inside[:, None].float(), scores.shape[-2:], mode="nearest-exact")[:, 0]
         classes = torch.arange(len(self.sureness), device=scores.device)
+        counted = counted * (probability > 0)  # no query of masks sees anything there
         of_class = (winner.flatten()[:, None] == classes) * counted.flatten()[:, None]
         sums = torch.stack([(of_class * probability.flatten()[:, None]).sum(0), of_class.sum(0)])
         total, count = mean_over_processes(sums)
         mean = total / count.clamp(min=torch.finfo(torch.float32).tiny)
-        averaged = torch.where(self.sureness > 0, self.sureness.lerp(mean, 1 - self.momentum), mean)
-        self.sureness.copy_(torch.where(count > 0, averaged, self.sureness))
+        before = self.sureness.float()
+        averaged = torch.where(before > 0, before.lerp(mean, 1 - self.momentum), mean)
+        self.sureness.copy_(torch.where(count > 0, averaged, before))

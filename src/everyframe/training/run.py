@@ -179,12 +179,12 @@ def train(
             the data cannot be used.
         Interrupted: SIGTERM or SIGINT came; the checkpoint is written, the model too if no validation had chosen one.
     """
-    _check(model, data, teacher)
+    options = dict(trainer or {})
+    _check(model, data, teacher, options)
     folder = RunFolder(Path(out))
     checkpoint = folder.checkpoint(resume)
     check_lengths(steps, validate_every, save_every)
     check_seed("seed", seed)
-    options = dict(trainer or {})
     accumulate = int(options.get("accumulate_grad_batches", 1))
     data.batches_per_epoch = steps * accumulate
     validates = len(data.val_videos) > 0 and options.get("limit_val_batches") != 0
@@ -237,8 +237,12 @@ def train(
     return run
 
 
-def _check(model: Segmenter, data: TrainingData, teacher: Teaching | None) -> None:
-    """Refuse what would be found out steps later only."""
+def _check(model: Segmenter, data: TrainingData, teacher: Teaching | None, options: Mapping[str, Any]) -> None:
+    """Refuse what would be found out steps later only, or not at all."""
+    if owned := sorted({*options} & {*TRAINER_OWNED}):
+        raise InputError(
+            f"trainer: expected options that train leaves to the caller, came {', '.join(owned)}; leave them out"
+        )
     if not model.config:
         raise InputError(
             "train: expected a model made by create_model, whose name and options can be saved with it, came one put "
