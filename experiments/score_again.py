@@ -42,8 +42,8 @@ def main() -> int:
 def setting_of(results: Path) -> Setting:
     """Return the setting of the grid in a folder, with as many seeds as lie there."""
     grid = json.loads((results / "grid.json").read_text(encoding="utf-8"))
-    seeds = {path.name for path in results.glob("cells/*/seed*")}
-    return Setting(grid["experiment"], grid["data"], results, grid["scale"], max(1, len(seeds)), grid["extra"])
+    last = max((int(path.name.removeprefix("seed")) for path in results.glob("cells/*/seed*")), default=0)
+    return Setting(grid["experiment"], grid["data"], results, grid["scale"], last + 1, grid["extra"])
 
 
 def trained(cells: list[Cell]) -> Iterator[Cell]:

@@ -104,6 +104,19 @@ def publish(setting: Setting) -> Path:
     return setting.out / "table.json"
 
 
+def published_without(label: str, setting: Setting, player: Player, tmp_path: Path) -> Path:
+    """Run a grid, and publish it but for one row; what is published whole asks for no command."""
+    run(setting, player, [])
+    whole = publish(setting)
+    player.forget()
+    run(replace(setting, out=tmp_path / "second"), player, [whole])
+    assert player.calls == []
+    table = json.loads(whole.read_text())
+    table["rows"] = [row for row in table["rows"] if row["label"] != label]
+    (tmp_path / "without.json").write_text(json.dumps(table))
+    return tmp_path / "without.json"
+
+
 def test_figures_of_a_published_table_stand_for_its_cells(setting: Make, player: Player, tmp_path: Path) -> None:
     first = setting()
     player.score({"seed0": 0.25})
@@ -131,17 +144,9 @@ def test_published_figures_are_those_of_the_same_commands(setting: Make, player:
 
 def test_models_that_are_joined_are_trained_though_their_figures_are_known(player: Player, tmp_path: Path) -> None:
     first = Setting("ensemble", "vspw:videos", tmp_path / "first", seeds=1)
-    run(first, player, [])
-    whole = publish(first)
-    player.forget()
-    run(replace(first, out=tmp_path / "second"), player, [whole])
-    assert player.calls == []
-
-    singles = json.loads(whole.read_text())
-    singles["rows"] = [row for row in singles["rows"] if row["label"] != "mean of 2"]
-    (tmp_path / "without.json").write_text(json.dumps(singles))
+    singles = published_without("mean of 2", first, player, tmp_path)
     third = replace(first, out=tmp_path / "third")
-    run(third, player, [tmp_path / "without.json"])
+    run(third, player, [singles])
     assert player.verbs().count("train") == 2
     again = [cell for cell in plan(third) if cell.row.label == "mean of 2"]
     assert read_record(again[0]).status == "done"
@@ -149,17 +154,9 @@ def test_models_that_are_joined_are_trained_though_their_figures_are_known(playe
 
 def test_a_model_that_is_imitated_is_trained_first_though_its_figures_are_known(player: Player, tmp_path: Path) -> None:
     first = Setting("distillation", "vspw:videos", tmp_path / "first", seeds=1)
-    run(first, player, [])
-    whole = publish(first)
-    player.forget()
-    run(replace(first, out=tmp_path / "second"), player, [whole])
-    assert player.calls == []
-
-    without = json.loads(whole.read_text())
-    without["rows"] = [row for row in without["rows"] if row["label"] != "ETC, distillation alone"]
-    (tmp_path / "without.json").write_text(json.dumps(without))
+    others = published_without("ETC, distillation alone", first, player, tmp_path)
     third = replace(first, out=tmp_path / "third")
-    run(third, player, [tmp_path / "without.json"])
+    run(third, player, [others])
     teacher, student = (call.split() for call in player.calls if call.startswith("train "))
     cells = {cell.row.label: cell for cell in plan(third)}
     assert teacher[1] == "uper-tiny"

@@ -13,10 +13,10 @@ from everyframe.models.ops.confidence import Confidence, winning_probability
 class ClassThresholds(nn.Module):
     """tau_c = tau * s_c / max s, with s_c the moving average of the teacher's probability where it takes class c.
 
-    With one threshold for all, what the teacher is surest of, which are the frequent classes, is nearly all that it
-    teaches. After FlexMatch (Zhang et al., NeurIPS 2021) and FreeMatch (Wang et al., ICLR 2023), which scale the
-    threshold by how many samples of a class pass it, and by the mean probability of a class over all samples; in
-    segmentation either would follow how much of the picture a class covers, so the mean is over its own pixels.
+    With one threshold for all, classes that the teacher is less sure of are hardly taught. After FlexMatch (Zhang et
+    al., NeurIPS 2021) and FreeMatch (Wang et al., ICLR 2023), which scale the threshold by how many samples of a class
+    pass it, and by the mean probability of a class over all samples; in segmentation either would follow how much of
+    the picture a class covers, so the mean is over its own pixels.
 
     Args:
         num_classes: K.

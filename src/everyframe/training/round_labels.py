@@ -53,7 +53,8 @@ class Teacher:
         if not found["frames"] and not self._stopped():
             raise InputError(
                 f"{folder}: expected frames without a label of which {self.model} is sure somewhere (threshold "
-                f"{self.views['threshold']:g}), came none; train it longer or lower --threshold, with another --out"
+                f"{self.views['threshold']:g}), came none; train that model longer or "
+                f"lower --threshold, with another --out"
             )
         return found
 

@@ -291,8 +291,7 @@ class _Fit:
         """
         limit = self.options.get("limit_val_batches") if self.validates else 0
         limits = {"max_steps": step, "val_check_interval": self.interval, "limit_val_batches": limit}
-        options = {key: value for key, value in self.options.items() if key != "limit_val_batches"}
-        lightning = _trainer(options, self.folder, self.callbacks, **limits)
+        lightning = _trainer({**self.options, **limits}, self.folder, self.callbacks)
         lightning.fit(self.module, datamodule=self.data, ckpt_path=start, weights_only=True)
         done = lightning.global_step
         if self.validates and self.best.validated_step != done:
@@ -303,14 +302,13 @@ class _Fit:
         return done
 
 
-def _trainer(options: Mapping[str, Any], folder: RunFolder, callbacks: list[Callback], **limits: Any) -> Trainer:
+def _trainer(options: Mapping[str, Any], folder: RunFolder, callbacks: list[Callback]) -> Trainer:
     """Build Lightning's trainer for one long epoch.
 
     Args:
-        options: Lightning's, as the user gave them.
+        options: Lightning's, as the user gave them, and the limits of steps and validation.
         folder: of the run.
         callbacks: in their order.
-        **limits: of steps and validation.
 
     Raises:
         InputError: options that this machine or Lightning does not take.
@@ -323,7 +321,6 @@ def _trainer(options: Mapping[str, Any], folder: RunFolder, callbacks: list[Call
     try:
         return Trainer(
             **chosen,
-            **limits,
             logger=[CsvLogger(folder.logs), EventLogger(folder.logs)],
             callbacks=callbacks,
             max_epochs=-1,

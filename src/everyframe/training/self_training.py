@@ -232,7 +232,7 @@ def advice(stages: Sequence[Stage], threshold: float) -> list[str]:
     """Return sentences on what went wrong without an error: few pixels labelled, a student below its teacher."""
     told = [
         f"{stage.name}: the model was sure of {stage.results['coverage']:.1%} of the pixels (threshold {threshold:g}): "
-        f"the student learnt next to nothing from them; train it longer, or lower --threshold"
+        f"the student learnt next to nothing from them; train that model longer, or lower --threshold"
         for stage in stages
         if stage.results.get("coverage", 1.0) < FEW and stage.name.endswith("/label")
     ]
